@@ -1,0 +1,40 @@
+# Each target starts from nothing but Python 3.11 or later and make: the environment is built when it is absent,
+# half built, or older than the files it follows from. Nothing needs to be activated.
+
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip
+TORCH = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+
+.PHONY: help demo test check clean
+
+help:  ## say what the targets do (the default)
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
+
+demo: .venv/.stamp  ## make a clip from a prompt with the packaged model: demo.mp4
+	.venv/bin/python tools/sample_video.py --prompt "a red circle moving right on a black background" --out demo.mp4
+
+test: .venv/.stamp  ## run all tests
+	.venv/bin/python -m pytest -q
+
+check: .venv/.stamp  ## format, lint, types, fast tests: what a change must pass
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m mypy
+	.venv/bin/python -m pytest -q -m "not slow"
+
+clean:  ## remove the environment, caches and demo.mp4 (runs/ stays)
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.mp4
+	find videodit tools tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# .building marks an installation that did not end: it is thrown away. torch comes first and alone, so that pip
+# picks the build found for this machine before anything else that wants torch has a say.
+.venv/.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
+	@if [ -e .venv/.building ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
+		rm -rf .venv && $(PYTHON) -m venv .venv; \
+	fi
+	@touch .venv/.building
+	$(PIP) install -q -c constraints.txt $(TORCH)
+	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	@rm .venv/.building
+	@touch $@

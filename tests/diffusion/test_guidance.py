@@ -1,0 +1,51 @@
+"""Classifier-free guidance: closed forms, and diffusers' guider as the reference."""
+
+import pytest
+import torch
+from diffusers.guiders import ClassifierFreeGuidance
+
+from videodit.diffusion import classifier_free_guidance
+
+
+def predictions(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(3, 4, 2, 5, 5, generator=generator, dtype=dtype) for _ in range(2))
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.7])
+def test_scale_one_is_the_conditional_prediction_exactly(rescale):
+    conditional, unconditional = predictions(torch.float32)
+    assert torch.equal(classifier_free_guidance(conditional, unconditional, 1.0, rescale), conditional)
+
+
+def test_guidance_goes_on_from_unconditional_past_conditional_in_every_channel():
+    conditional, unconditional = predictions()
+    assert torch.equal(classifier_free_guidance(conditional, unconditional, 0.0), unconditional)
+    guided = classifier_free_guidance(conditional, unconditional, 2.0)
+    torch.testing.assert_close(guided, 2 * conditional - unconditional)
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.7, 1.0])
+def test_guidance_agrees_with_diffusers_guider(rescale):
+    conditional, unconditional = predictions()
+    guider = ClassifierFreeGuidance(guidance_scale=4.5, guidance_rescale=rescale)
+    expected = guider.forward(conditional, unconditional).pred
+    torch.testing.assert_close(classifier_free_guidance(conditional, unconditional, 4.5, rescale), expected)
+
+
+def test_full_rescale_keeps_each_samples_deviation_whatever_its_neighbours():
+    conditional, unconditional = predictions()
+    conditional[1] *= 10
+    guided = classifier_free_guidance(conditional, unconditional, 7.0, rescale=1.0)
+    torch.testing.assert_close(guided.flatten(1).std(dim=1), conditional.flatten(1).std(dim=1))
+    for i in range(3):
+        alone = classifier_free_guidance(conditional[i : i + 1], unconditional[i : i + 1], 7.0, rescale=1.0)
+        torch.testing.assert_close(guided[i : i + 1], alone)
+
+
+def test_predictions_that_would_be_broadcast_and_rescales_out_of_range_are_refused():
+    conditional, unconditional = predictions()
+    with pytest.raises(ValueError, match="one shape"):
+        classifier_free_guidance(conditional, unconditional[:1], 2.0)
+    with pytest.raises(ValueError, match=r"rescale must be in \[0, 1\]"):
+        classifier_free_guidance(conditional, unconditional, 2.0, rescale=1.5)

@@ -1,0 +1,252 @@
+"""The model against independent references: diffusers' PixArt class, and the definitions of the axes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import PixArtTransformer2DModel
+from einops import rearrange
+from tiny import awaken, tiny_dit
+
+from videodit.models.attention import Attention
+from videodit.models.block import DiTBlock
+from videodit.models.embeddings import PatchEmbed, temporal_rotary, unpatchify
+from videodit.models.transformer import SIZES, VideoDiT
+
+
+def inputs(b: int = 2, f: int = 3, m: int = 5) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(1)
+    return {
+        "hidden_states": torch.randn(b, 4, f, 8, 8, generator=g),
+        "timestep": torch.rand(b, generator=g) * 1000,
+        "encoder_hidden_states": torch.randn(b, m, 24, generator=g),
+        "encoder_attention_mask": torch.ones(b, m, dtype=torch.bool),
+    }
+
+
+@pytest.mark.parametrize("height, width", [(8, 8), (12, 4)])
+def test_space_blocks_without_qk_norm_are_pixart(height: int, width: int) -> None:
+    theirs = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        cross_attention_dim=32,
+        caption_channels=24,
+        sample_size=8,
+        patch_size=2,
+        use_additional_conditions=False,
+    )
+    awaken(theirs)
+    ours = VideoDiT(
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        axes=("space",),
+        caption_channels=24,
+        qk_norm=False,
+        sample_size=4,
+    ).eval()
+    weights = {k.replace("transformer_blocks", "blocks"): v for k, v in theirs.state_dict().items()}
+    weights["patch_embed.proj.weight"] = rearrange(weights.pop("pos_embed.proj.weight"), "d c h w -> d (c h w)")
+    weights["patch_embed.proj.bias"] = weights.pop("pos_embed.proj.bias")
+    weights.pop("pos_embed.pos_embed", None)
+    ours.load_state_dict(weights)
+    x = inputs(f=1)
+    x["hidden_states"] = torch.randn(2, 4, 1, height, width)
+    x["encoder_attention_mask"][1, 3:] = False
+    image = x["hidden_states"][:, :, 0].requires_grad_()
+    expected = theirs(
+        image,
+        x["encoder_hidden_states"],
+        x["timestep"],
+        {"resolution": None, "aspect_ratio": None},
+        encoder_attention_mask=x["encoder_attention_mask"],
+    ).sample
+    x["hidden_states"] = image.detach().unsqueeze(2).requires_grad_()
+    actual = ours(**x).sample
+    torch.testing.assert_close(actual[:, :, 0], expected, rtol=1e-5, atol=1e-5)
+    expected.square().sum().backward()
+    actual.square().sum().backward()
+    error = (x["hidden_states"].grad[:, :, 0] - image.grad).abs().max() / image.grad.abs().max()
+    assert error < 1e-5
+
+
+@pytest.mark.parametrize("axis", ["space", "time", "joint"])
+def test_an_axis_says_which_tokens_see_each_other(axis: str) -> None:
+    """By gradients: the output at frame 1, place 2 depends on its group's inputs and on no others."""
+    attention = Attention(16, 2, axis)  # type: ignore[arg-type]
+    x = torch.randn(1, 3, 4, 16, requires_grad=True)
+    attention(x)[0, 1, 2].sum().backward()
+    sees = x.grad[0].abs().sum(-1) > 0
+    expected = torch.zeros(3, 4, dtype=torch.bool)
+    expected[1 if axis == "space" else slice(None), 2 if axis == "time" else slice(None)] = True
+    assert torch.equal(sees, expected)
+
+
+def test_attention_equals_the_formula_in_float64() -> None:
+    attention = awaken(Attention(16, 2, "time")).double()
+    x = torch.randn(2, 5, 3, 16, dtype=torch.float64)
+    angles = torch.arange(5.0, dtype=torch.float64)[:, None] * torch.tensor([1.0, 0.5, 0.2, 0.1], dtype=torch.float64)
+    rotary = (angles.cos()[None, :, None, None], angles.sin()[None, :, None, None])
+    turn = torch.polar(torch.ones_like(angles), angles)  # rotation as multiplication of complex numbers
+
+    def head(linear: torch.nn.Linear, norm: torch.nn.RMSNorm | None, place: int, h: int) -> torch.Tensor:
+        y = linear(x[:, :, place])[..., 8 * h : 8 * h + 8]
+        if norm is None:
+            return y
+        y = y / (y.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight
+        z = torch.complex(y[..., :4], y[..., 4:]) * turn
+        return torch.cat([z.real, z.imag], -1)
+
+    expected = torch.empty(2, 5, 3, 16, dtype=torch.float64)
+    for place in range(3):
+        for h in range(2):
+            q, k = head(attention.to_q, attention.norm_q, place, h), head(attention.to_k, attention.norm_k, place, h)
+            weights = (q @ k.transpose(1, 2) / 8**0.5).softmax(-1)
+            expected[:, :, place, 8 * h : 8 * h + 8] = weights @ head(attention.to_v, None, place, h)
+    torch.testing.assert_close(attention(x, rotary=rotary), attention.to_out[0](expected), rtol=1e-6, atol=1e-6)
+
+
+def test_rotary_positions_depend_on_seconds_not_on_frame_numbers() -> None:
+    """Frames 0 .. 2 at 2 a second are frames 0, 2, 4 at 4 a second."""
+    slow = temporal_rotary(torch.arange(3)[None] / 2.0, 8, (0.5, 8.0))
+    fast = temporal_rotary(torch.arange(5)[None] / 4.0, 8, (0.5, 8.0))
+    for a, b in zip(slow, fast, strict=True):
+        torch.testing.assert_close(a, b[:, ::2])
+    model, x = tiny_dit(), inputs()
+    by_number = model(**x, fps=4.0).sample
+    assert not torch.allclose(model(**x, fps=2.0).sample, by_number)
+    torch.testing.assert_close(model(**x, fps=torch.tensor([4.0, 2.0])).sample[0], by_number[0], rtol=1e-5, atol=1e-5)
+
+
+def test_every_patch_size_is_undone() -> None:
+    """Through a projection that copies, tokens come back as the latent; leading padding is dropped."""
+    for patch in [(1, 2, 2), (2, 1, 2), (2, 2, 2), (4, 2, 1)]:
+        size = 3 * patch[0] * patch[1] * patch[2]
+        embed = PatchEmbed(patch, 3, size)
+        with torch.no_grad():
+            embed.proj.weight.copy_(torch.eye(size))
+            embed.proj.bias.zero_()
+        x = torch.randn(2, 3, 5, 4, 6)
+        pt, ph, pw = patch
+        tokens = rearrange(embed(x), "b f s (c pt ph pw) -> b f s (pt ph pw c)", pt=pt, ph=ph, pw=pw)
+        assert torch.equal(unpatchify(tokens, patch, 5, 4), x)
+
+
+def test_an_image_sits_in_the_last_tap_of_its_patch() -> None:
+    embed = PatchEmbed((2, 1, 1), 1, 1)
+    with torch.no_grad():
+        embed.proj.weight.copy_(torch.tensor([[10.0, 1.0]]))
+        embed.proj.bias.zero_()
+    assert embed(torch.full((1, 1, 1, 1, 1), 3.0)).item() == 3.0
+
+
+def test_a_time_a_frame_equals_a_time_a_sample_where_all_are_alike() -> None:
+    model, x = tiny_dit(), inputs()
+    whole = model(**x).sample
+    x["timestep"] = x["timestep"][:, None].expand(2, 3)
+    torch.testing.assert_close(model(**x).sample, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_given_frames_are_at_time_zero() -> None:
+    model, x = tiny_dit(), inputs()
+    mask = torch.tensor([[True, False, False], [False, True, True]])
+    masked = model(**x, frame_mask=mask).sample
+    x["timestep"] = torch.where(mask, 0.0, x["timestep"][:, None])
+    torch.testing.assert_close(masked, model(**x).sample)
+    assert not torch.allclose(masked, model(**inputs()).sample)
+
+
+def test_times_a_bfloat16_apart_are_told_apart() -> None:
+    """1000 t is fp32 inside: in bf16 900 and 901 would be one."""
+    model, x = tiny_dit().to(torch.bfloat16), inputs()
+    model.adaln_single.float()
+    tables = [model._times(torch.tensor([t, t]), None, x["hidden_states"])[0] for t in (900.0, 901.0)]
+    assert not torch.equal(*tables)
+
+
+def test_a_text_row_without_tokens_gives_numbers_and_ignores_its_states() -> None:
+    model, x = tiny_dit(), inputs()
+    x["encoder_attention_mask"][0] = False
+    out = model(**x).sample
+    assert out.isfinite().all()
+    x["encoder_hidden_states"] = x["encoder_hidden_states"].clone()
+    x["encoder_hidden_states"][0] += 5
+    torch.testing.assert_close(model(**x).sample, out)
+
+
+def test_gradient_checkpointing_changes_memory_only() -> None:
+    model, x = tiny_dit(), inputs()
+    grads = []
+    for checkpointing in (False, True):
+        model.enable_gradient_checkpointing() if checkpointing else model.disable_gradient_checkpointing()
+        model.train().zero_grad()
+        model(**x).sample.square().mean().backward()
+        grads.append({k: p.grad.clone() for k, p in model.named_parameters()})
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad)
+
+
+def test_attention_backends_agree() -> None:
+    model, x = tiny_dit(), inputs()
+    x["encoder_attention_mask"][1, 2:] = False
+    default = model(**x).sample
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.set_attention_backend("_native_math")
+    torch.testing.assert_close(model(**x).sample, default, rtol=1e-5, atol=1e-5)
+
+
+def test_a_feature_cache_of_diffusers_runs_on_the_blocks() -> None:
+    from diffusers import FirstBlockCacheConfig
+
+    model, x = tiny_dit(), inputs()
+    plain = model(**x).sample
+    model.enable_cache(FirstBlockCacheConfig(threshold=0.0))  # never skips
+    with model.cache_context("cond"), torch.no_grad():
+        torch.testing.assert_close(model(**x).sample, plain)
+
+
+@pytest.mark.parametrize("name, width", [("S", 384), ("B", 768), ("L", 1024), ("XL", 1152)])
+def test_named_sizes_have_the_widths_of_dit(name: str, width: int) -> None:
+    with torch.device("meta"):
+        model = VideoDiT.sized(name, caption_channels=32)
+    assert model.blocks[0].attn1.to_q.in_features == width
+    assert len(model.blocks) == 2 * SIZES[name][0]
+    assert model.config.num_attention_heads * model.config.attention_head_dim == width
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"hidden_states": torch.zeros(2, 5, 3, 8, 8)}, "5 channels"),
+        ({"hidden_states": torch.zeros(2, 4, 3, 7, 8)}, "7 x 8"),
+        ({"timestep": torch.zeros(3)}, "timestep has shape"),
+        ({"frame_mask": torch.zeros(2, 4, dtype=torch.bool)}, "frame_mask has shape"),
+        ({"encoder_hidden_states": None}, "needs encoder_hidden_states"),
+    ],
+)
+def test_wrong_shapes_are_named(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_dit()(**(inputs() | change))
+
+
+def test_wrong_configurations_are_named() -> None:
+    with pytest.raises(ValueError, match="axes"):
+        VideoDiT(axes=("depth",))
+    with pytest.raises(ValueError, match="attention_head_dim"):
+        VideoDiT(attention_head_dim=15)
+    with pytest.raises(ValueError, match="one frame"):
+        tiny_dit(patch_size=(2, 2, 2))(**(inputs() | {"timestep": torch.zeros(2, 3)}))
+
+
+def test_a_silent_block_passes_its_input_on() -> None:
+    block = awaken(DiTBlock(16, 2, "time", 16, 2.0, True))
+    x, modulation, text = torch.randn(2, 3, 4, 16), torch.randn(2, 1, 96), torch.randn(2, 5, 16)
+    assert not torch.allclose(block(x, modulation, text), x)
+    block.silence()
+    assert torch.equal(block(x, modulation, text), x)

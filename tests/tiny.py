@@ -1,0 +1,51 @@
+"""Tiny models with random weights, shared by the tests."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKLWan
+
+from videodit.models.transformer import VideoDiT
+
+
+def awaken(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Random weights everywhere, also where the model starts at zero, so that no path is silent."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.2 if parameter.ndim > 1 else 0.1
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator).to(parameter))
+    return model.eval()
+
+
+def tiny_dit(**config: object) -> VideoDiT:
+    """A model of two layers and width 32, awake."""
+    shape: dict = {
+        "in_channels": 4,
+        "num_layers": 2,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "caption_channels": 24,
+        "sample_size": 4,
+        "sample_fps": 2.0,
+    }
+    torch.manual_seed(0)
+    return awaken(VideoDiT(**(shape | config)))  # type: ignore[return-value]
+
+
+def tiny_wan() -> AutoencoderKLWan:
+    torch.manual_seed(0)
+    return AutoencoderKLWan(
+        base_dim=4,
+        decoder_base_dim=4,
+        z_dim=4,
+        dim_mult=[2, 4, 4],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        patch_size=2,
+        in_channels=12,
+        out_channels=12,
+        is_residual=True,
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[0.5, 1.5, 2.0, 1.0],
+    ).eval()

@@ -1,0 +1,393 @@
+"""Frames read by time are the frames that are there: checked by numbers in the pixels and by sequential decoding."""
+
+import sys
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from videodit.video import VideoError, probe, read_clip, read_frames, reader, write_video
+
+from .conftest import HEIGHT, WIDTH, numbered, numbers
+
+GOP = {"g": "12", "bf": "3"}
+OPEN_GOP = "open-gop=1:keyint=12:min-keyint=12:bframes=3:b-adapt=0:scenecut=0"  # B-frames shown before their keyframe
+KINDS = {
+    "b_frames.mp4": {"options": GOP},
+    "b_frames.mkv": {"options": GOP},
+    "transport.ts": {"options": GOP},
+    "no_stamps.h264": {"options": GOP},
+    "no_display_order.avi": {"options": GOP},
+    "open_gop.mp4": {"options": {"x264-params": OPEN_GOP}},
+    "open_gop.mkv": {"options": {"x264-params": OPEN_GOP}},
+    "open_gop.ts": {"options": {"x264-params": OPEN_GOP}},
+    "open_gop.mpg": {"codec": "mpeg2video", "options": {"bf": "2", "g": "9"}},
+    "hidden_packets.webm": {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16"}},
+    "hevc.mp4": {"codec": "libx265", "options": {"x265-params": OPEN_GOP + ":log-level=none"}},
+}
+
+
+def sequential(path):
+    """All frames in the order of decoding, by plain PyAV."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_frame_read_alone_is_the_one_a_sequential_decode_gives(encode, name):
+    path = encode(name, **KINDS[name])
+    reference = sequential(path)
+    assert numbers(reference) == list(range(40))
+    info = probe(path)
+    assert (info.num_frames, info.height, info.width, info.is_image) == (40, HEIGHT, WIDTH, False)
+    assert info.fps == pytest.approx(30, rel=2e-3)
+    assert info.duration == pytest.approx(40 / 30, rel=2e-3)
+    for number in (0, 1, 11, 12, 13, 23, 24, 38, 39):
+        np.testing.assert_array_equal(read_frames(path, [number / 30])[0], reference[number])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_frames_come_in_the_order_asked_for(encode, name):
+    path = encode(name, **KINDS[name])
+    assert numbers(read_frames(path, [n / 30 for n in (37, 2, 2, 25, 0)])) == [37, 2, 2, 25, 0]
+
+
+def test_a_frame_stays_on_screen_until_the_next(encode):
+    path = encode("clip.mp4")
+    assert numbers(read_frames(path, [0.0, 0.99 / 30, 1.0 / 30, 1.5 / 30, 1.99 / 30])) == [0, 0, 1, 1, 1]
+
+
+def test_a_container_clock_that_rounds_does_not_move_frames(encode):
+    """Matroska counts milliseconds: frame 2 of 30 fps is stamped 67 ms, later than 2/30 s."""
+    assert numbers(read_clip(encode("clip.mkv"), 40, 30)) == list(range(40))
+
+
+def test_variable_rate_shows_what_is_on_screen(encode):
+    pts = [0, 1, 2, 10, 11, 30]
+    path = encode("variable.mp4", num_frames=6, pts=pts)
+    assert numbers(read_frames(path, [n / 30 for n in (0, 2, 5, 9, 10, 11, 29, 30)])) == [0, 2, 2, 2, 3, 4, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["late.mp4", "late.mkv", "late.ts"])
+def test_time_counts_from_the_first_frame_whatever_its_stamp(encode, name):
+    path = encode(name, pts=range(1000, 1040), options=GOP)
+    assert numbers(read_frames(path, [0, 17 / 30, 39 / 30])) == [0, 17, 39]
+
+
+def test_frames_hidden_by_an_edit_list_do_not_count(encode):
+    """Negative stamps make an MP4 whose edit list hides the first five frames, a keyframe among them."""
+    path = encode("edited.mp4", pts=range(-5, 35), options={"bf": "0"})
+    with av.open(str(path)) as container:
+        assert sum(packet.is_discard for packet in container.demux(video=0) if packet.size) == 5
+    assert probe(path).num_frames == 35
+    assert numbers(read_clip(path, 35, 30)) == list(range(5, 40))
+
+
+@pytest.mark.parametrize(("degrees", "hflip"), [(90, False), (-90, False), (180, False), (0, True), (90, True)])
+def test_display_orientation_is_applied(encode, degrees, hflip):
+    """FFmpeg's angles turn counterclockwise; its flip comes after the turn."""
+    path = encode("turned.mp4", num_frames=2, rotate=(degrees, hflip))
+    stored = sequential(path)
+    expected = np.rot90(stored, degrees // 90, axes=(1, 2))
+    expected = expected[:, :, ::-1] if hflip else expected
+    np.testing.assert_array_equal(read_clip(path, 2, 30), expected)
+    assert (probe(path).height, probe(path).width) == expected.shape[1:3]
+
+
+def test_clips_are_sampled_at_the_fps_asked_for(encode):
+    path = encode("clip.mp4")
+    assert numbers(read_clip(path, 10, 10)) == list(range(0, 30, 3))
+    assert numbers(read_clip(path, 5, 7.5, start=0.5)) == [15, 19, 23, 27, 31]
+
+
+def test_too_short_says_how_long_and_how_many(encode):
+    path = encode("clip.mp4")
+    assert numbers(read_clip(path, 11, 8)) == [0, 3, 7, 11, 15, 18, 22, 26, 30, 33, 37]
+    with pytest.raises(VideoError, match=r"clip\.mp4 is too short: 1\.333 s long, it gives 11 frames at 8 fps"):
+        read_clip(path, 12, 8)
+    with pytest.raises(VideoError, match="gives 3 frames at 8 fps from 1 s"):
+        read_clip(path, 4, 8, start=1.0)
+
+
+def test_a_slower_source_is_not_padded_by_repeats(encode):
+    path = encode("slow.mp4", rate=5)
+    with pytest.raises(VideoError, match=r"slow\.mp4 has 5\.000 frames a second.*fps <= 5"):
+        read_clip(path, 8, 8)
+    assert numbers(read_clip(path, 8, 5)) == list(range(8))
+
+
+def test_a_source_slower_by_less_than_one_percent_is_read_at_its_own_pace(encode):
+    path = encode("ntsc.mp4", rate=Fraction(30000, 1001))
+    assert numbers(read_clip(path, 40, 30)) == list(range(40))
+    assert numbers(read_clip(path, 30, 30, start=10 * 1001 / 30000)) == list(range(10, 40))
+    with pytest.raises(VideoError, match="gives 40 frames at 30 fps"):
+        read_clip(path, 41, 30)
+
+
+@pytest.mark.parametrize("time", [-0.1, 40 / 30, 1e9, float("nan")])
+def test_times_outside_the_file_are_errors(encode, time):
+    with pytest.raises(VideoError, match="there is no frame at"):
+        read_frames(encode("clip.mp4"), [0.0, time])
+
+
+@pytest.mark.parametrize(("num_frames", "fps", "start"), [(0, 8, 0), (3, 0, 0), (3, 8, -1), (3, float("nan"), 0)])
+def test_impossible_requests_are_errors(encode, num_frames, fps, start):
+    with pytest.raises(ValueError, match="are needed"):
+        read_clip(encode("clip.mp4", num_frames=4), num_frames, fps, start=start)
+
+
+@pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.webm", "cut.avi"])
+def test_a_file_cut_anywhere_is_an_error_or_reads_as_the_whole(encode, name):
+    """Only an index at the end may be lost without harm."""
+    codec = {"cut.webm": "libvpx", "cut.avi": "mpeg4"}.get(name, "libx264")
+    container = {"movflags": "faststart"} if name == "cut.mp4" else {}
+    path = encode(name, codec, options=GOP, container=container)
+    whole, messages = path.read_bytes(), []
+    for share in (0.02, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 0.995):
+        path.write_bytes(whole[: int(share * len(whole))])
+        try:
+            assert numbers(read_clip(path, probe(path).num_frames, 30)) == list(range(40))
+        except VideoError as error:
+            messages.append(str(error))
+    assert len(messages) >= 5
+    assert all(str(path) in message for message in messages)
+
+
+def test_a_transport_stream_cut_anywhere_gives_no_wrong_frame(encode):
+    """It has no header that promises a length: what is left is a shorter stream, or an error."""
+    path = encode("cut.ts", options=GOP)
+    whole, lengths = path.read_bytes(), []
+    for share in np.linspace(0.1, 0.95, 12):
+        path.write_bytes(whole[: int(share * len(whole))])
+        try:
+            lengths.append(probe(path).num_frames)
+            got = numbers(read_frames(path, [n / 30 for n in range(0, lengths[-1], 7)]))
+        except VideoError:
+            continue
+        assert got == list(range(0, lengths[-1], 7))
+    assert len(set(lengths)) > 3
+
+
+def test_damage_in_the_middle_is_an_error_not_a_painted_over_frame(encode):
+    """One wrong bit: what FFmpeg conceals, or hides by dropping a packet, must not come back as a frame."""
+    path = encode("rotten.mp4", options=GOP)
+    whole = path.read_bytes()
+    reference = sequential(path)
+    begin = whole.index(b"mdat") + 800  # beyond the encoder's own text
+    errors = 0
+    for offset in range(begin, begin + 600, 25):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 8]) + whole[offset + 1 :])
+        try:
+            np.testing.assert_array_equal(read_clip(path, 40, 30), reference)
+        except VideoError:
+            errors += 1
+    assert errors > 10
+
+
+def test_a_last_packet_cut_in_two_is_seen_by_probe_already(encode):
+    path = encode("cut.mp4", container={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(VideoError, match="cut short or damaged"):
+        probe(path)
+
+
+def test_tags_in_another_encoding_do_no_harm(encode):
+    path = encode("tagged.mp4", num_frames=3, tags={"comment": "WXYZ"})
+    content = path.read_bytes()
+    assert content.count(b"WXYZ") == 1
+    path.write_bytes(content.replace(b"WXYZ", b"\xff\xfe\xe9\xff"))
+    assert numbers(read_clip(path, 3, 30)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.mp4", b"", "is empty"),
+        ("text.mp4", b"this is no video\n" * 50, "text.mp4 cannot be decoded"),
+        ("noise.mkv", bytes(np.random.default_rng(0).integers(0, 256, 5000, np.uint8)), "noise.mkv"),
+        ("text.png", b"this is no image\n" * 50, "text.png cannot be read as an image"),
+        ("empty.png", b"", "is empty"),
+        ("notes.txt", b"FFmpeg would show text as a video\n", "is no video or image by its name"),
+    ],
+)
+def test_what_is_no_video_is_an_error_that_names_the_file(tmp_path, name, content, reason):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (probe, lambda p: read_frames(p, [0.0]), lambda p: read_clip(p, 1, 8)):
+        with pytest.raises(VideoError, match=reason):
+            read(path)
+
+
+def test_missing_files_folders_and_sound_are_errors(tmp_path):
+    with pytest.raises(VideoError, match=r"nowhere\.mp4 cannot be opened"):
+        probe(tmp_path / "nowhere.mp4")
+    with pytest.raises(VideoError, match="is a folder"):
+        probe(tmp_path)
+    with av.open(str(tmp_path / "sound.mp4"), "w") as output:
+        stream = output.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        output.mux([*stream.encode(frame), *stream.encode()])
+    with pytest.raises(VideoError, match=r"sound\.mp4 has no video"):
+        probe(tmp_path / "sound.mp4")
+
+
+def test_a_file_written_anew_is_not_read_from_memory_of_the_old(tmp_path):
+    path = write_video(tmp_path / "clip.gif", [numbered(n) for n in range(4)], 8)
+    long = path.read_bytes()
+    write_video(path, [numbered(n) for n in range(3)], 8)
+    path.write_bytes(path.read_bytes().ljust(len(long), b"\0"))  # of the same size, told apart by its date
+    assert probe(path).num_frames == 3
+    path.write_bytes(long)
+    assert probe(path).num_frames == 4
+
+
+@pytest.mark.parametrize("name", ["open_gop.mp4", "open_gop.mpg", "hevc.mp4"])
+def test_a_seek_that_lands_late_costs_time_not_frames(encode, monkeypatch, name):
+    """Whatever the demuxer does on a seek, passes from earlier on make up for it; never a half-decoded picture."""
+    path = encode(name, **KINDS[name])
+    reference, passes, collect = sequential(path), [], reader._collect
+
+    def late(container, stream, index, wanted):
+        passes.append(set(wanted))
+        if len(passes) < 3:
+            container.seek(int(index.keys[-1]), stream=stream)
+        return collect(container, stream, index, wanted)
+
+    monkeypatch.setattr(reader, "_collect", late)
+    np.testing.assert_array_equal(read_frames(path, [13 / 30, 34 / 30]), reference[[13, 34]])
+    assert len(passes) >= 3
+
+
+def test_pictures_shown_before_their_keyframe_do_not_force_a_second_pass(encode, monkeypatch):
+    """In `open_gop.mp4` frames 9 to 11 follow keyframe 12 in the file, and lean on what a seek to 12 leaves out."""
+    path = encode("open_gop.mp4", **KINDS["open_gop.mp4"])
+    passes, collect = [], reader._collect
+    monkeypatch.setattr(reader, "_collect", lambda *arguments: passes.append(0) or collect(*arguments))
+    assert numbers(read_frames(path, [12 / 30])) == [12]
+    assert len(passes) == 1
+
+
+def test_only_the_groups_of_pictures_needed_are_decoded(encode, monkeypatch):
+    path = encode("clip.mp4", options={"g": "5", "bf": "0", "sc_threshold": "0"})
+    decoded, stamped = [], reader._stamped
+
+    def counting(*arguments):
+        for stamp, frame in stamped(*arguments):
+            decoded.append(stamp)
+            yield stamp, frame
+
+    monkeypatch.setattr(reader, "_stamped", counting)
+    assert numbers(read_frames(path, [1 / 30, 36 / 30])) == [1, 36]
+    assert len(decoded) == 4  # 0, 1 and 35, 36
+
+
+def test_decord_gives_the_same_frames(encode):
+    pytest.importorskip("decord")
+    path = encode("clip.mp4", options=GOP)
+    times = [n / 30 for n in (37, 2, 2, 25, 0)]
+    np.testing.assert_array_equal(read_frames(path, times, backend="decord"), read_frames(path, times))
+
+
+@pytest.mark.parametrize("name", ["late.avi", "transport.ts"])
+def test_decord_is_refused_where_it_gives_other_frames(encode, name):
+    pytest.importorskip("decord")
+    path = encode(name, options=GOP)
+    with pytest.raises(VideoError, match="backend='pyav'"):
+        read_frames(path, [0.5], backend="decord")
+
+
+def test_a_missing_decord_names_the_install(encode, monkeypatch):
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ImportError, match="pip install decord"):
+        read_frames(encode("clip.mp4", num_frames=2), [0.0], backend="decord")
+
+
+def test_an_unknown_backend_is_an_error(encode):
+    with pytest.raises(ValueError, match="pick 'pyav' or 'decord'"):
+        read_frames(encode("clip.mp4", num_frames=2), [0.0], backend="opencv")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".gif"])
+def test_an_image_is_a_clip_of_one_frame(tmp_path, suffix):
+    path = tmp_path / f"still{suffix}"
+    pixels = numbered(5)
+    options = {".webp": {"lossless": True}, ".jpg": {"quality": 100, "subsampling": 0}}.get(suffix, {})
+    Image.fromarray(pixels).save(path, **options)
+    info = probe(path)
+    assert (info.num_frames, info.fps, info.duration, info.is_image) == (1, 0.0, 0.0, True)
+    assert (info.height, info.width) == (HEIGHT, WIDTH)
+    clip = read_clip(path, 1, 8)
+    assert clip.shape == (1, HEIGHT, WIDTH, 3)
+    assert np.abs(clip[0].astype(int) - pixels).max() <= (4 if suffix == ".jpg" else 0)
+    with pytest.raises(VideoError, match="still image and cannot give 2 frames"):
+        read_clip(path, 2, 8)
+    with pytest.raises(VideoError, match="on screen at time 0 only"):
+        read_frames(path, [0.5])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    """The eight orientations of the EXIF standard, each as the turn that undoes it."""
+    upright = numbered(5)
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+    np.testing.assert_array_equal(read_clip(path, 1, 8)[0], upright)
+    assert (probe(path).height, probe(path).width) == (HEIGHT, WIDTH)
+
+
+def test_transparent_pixels_are_shown_over_white(tmp_path):
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[:2] = (200, 10, 10, 255)
+    pixels[2:] = (200, 10, 10, 0)
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    frame = read_clip(tmp_path / "clear.png", 1, 8)[0]
+    assert (frame[:2] == (200, 10, 10)).all()
+    assert (frame[2:] == 255).all()
+
+
+def test_sixteen_bits_are_refused_rather_than_clipped(tmp_path):
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(VideoError, match="more than 8 bits"):
+        read_clip(tmp_path / "deep.png", 1, 8)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_an_animation_is_a_clip_with_its_own_times(tmp_path, suffix):
+    path = tmp_path / f"animation{suffix}"
+    first, *others = [Image.fromarray(numbered(n)) for n in range(4)]
+    options = {"lossless": True} if suffix == ".webp" else {}
+    first.save(path, save_all=True, append_images=others, duration=[100, 300, 50, 50], loop=0, **options)
+    info = probe(path)
+    assert (info.num_frames, info.is_image) == (4, False)
+    assert info.duration == pytest.approx(0.5)
+    assert info.fps == pytest.approx(8)
+    assert numbers(read_frames(path, [0, 0.09, 0.1, 0.39, 0.4, 0.45])) == [0, 0, 1, 1, 2, 3]
+
+
+def test_a_cut_image_is_an_error(tmp_path):
+    path = tmp_path / "cut.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(VideoError, match=r"cut\.png cannot be read"):
+        read_clip(path, 1, 8)
+
+
+def test_what_is_written_is_read(tmp_path):
+    frames = np.stack([numbered(n) for n in range(17)])
+    path = write_video(tmp_path / "clip.mp4", frames, 8)
+    assert numbers(read_clip(path, 17, 8)) == list(range(17))

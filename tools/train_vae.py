@@ -1,0 +1,28 @@
+"""Trains a small causal video VAE: `tools/train_vae.py --config configs/shapes.yaml [key=value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="a YAML file of configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example vae.learning_rate=0.0005")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from videodit.config import load_config
+    from videodit.training.vae import train_vae
+
+    try:
+        print(train_vae(load_config(args.config, args.overrides)))
+    except ValueError as error:
+        print(f"train_vae: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""Pixels <-> latents over any of diffusers' video VAEs: one class, one set of rules.
+
+`VideoCodec` knows, for each VAE class, how it compresses (`strides`), which frame counts are legal, how its latents are
+brought to unit variance per channel, and how to decode chunk by chunk. Latents are *raw* as the VAE gives them and
+*normalized* (unit variance, what the DiT sees) everywhere else:
+
+    normalized = (raw - mean - shift) * scale / std         (whichever of the four the VAE's config holds)
+
+Pixels are float b c f h w in [-1, 1]. An image is a clip of one frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLCogVideoX,
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTXVideo,
+    AutoencoderKLTemporalDecoder,
+    AutoencoderKLWan,
+)
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from einops import rearrange
+from torch import Tensor
+
+from videodit.geometry import Strides
+
+FRAMEWISE = (AutoencoderKL, AutoencoderKLTemporalDecoder)
+VIDEO = (
+    AutoencoderKLWan,
+    AutoencoderKLCogVideoX,
+    AutoencoderKLLTXVideo,
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLHunyuanVideo15,
+)
+
+
+class VideoCodec:
+    """A diffusers VAE as a codec of clips. Holds no state between calls.
+
+    | VAE | legal frames | one frame equals a clip's first | streams |
+    |---|---|---|---|
+    | `AutoencoderKL` | any | yes | frame by frame, exact |
+    | `AutoencoderKLTemporalDecoder` | any | encode yes, decode no | whole |
+    | `AutoencoderKLWan` | 4k + 1 | yes, bit for bit | latent frame by latent frame, exact |
+    | `AutoencoderKLCogVideoX` | 8k + 1 | no | whole |
+    | `AutoencoderKLLTXVideo` | (time stride) k + 1 | with `decoder_causal` | whole |
+    | `AutoencoderKLHunyuanVideo`, `...15` | 4k + 1 | 1.0 no, 1.5 yes | whole |
+
+    Args:
+        vae: an instance of one of the classes above; its dtype and device are the codec's.
+        frames_at_once: frames decoded or encoded in one call by the frame-by-frame VAEs (memory against speed).
+
+    Raises:
+        ValueError: another class, or a configuration the class itself cannot run.
+    """
+
+    def __init__(self, vae: torch.nn.Module, *, frames_at_once: int = 16):
+        if not isinstance(vae, FRAMEWISE + VIDEO):
+            names = ", ".join(c.__name__ for c in FRAMEWISE + VIDEO)
+            raise ValueError(f"{type(vae).__name__} is no VAE that VideoCodec knows; it takes {names}")
+        if frames_at_once < 1:
+            raise ValueError(f"frames_at_once={frames_at_once} must be at least 1")
+        self.vae: Any = vae
+        if isinstance(vae, AutoencoderKLHunyuanVideo15):
+            vae.use_slicing = True  # its attention mask fits a batch of one only
+        self.frames_at_once = frames_at_once
+        self.strides = _strides(vae)
+        self.mean, self.std = _statistics(vae, self.strides.channels)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, **kwargs: Any) -> VideoCodec:
+        """Loads a VAE saved by diffusers: its own folder, a pipeline folder with `vae/`, or a hub name.
+
+        The class is read from `config.json` (`_class_name`). Keyword arguments go to the class's `from_pretrained`.
+        """
+        folder = Path(name_or_folder)
+        if (folder / "vae" / "config.json").is_file():
+            folder = folder / "vae"
+        if folder.exists() and not (folder / "config.json").is_file():
+            raise ValueError(f"{folder}: no config.json here; give the folder of a saved VAE or of a pipeline")
+        name = str(folder) if folder.exists() else str(name_or_folder)
+        config = diffusers.ConfigMixin.load_config.__func__(AutoencoderKL, name)  # type: ignore[attr-defined]
+        class_name = config.get("_class_name", "")
+        known = {c.__name__: c for c in FRAMEWISE + VIDEO}
+        if class_name not in known:
+            raise ValueError(f"{name}: VAE class {class_name!r} is none of {', '.join(known)}")
+        return cls(known[class_name].from_pretrained(name, **kwargs).eval())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.vae.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.vae.parameters()).device
+
+    # --- raw and normalized ------------------------------------------------------------------------------------------
+
+    def normalize(self, raw: Tensor) -> Tensor:
+        """Raw latents b c f h w -> unit variance per channel, float32."""
+        return (raw.float() - self.mean.to(raw.device)) / self.std.to(raw.device)
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """The inverse of `normalize`."""
+        return latents.float() * self.std.to(latents.device) + self.mean.to(latents.device)
+
+    # --- pixels -> latents -------------------------------------------------------------------------------------------
+
+    def posterior(self, pixels: Tensor) -> DiagonalGaussianDistribution:
+        """The VAE's distribution of raw latents for pixels b c f h w in [-1, 1]; its tensors are b c f h w.
+
+        Raises:
+            ValueError: a frame count or picture size that the VAE would silently cut; names the nearest legal ones.
+        """
+        b, _, f, h, w = pixels.shape
+        self.strides.latent_frames(f)
+        self.strides.latent_side(h, "height")
+        self.strides.latent_side(w, "width")
+        pixels = pixels.to(self.device, self.dtype)
+        if not isinstance(self.vae, FRAMEWISE):
+            return self.vae.encode(pixels).latent_dist
+        frames = rearrange(pixels, "b c f h w -> (b f) c h w")
+        parts = [self.vae.encode(part).latent_dist.parameters for part in frames.split(self.frames_at_once)]
+        return DiagonalGaussianDistribution(rearrange(torch.cat(parts), "(b f) c h w -> b c f h w", b=b))
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Pixels b c f h w in [-1, 1] -> normalized latents b c' f' h' w', float32.
+
+        The posterior's mode, or a sample from it where a generator is given.
+        """
+        posterior = self.posterior(pixels)
+        return self.normalize(posterior.mode() if generator is None else posterior.sample(generator))
+
+    # --- latents -> pixels -------------------------------------------------------------------------------------------
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalized latents b c' f' h' w' -> pixels b c f h w, float32, clamped to [-1, 1]."""
+        return torch.cat(list(self.decode_chunks(latents)), dim=2)
+
+    def decode_chunks(self, latents: Tensor) -> Iterator[Tensor]:
+        """The frames of `decode(latents)` piece by piece, in order: float32 b c f h w in [-1, 1].
+
+        The pieces joined equal the whole decode exactly. A VAE that must see the whole clip gives it as one piece.
+        """
+        for chunk in self.decode_raw(self.denormalize(latents)):
+            yield chunk.float().clamp(-1, 1)
+
+    def decode_raw(self, raw: Tensor) -> Iterator[Tensor]:
+        """Raw latents -> unclamped pixels, piece by piece: the differentiable path that training takes."""
+        raw = raw.to(self.device, self.dtype)
+        vae = self.vae
+        if isinstance(vae, AutoencoderKL):
+            for part in raw.split(max(1, self.frames_at_once // raw.shape[0]), dim=2):
+                frames = vae.decode(rearrange(part, "b c f h w -> (b f) c h w")).sample
+                yield rearrange(frames, "(b f) c h w -> b c f h w", b=raw.shape[0])
+        elif isinstance(vae, AutoencoderKLTemporalDecoder):
+            frames = rearrange(raw, "b c f h w -> (b f) c h w")
+            frames = vae.decode(frames, num_frames=raw.shape[2]).sample
+            yield rearrange(frames, "(b f) c h w -> b c f h w", b=raw.shape[0])
+        elif isinstance(vae, AutoencoderKLWan) and not vae.use_tiling:
+            yield from _wan_chunks(vae, raw)
+        elif isinstance(vae, AutoencoderKLLTXVideo) and vae.config.timestep_conditioning:
+            yield vae.decode(raw, torch.zeros(raw.shape[0], device=raw.device, dtype=raw.dtype)).sample
+        else:
+            yield vae.decode(raw).sample
+
+    # --- identity ----------------------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """sha256 over class, configuration and weights: the cache key of what this codec encodes."""
+        digest = hashlib.sha256(type(self.vae).__name__.encode())
+        config = {k: v for k, v in self.vae.config.items() if not k.startswith("_")}
+        digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.vae.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _strides(vae: Any) -> Strides:
+    config = vae.config
+    if isinstance(vae, FRAMEWISE):
+        return Strides(1, 2 ** (len(config.block_out_channels) - 1), config.latent_channels)
+    if isinstance(vae, AutoencoderKLWan):
+        time = 2 ** sum(config.temperal_downsample)
+        if time != 4:
+            raise ValueError(f"AutoencoderKLWan walks 4 frames a latent; temperal_downsample gives {time}")
+        return Strides(4, (config.patch_size or 1) * 2 ** (len(config.dim_mult) - 1), config.z_dim)
+    if isinstance(vae, AutoencoderKLCogVideoX):  # an even number of latent frames decodes to another clip length
+        time = int(config.temporal_compression_ratio)
+        return Strides(time, 2 ** (len(config.block_out_channels) - 1), config.latent_channels, frame_step=2 * time)
+    return Strides(vae.temporal_compression_ratio, vae.spatial_compression_ratio, config.latent_channels)
+
+
+def _statistics(vae: Any, channels: int) -> tuple[Tensor, Tensor]:
+    """(mean, std), each c 1 1 1, such that normalized = (raw - mean) / std."""
+    buffers = dict(vae.named_buffers())
+
+    def channelwise(name: str, default: float) -> Tensor:
+        values = buffers.get(name, vae.config.get(name))
+        values = torch.full((channels,), default) if values is None else torch.as_tensor(values).float().cpu()
+        if values.shape != (channels,):
+            raise ValueError(f"{type(vae).__name__}: {name} has {values.numel()} values for {channels} latent channels")
+        return rearrange(values, "c -> c 1 1 1")
+
+    mean = channelwise("latents_mean", 0.0) + (vae.config.get("shift_factor") or 0.0)
+    std = channelwise("latents_std", 1.0) / (vae.config.get("scaling_factor") or 1.0)
+    return mean, std
+
+
+def _wan_chunks(vae: AutoencoderKLWan, raw: Tensor) -> Iterator[Tensor]:
+    """`AutoencoderKLWan.decode` as a generator, without its clamp: each causal convolution's last frames are carried
+    in `carry`, so a latent frame is decoded once, with exactly what the whole decode gives it."""
+    x = vae.post_quant_conv(raw)
+    carry: list[Any] = [None] * vae._cached_conv_counts["decoder"]
+    for index, latent in enumerate(x.split(1, dim=2)):
+        frames = vae.decoder(latent, feat_cache=carry, feat_idx=[0], first_chunk=index == 0)
+        yield unpatchify(frames, vae.config.patch_size) if vae.config.patch_size is not None else frames

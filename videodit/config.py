@@ -1,0 +1,211 @@
+"""The configuration of a run: one YAML file, checked strictly.
+
+A file names only what departs from the defaults below. An unknown key, a wrong type or a value out of range is a
+`ConfigError` that names the file and the key. `key=value` overrides from the command line use dotted keys
+(`train.steps=100`) and go through the same checks. The same file serves `train_vae`, `encode`, `train`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the file, the key and the fix."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Data(Section):
+    """What to learn from, and at which size."""
+
+    source: str = Field("shapes", description="'shapes', or a manifest (JSONL, CSV), or a folder of clips and images")
+    clips: Positive = Field(16384, description="clips drawn from the shapes world (files: all of the manifest)")
+    num_frames: Positive = 17
+    height: Positive = 64
+    width: Positive = 64
+    fps: Annotated[float, Field(gt=0, strict=False)] = 8.0
+    reader: Literal["pyav", "decord"] = "pyav"
+    start: Literal["random", "first"] = Field("random", description="where in a longer file a clip begins")
+    spans: Positive = Field(1, description="how many different stretches of a longer file are encoded")
+    validation: Annotated[int, Field(ge=0)] = Field(64, description="clips kept out of training, to measure on")
+    image_share: Share = Field(0.1, description="share of training batches that are images: one frame of a clip")
+    max_bad_share: Share = Field(0.05, description="unreadable files beyond this share of the manifest stop the run")
+    memory_gb: Annotated[float, Field(ge=0, strict=False)] = Field(2.0, description="decoded clips kept in memory")
+
+
+class VaeStage(Section):
+    """A leg of VAE training: `steps` of `batch_size` crops of `num_frames` x `crop` x `crop` pixels (null: whole).
+
+    The learning rate falls as a cosine from `learning_rate` to 0 over `decay_steps` (null: `steps`).
+    """
+
+    steps: Positive
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    decay_steps: Positive | None = None
+    batch_size: Positive = 8
+    num_frames: Positive = 5
+    crop: Positive | None = 32
+
+
+class Vae(Section):
+    """The small causal video VAE and how it is trained (reconstruction L1 + MSE, plus KL)."""
+
+    start_from: str | None = Field(None, description="a saved VAE to start from, or 'shipped'")
+    channels: Positive = Field(32, description="latent channels")
+    encoder_dim: Positive = 16
+    decoder_dim: Positive = 16
+    dim_mult: tuple[Positive, ...] = Field((2, 4, 4), strict=False)
+    res_blocks: Positive = 1
+    patch_size: Positive = 2
+    stages: tuple[VaeStage, ...] = Field((VaeStage(steps=4000),), strict=False)
+    optimizer: Literal["adamw", "muon"] = Field("muon", description="muon: for the kernels, AdamW for the rest")
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    max_grad_norm: Annotated[float, Field(gt=0, strict=False)] = 1.0
+    kl_weight: Annotated[float, Field(ge=0, strict=False)] = Field(1e-4, description="times nats a latent element")
+    detail: Positive = Field(4, description="of so many random crops, train on the one with most contrast")
+    image_share: Share = 0.2
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    checkpoint_every: Positive = 500
+    log_every: Positive = 25
+
+
+class Text(Section):
+    """The text encoder."""
+
+    source: str | None = Field(
+        None, description="folder or hub name of an encoder; null: a small own one, trained along"
+    )
+    width: Positive = Field(192, description="of the own encoder")
+    depth: Positive = 2
+    max_length: Positive = 48
+
+
+class Model(Section):
+    """The transformer, as `VideoDiT` takes it."""
+
+    size: Literal["tiny", "S", "B", "L", "XL"] = "tiny"
+    num_layers: Positive | None = Field(None, description="instead of the named size's")
+    axes: tuple[Literal["space", "time", "joint"], ...] = Field(("space", "time"), strict=False, min_length=1)
+    patch_size: tuple[Positive, Positive, Positive] = Field((1, 2, 2), strict=False)
+    mlp_ratio: Annotated[float, Field(gt=0, strict=False)] = 4.0
+    qk_norm: bool = True
+    gradient_checkpointing: bool = False
+    compile: bool = Field(False, description="torch.compile each block")
+    attention_backend: str | None = Field(
+        None, description="of diffusers, for training: native, _native_math, flash ..."
+    )
+
+
+class Objective(Section):
+    """What the model learns to predict."""
+
+    prediction_type: Literal["flow", "epsilon", "v_prediction", "sample"] = "flow"
+    times: Literal["logit_normal", "uniform", "mode"] = "logit_normal"
+    logit_mean: Annotated[float, Field(strict=False)] = 0.0
+    logit_std: Annotated[float, Field(gt=0, strict=False)] = 1.0
+    shift: Annotated[float, Field(gt=0, strict=False)] = Field(1.0, description="of times towards noise, above 1")
+    learned_range: bool = Field(False, description="learn the variance too (not for flow)")
+    min_snr_gamma: Annotated[float, Field(gt=0, strict=False)] | None = Field(None, description="not for flow")
+
+
+class Train(Section):
+    """How the transformer is trained."""
+
+    steps: Positive = 10000
+    batch_size: Positive = Field(64, description="over all processes")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: for the blocks' matrices, AdamW for the rest"
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    schedule: Literal["constant", "cosine"] = "cosine"
+    betas: tuple[float, float] = Field((0.9, 0.99), strict=False)
+    weight_decay: Annotated[float, Field(ge=0, strict=False)] = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0, strict=False)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    caption_dropout: Share = 0.1
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    start_from: str | None = Field(
+        None, description="a pipeline folder whose transformer and text encoder to start from"
+    )
+    checkpoint_every: Positive = 1000
+    keep: Positive = 2
+    validate_every: Positive = 500
+    sample_every: Positive = 1000
+    prompts: tuple[str, ...] = Field((), strict=False, description="sampled while training; none: validation captions")
+    num_inference_steps: Positive = 30
+    guidance_scale: Annotated[float, Field(strict=False)] = 4.0
+    log_every: Positive = 10
+
+
+class Run(Section):
+    """Everything that a run needs."""
+
+    output: str = Field(description="the folder that this run writes into")
+    seed: int = 0
+    data: Data = Data()
+    vae: Vae = Vae()
+    codec: str | None = Field(None, description="a saved VAE or pipeline, or 'shipped'; null: <output>/vae")
+    text: Text = Text()
+    model: Model = Model()
+    objective: Objective = Objective()
+    train: Train = Train()
+
+
+def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """Reads and checks a YAML file, with `key=value` overrides applied.
+
+    Raises:
+        ConfigError: the file is missing or no YAML mapping, an override is no `key=value`, or a key or value is wrong.
+    """
+    path = Path(file)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold a mapping of keys to values")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{override!r} is no override; write key=value, for example train.steps=100")
+        _set(values, key.split("."), yaml.safe_load(text), override)
+    try:
+        return Run.model_validate(values)
+    except ValidationError as error:
+        lines = "; ".join(_explain(e) for e in error.errors())
+        raise ConfigError(f"{path}: {lines}") from error
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{override!r}: {key!r} is a value, not a section")
+    values[keys[-1]] = value
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{key}: {error['msg']} (got {error['input']!r})"
+    section: Any = Run
+    for part in error["loc"][:-1]:
+        field = section.model_fields.get(part) if isinstance(part, str) and hasattr(section, "model_fields") else None
+        section = field.annotation if field else VaeStage
+    near = difflib.get_close_matches(str(error["loc"][-1]), getattr(section, "model_fields", {}), n=1)
+    return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")

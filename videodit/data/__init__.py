@@ -1,0 +1,1 @@
+"""Clips on their way to training: manifests, sources, transforms, batches, caches."""

@@ -1,0 +1,80 @@
+"""Sizes of a clip in pixels, latents and tokens, and the rules between them.
+
+One small type carries frames, height, width and rate through the whole library, so that nobody recomputes
+`(frames - 1) // 4 + 1` in a second place. Axes: `f` frames, `h w` rows and columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Strides:
+    """How a video VAE compresses: `time` frames and `space` pixels a latent step, into `channels` latent channels.
+
+    Any frame count is legal where `time` is 1. A VAE that compresses time keeps the first frame by itself, so that its
+    legal counts are `k * frame_step + 1` (`frame_step` is `time` unless given; `CogVideoX` wants twice that).
+    """
+
+    time: int
+    space: int
+    channels: int
+    frame_step: int | None = None
+
+    def latent_frames(self, num_frames: int) -> int:
+        """Latent frames of a clip of `num_frames`; ValueError names the nearest legal counts."""
+        step = self.frame_step or self.time
+        if num_frames < 1 or (num_frames - 1) % step:
+            below = max(num_frames - 1, 0) // step * step + 1
+            legal = f"{below} or {below + step}" if num_frames > 0 else "1"
+            raise ValueError(f"num_frames={num_frames} is not {step}k + 1; nearest: {legal}")
+        return (num_frames - 1) // self.time + 1
+
+    def pixel_frames(self, latent_frames: int) -> int:
+        """Frames that `latent_frames` decode to: the inverse of `latent_frames`."""
+        return (latent_frames - 1) * self.time + 1
+
+    def latent_side(self, pixels: int, name: str, patch: int = 1) -> int:
+        """Latent rows (or columns) of `pixels`; ValueError names the side and the nearest legal sizes."""
+        step = self.space * patch
+        if pixels < 1 or pixels % step:
+            below = pixels // step * step
+            legal = f"{below} or {below + step}" if below > 0 else f"{step}"
+            raise ValueError(f"{name}={pixels} is not a multiple of {step}; nearest: {legal}")
+        return pixels // self.space
+
+
+@dataclass(frozen=True)
+class ClipSize:
+    """A clip in pixels: `num_frames` x `height` x `width` at `fps` frames a second. An image has one frame."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "height", "width", "fps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the last: (num_frames - 1) / fps."""
+        return (self.num_frames - 1) / self.fps
+
+    def image(self) -> ClipSize:
+        """The same picture size with one frame."""
+        return replace(self, num_frames=1)
+
+    def latent(self, strides: Strides, patch: tuple[int, int, int] = (1, 1, 1)) -> tuple[int, int, int, int]:
+        """(c, f, h, w) of this clip's latent; ValueError names the nearest legal sizes.
+
+        `patch` is the (time, rows, columns) of the transformer's tokenizer. Rows and columns must fill it; frames need
+        not, the tokenizer pads them.
+        """
+        f = strides.latent_frames(self.num_frames)
+        h = strides.latent_side(self.height, "height", patch[1])
+        w = strides.latent_side(self.width, "width", patch[2])
+        return strides.channels, f, h, w

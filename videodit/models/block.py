@@ -1,0 +1,82 @@
+"""One block, any axis: the image DiT's block, whose self-attention looks along `space`, `time` or `joint`.
+
+    x = x + gate_1 * SelfAttention(modulate(LN(x), shift_1, scale_1))      along the block's axis
+    x = x + CrossAttention(x, text)                                        no norm, no gate (PixArt-alpha)
+    x = x + gate_2 * MLP(modulate(LN(x), shift_2, scale_2))
+
+The six modulations are adaLN-single (PixArt-alpha, Chen et al. 2023): one projection of the timestep shared by all
+blocks, plus a table of the block's own.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.models.attention import FeedForward
+from einops import rearrange
+from torch import Tensor, nn
+
+from videodit.models.attention import Attention, Axis
+
+
+class DiTBlock(nn.Module):
+    """A transformer block over b f s d whose self-attention runs along `axis`.
+
+    Args:
+        dim: width d, a multiple of `heads`.
+        heads: attention heads.
+        axis: `space` (each frame on its own), `time` (each place through time), `joint` (all tokens at once).
+        cross_attention_dim: width of the text states; None: no text.
+        mlp_ratio: hidden width of the MLP over d.
+        qk_norm: RMS-normalize queries and keys of the self-attention.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, axis: Axis, cross_attention_dim: int | None, mlp_ratio: float, qk_norm: bool
+    ):
+        super().__init__()
+        self.axis = axis
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.attn1 = Attention(dim, heads, axis, qk_norm=qk_norm)
+        self.attn2 = None
+        if cross_attention_dim is not None:
+            self.attn2 = Attention(dim, heads, cross_attention_dim=cross_attention_dim, qk_norm=False)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.ff = FeedForward(dim, activation_fn="gelu-approximate", inner_dim=round(dim * mlp_ratio))
+        self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        modulation: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """b f s d -> b f s d.
+
+        Args:
+            modulation: b f 6d or b 1 6d, the shared projection of the timestep.
+            encoder_hidden_states: b m e; encoder_attention_mask: b 1 1 m, True = attend.
+            rotary: (cos, sin) of the frames' times, used where the axis looks along time.
+        """
+        table = self.scale_shift_table + rearrange(modulation, "b f (k d) -> b f 1 k d", k=6)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = table.to(hidden_states.dtype).unbind(dim=-2)  # b f 1 d
+        states = self.norm1(hidden_states) * (1 + scale_1) + shift_1
+        rotary = None if self.axis == "space" else rotary
+        hidden_states = hidden_states + gate_1 * self.attn1(states, rotary=rotary)
+        if self.attn2 is not None:
+            hidden_states = hidden_states + self.attn2(hidden_states, encoder_hidden_states, encoder_attention_mask)
+        states = self.norm2(hidden_states) * (1 + scale_2) + shift_2
+        return hidden_states + gate_2 * self.ff(states)
+
+    def silence(self) -> None:
+        """Zeroes every way out of the block, biases included, so that it passes its input on unchanged."""
+        outs = [self.attn1.to_out[0], self.ff.net[-1]] + ([self.attn2.to_out[0]] if self.attn2 is not None else [])
+        for linear in outs:
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+
+# what diffusers' feature caches need to know of the block: it returns the hidden states alone
+TransformerBlockRegistry.register(DiTBlock, TransformerBlockMetadata(return_hidden_states_index=0))

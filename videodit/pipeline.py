@@ -1,0 +1,271 @@
+"""A prompt becomes a clip: `VideoDiTPipeline`, a diffusers pipeline of VAE, text encoder, tokenizer, model, scheduler.
+
+    text states of prompt and negative prompt -> seeded noise -> scheduler steps with guidance -> decoded frames
+
+Each clip's noise comes from its own generator, so that the same prompt and seed give the same clip alone or among
+others. A folder written by `save_pretrained` loads with `VideoDiTPipeline.from_pretrained(folder)`, or with diffusers'
+own `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=...)` through the small
+`pipeline.py` in it, which does nothing but import this class.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers.utils import BaseOutput
+from einops import rearrange
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from videodit.codec import VideoCodec
+from videodit.diffusion.guidance import classifier_free_guidance
+from videodit.geometry import ClipSize
+from videodit.models.transformer import VideoDiT
+from videodit.text import TextEncoder, TextStates
+
+log = logging.getLogger(__name__)
+
+SHIPPED = Path(__file__).parent / "shipped"
+STUB = '''"""Lets `DiffusionPipeline.from_pretrained` find the class of this folder; videodit must be installed."""
+
+from videodit.pipeline import VideoDiTPipeline  # noqa: F401
+'''
+
+
+@dataclass
+class VideoDiTPipelineOutput(BaseOutput):
+    """`frames`: "pt" b f c h w in [0, 1]; "np" b f h w c in [0, 1]; "pil" a list of frames a clip; "latent" b c f h w."""
+
+    frames: Tensor | np.ndarray | list[list[PIL.Image.Image]]
+
+
+class VideoDiTPipeline(DiffusionPipeline):
+    """Text to video with a `VideoDiT`.
+
+    Args:
+        vae: one of the VAEs that `VideoCodec` knows.
+        text_encoder, tokenizer: any transformers text encoder and its fast tokenizer.
+        transformer: the model.
+        scheduler: any diffusers scheduler that fits the model's training (flow: `FlowMatchEulerDiscreteScheduler`,
+            and UniPC or DPM++ with flow sigmas; epsilon and v: DDIM, DDPM, DPM++, UniPC).
+        default_num_frames, default_height, default_width, default_fps: what a call takes unless told otherwise: the
+            size that the model was trained at.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+
+    def __init__(
+        self,
+        vae: torch.nn.Module,
+        text_encoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        transformer: VideoDiT,
+        scheduler: SchedulerMixin,
+        default_num_frames: int = 17,
+        default_height: int = 64,
+        default_width: int = 64,
+        default_fps: float = 8.0,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer, scheduler=scheduler
+        )
+        self.register_to_config(
+            default_num_frames=default_num_frames,
+            default_height=default_height,
+            default_width=default_width,
+            default_fps=default_fps,
+        )
+
+    @classmethod
+    def shipped(cls, **kwargs: Any) -> VideoDiTPipeline:
+        """The model in the package: moving shapes, 17 frames of 64x64 at 8 frames a second; works offline."""
+        return cls.from_pretrained(SHIPPED, **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Writes a pipeline folder as diffusers does, and the `pipeline.py` that lets diffusers find this class."""
+        super().save_pretrained(save_directory, **kwargs)
+        (Path(save_directory) / "pipeline.py").write_text(STUB)
+
+    @property
+    def codec(self) -> VideoCodec:
+        """The VAE as a codec of clips."""
+        return VideoCodec(self.vae)
+
+    @property
+    def text(self) -> TextEncoder:
+        """Text encoder and tokenizer as one."""
+        return TextEncoder(self.text_encoder, self.tokenizer, self.tokenizer.model_max_length)
+
+    @property
+    def default_size(self) -> ClipSize:
+        c = self.config
+        return ClipSize(c.default_num_frames, c.default_height, c.default_width, c.default_fps)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of the prompt that the tokenizer does not know, so that the model cannot show them."""
+        return self.text.unknown_words(prompt)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        negative_prompt: str | list[str] | None = None,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        fps: float | None = None,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 4.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pt",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    ) -> VideoDiTPipelineOutput | tuple[Any]:
+        """Makes one clip a prompt.
+
+        Args:
+            prompt: one or several; never empty.
+            negative_prompt: what to stay away from, one for all or one each; None: the empty prompt, with which the
+                model was trained for guidance.
+            num_frames, height, width, fps: of the clip; None: the model's own. One frame is an image.
+            num_inference_steps: scheduler steps, at least 1.
+            guidance_scale: 1 is none; above, the prompt counts more.
+            generator: a list (one a prompt) makes each clip independent of its neighbours; a single one serves all.
+            latents: the starting noise, b c f h w, unit variance, instead of a drawn one.
+            output_type: "pt", "np", "pil" or "latent".
+            callback_on_step_end: called as in diffusers with (pipe, step, timestep, {"latents": ...}); may return
+                {"latents": ...} in their place.
+
+        Raises:
+            ValueError: an empty prompt, an illegal size (names the nearest legal ones), lists of unequal length.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
+        default = self.default_size
+        size = ClipSize(
+            num_frames if num_frames is not None else default.num_frames,
+            height if height is not None else default.height,
+            width if width is not None else default.width,
+            fps if fps is not None else default.fps,
+        )
+        codec = self.codec
+        shape = (len(prompts), *size.latent(codec.strides, self.transformer.patch_size))
+        self._check(prompts, negatives, generator, latents, shape, num_inference_steps, output_type)
+        text = self._encode(prompts)
+        null = self._encode(negatives) if guidance_scale != 1 else None
+
+        device, dtype = self._execution_device, torch.float32
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        if latents is None:
+            latents = torch.cat([_noise(shape[1:], g) for g in _each(generator, len(prompts))])
+        latents = latents.to(device, dtype) * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        step_kwargs = (
+            {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
+        )
+        with self.progress_bar(total=num_inference_steps) as bar:
+            for index, t in enumerate(self.scheduler.timesteps):
+                prediction = self._predict(latents, t, text, null, guidance_scale, size.fps / codec.strides.time)
+                latents = self.scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    latents = callback_on_step_end(self, index, t, {"latents": latents}).get("latents", latents)
+                bar.update()
+        frames = latents if output_type == "latent" else _present(codec.decode(latents), output_type)
+        self.maybe_free_model_hooks()
+        return VideoDiTPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def _check(
+        self,
+        prompts: list[str],
+        negatives: list[str],
+        generator: torch.Generator | list[torch.Generator] | None,
+        latents: Tensor | None,
+        shape: tuple[int, ...],
+        steps: int,
+        output_type: str,
+    ) -> None:
+        if not prompts or any(not p.strip() for p in prompts):
+            raise ValueError("the prompt is empty; say what the clip should show")
+        if len(negatives) != len(prompts):
+            raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one, or one each")
+        if isinstance(generator, list) and len(generator) != len(prompts):
+            raise ValueError(f"{len(generator)} generators for {len(prompts)} prompts; give one, or one each")
+        if latents is not None and tuple(latents.shape) != shape:
+            raise ValueError(f"latents have shape {tuple(latents.shape)}, but these sizes need {shape}")
+        if steps < 1:
+            raise ValueError(f"num_inference_steps={steps} must be at least 1")
+        if output_type not in ("pt", "np", "pil", "latent"):
+            raise ValueError(f"output_type {output_type!r} is none of pt, np, pil, latent")
+        for p in prompts:
+            if unknown := self.unknown_words(p):
+                log.warning(
+                    "%r: the model never saw the words %s; they have no effect it learned", p, ", ".join(unknown)
+                )
+
+    def _encode(self, prompts: list[str]) -> TextStates:
+        """Text states; each distinct prompt is encoded once."""
+        distinct = list(dict.fromkeys(prompts))
+        states, mask = self.text(distinct)
+        rows = torch.tensor([distinct.index(p) for p in prompts], device=states.device)
+        return TextStates(states[rows], mask[rows])
+
+    def _predict(
+        self, latents: Tensor, t: Tensor, text: TextStates, null: TextStates | None, scale: float, fps: float
+    ) -> Tensor:
+        """The model's guided prediction; both passes of guidance go through the model as one batch."""
+        scaled = (
+            self.scheduler.scale_model_input(latents, t) if hasattr(self.scheduler, "scale_model_input") else latents
+        )
+        batch = [text] if null is None else [text, null]
+        states, mask = _join(batch)
+        prediction = self.transformer(
+            scaled.repeat(len(batch), 1, 1, 1, 1),
+            t.to(latents.device).float().expand(len(states)),
+            states,
+            mask,
+            fps=fps,
+            return_dict=False,
+        )[0].float()
+        if prediction.shape[1] == 2 * latents.shape[1]:  # a learned range: the variance half serves training only
+            prediction = prediction.chunk(2, dim=1)[0]
+        if null is None:
+            return prediction
+        return classifier_free_guidance(*prediction.chunk(2), scale)
+
+
+def _noise(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    device = generator.device if generator is not None else "cpu"
+    return torch.randn(1, *shape, generator=generator, device=device)
+
+
+def _each(generator: torch.Generator | list[torch.Generator] | None, count: int) -> list[torch.Generator | None]:
+    return list(generator) if isinstance(generator, list) else [generator] * count
+
+
+def _join(parts: list[TextStates]) -> TextStates:
+    """Several encodings as one batch, padded to the longest."""
+    longest = max(part.states.shape[1] for part in parts)
+    states = [torch.nn.functional.pad(p.states, (0, 0, 0, longest - p.states.shape[1])) for p in parts]
+    masks = [torch.nn.functional.pad(p.mask, (0, longest - p.mask.shape[1]), value=False) for p in parts]
+    return TextStates(torch.cat(states), torch.cat(masks))
+
+
+def _present(pixels: Tensor, output_type: str) -> Any:
+    """Pixels b c f h w in [-1, 1] as the caller wants them."""
+    frames = rearrange((pixels + 1) / 2, "b c f h w -> b f c h w").clamp(0, 1)
+    if output_type == "pt":
+        return frames
+    array = rearrange(frames, "b f c h w -> b f h w c").cpu().numpy()
+    if output_type == "np":
+        return array
+    return [[PIL.Image.fromarray(frame) for frame in np.rint(clip * 255).astype(np.uint8)] for clip in array]

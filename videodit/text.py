@@ -1,0 +1,333 @@
+"""Prompts to token states and their mask, over any transformers text encoder: T5, UMT5, CLIP, or a small own one.
+
+The states of a prompt are the encoder's last hidden states, one a token; the mask is True on the tokens to attend to.
+A prompt gives the same states alone as among others (to float tolerance): padding is always on the right, is masked in
+the encoder too, and its states are zero. Prompts longer than `max_length` are cut with a warning, never in silence.
+
+Where the captions come from a small world of their own, no published encoder is needed: `TextEncoder.from_captions`
+builds a word-level tokenizer and a small T5 encoder (Raffel et al. 2020, arXiv 1910.10683), to train with the model.
+
+Axes: b prompts, m text tokens, e width of the encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    CLIPTextModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
+
+DEFAULT_MAX_LENGTH = 120
+_UNSTATED_LENGTH = 10**6  # transformers writes a huge number where a tokenizer states no length
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+_LAYOUT = (
+    "text_encoder/ with config.json and the weights (model.safetensors), and tokenizer/ with tokenizer_config.json and "
+    "tokenizer.json, as TextEncoder.save_pretrained and diffusers pipelines write them"
+)
+
+
+class TextStates(NamedTuple):
+    """What the model's cross-attention reads of the prompts."""
+
+    states: Tensor  # b m e, zero where the mask is False
+    mask: Tensor  # b m bool, True = attend; True at least once in each row
+
+
+class TextEncoder(nn.Module):
+    """A transformers text encoder with its tokenizer, in evaluation mode until its user says `.train()`.
+
+    Args:
+        text_encoder: any encoder whose output has `last_hidden_state` (b m e).
+        tokenizer: the fast tokenizer it was trained with. It is set to pad and cut on the right, and `max_length`
+            becomes its `model_max_length`, so that whoever saves the tokenizer saves the length with it.
+        max_length: the most tokens of a prompt that are kept, special ones included. None is what the tokenizer states,
+            or 120 if it states nothing, and never more than the encoder has positions for.
+
+    Raises:
+        ValueError: if the tokenizer is not a fast one or cannot pad, or if max_length is more than the encoder has
+            positions for, or leaves no room beside the special tokens.
+    """
+
+    def __init__(
+        self,
+        text_encoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{type(tokenizer).__name__} cannot tell which characters a token stands for: load the fast tokenizer "
+                f"(AutoTokenizer, with the tokenizers library's tokenizer.json)."
+            )
+        if tokenizer.pad_token is None:
+            raise ValueError("The tokenizer has no pad_token: set one, e.g. tokenizer.pad_token = tokenizer.eos_token.")
+        # Relative positions (T5) end nowhere; others say where they do.
+        positions: int | None = getattr(text_encoder.config, "max_position_embeddings", None)
+        if max_length is None:
+            stated = tokenizer.model_max_length
+            max_length = stated if stated < _UNSTATED_LENGTH else DEFAULT_MAX_LENGTH
+            max_length = min(max_length, positions or max_length)
+        if positions is not None and max_length > positions:
+            raise ValueError(
+                f"max_length = {max_length}, but {type(text_encoder).__name__} has {positions} positions: set "
+                f"max_length to {positions} or less."
+            )
+        if max_length <= tokenizer.num_special_tokens_to_add():
+            raise ValueError(f"max_length = {max_length} leaves no room for words beside the special tokens: raise it.")
+        tokenizer.padding_side = tokenizer.truncation_side = "right"
+        tokenizer.model_max_length = max_length
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_folder: str | os.PathLike[str], *, max_length: int | None = None, **kwargs: Any
+    ) -> TextEncoder:
+        """Load an encoder and its tokenizer from a folder or a hub name.
+
+        Args:
+            name_or_folder: holds `text_encoder/` and `tokenizer/`, as diffusers pipelines do, or both in one place, as
+                transformers' own repositories do. Of a full T5 or CLIP only the text encoder is loaded.
+            max_length: as in the constructor.
+            **kwargs: for the model's transformers loader (`dtype`, `device_map`, ...); those about the hub (`revision`,
+                `token`, `cache_dir`, `local_files_only`, ...) go to the tokenizer's loader too.
+
+        Raises:
+            FileNotFoundError: if a folder lacks a part; names the folder and what it should hold.
+            ValueError: if the weights do not fill the encoder; as the constructor.
+        """
+        hub = {key: value for key, value in kwargs.items() if key in _HUB_OPTIONS}
+        model_folder, tokenizer_folder = _subfolders(name_or_folder, hub)
+        config = AutoConfig.from_pretrained(name_or_folder, subfolder=model_folder, **hub)
+        loader: Any = CLIPTextModel if config.model_type == "clip" else AutoModelForTextEncoding
+        text_encoder, info = loader.from_pretrained(
+            name_or_folder, subfolder=model_folder, output_loading_info=True, **kwargs
+        )
+        if info["missing_keys"]:
+            raise ValueError(
+                f"The weights in {Path(name_or_folder, model_folder)} lack {sorted(info['missing_keys'])[:3]}, "
+                f"{len(info['missing_keys'])} in all, of {type(text_encoder).__name__}: they belong to another model."
+            )
+        tokenizer = AutoTokenizer.from_pretrained(name_or_folder, subfolder=tokenizer_folder, **hub)
+        return cls(text_encoder, tokenizer, max_length)
+
+    @classmethod
+    def from_captions(
+        cls,
+        captions: Iterable[str],
+        *,
+        width: int = 192,
+        depth: int = 2,
+        heads: int = 4,
+        max_length: int = 48,
+        seed: int = 0,
+    ) -> TextEncoder:
+        """A small encoder for the words of these captions, with random weights: to be trained with the model.
+
+        The tokenizer lower-cases, splits at spaces and around punctuation, and knows every word of the captions; the
+        order of the captions does not matter. The weights follow from the sizes and `seed`, and the global random
+        state is left as it was.
+
+        Args:
+            captions: any number of strings, with at least one word among them.
+            width: e; a multiple of heads.
+            depth, heads: of the T5 encoder (gated GELU, no dropout).
+            max_length: in tokens, the end token included.
+            seed: of the weights.
+
+        Raises:
+            ValueError: if the captions hold no words, or width is not a multiple of heads.
+        """
+        if width % heads:
+            raise ValueError(f"width = {width} is not a multiple of heads = {heads}.")
+        tokenizer = _word_tokenizer(captions)
+        config = T5Config(
+            vocab_size=len(tokenizer),
+            d_model=width,
+            d_kv=width // heads,
+            d_ff=2 * width,
+            num_layers=depth,
+            num_heads=heads,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            text_encoder = T5EncoderModel(config)
+        return cls(text_encoder, tokenizer, max_length)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `folder/text_encoder` and `folder/tokenizer`, which this class, transformers and diffusers load."""
+        self.text_encoder.save_pretrained(Path(folder, "text_encoder"))
+        self.tokenizer.save_pretrained(Path(folder, "tokenizer"))
+
+    @property
+    def width(self) -> int:
+        """e, the width of the states."""
+        return self.text_encoder.config.hidden_size
+
+    def forward(self, prompts: list[str]) -> TextStates:
+        """States (b m e, in the encoder's precision) and mask (b m) of prompts, padded to the longest of them.
+
+        Differentiable; freeze the encoder or use `torch.no_grad()` where it is not trained. An empty prompt is the null
+        caption of classifier-free guidance: it attends to the encoder's end token, or to one padding token where the
+        tokenizer adds no special ones. Warns if a prompt is cut.
+
+        Raises:
+            ValueError: if prompts is not a list of at least one string.
+        """
+        if isinstance(prompts, str) or not prompts:
+            raise ValueError(f"Expected a list of at least one prompt, but got {prompts!r}.")
+        tokens = self.tokenizer(
+            list(prompts), padding="longest", truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        ids, mask = _attending(tokens["input_ids"], tokens["attention_mask"].bool(), self.tokenizer.pad_token_id)
+        self._warn_of_cuts(prompts, mask)
+        device = self.text_encoder.device
+        output = self.text_encoder(input_ids=ids.to(device), attention_mask=mask.to(device).long())
+        states = output.last_hidden_state  # b m e
+        mask = mask.to(states.device)
+        return TextStates(states.masked_fill(~mask[..., None], 0), mask)
+
+    def truncated(self, prompt: str) -> str | None:
+        """The end of the prompt, as written, that does not fit into `max_length` tokens; None if all of it does."""
+        tokens = self._content_tokens(prompt)
+        room = self.max_length - self.tokenizer.num_special_tokens_to_add()
+        if len(tokens) <= room:
+            return None
+        return prompt[tokens[room].start :]
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The parts of the prompt, in order and as written, for which the tokenizer has no token but the unknown one.
+
+        Whole words with a word-level tokenizer; with subword ones what they cannot spell, often nothing at all.
+        """
+        unknown = self.tokenizer.unk_token_id
+        spans = [(token.start, token.end) for token in self._content_tokens(prompt) if token.id == unknown]
+        return [prompt[start:end].strip() for start, end in dict.fromkeys(spans)]  # bytes of one letter share its span
+
+    def fingerprint(self) -> str:
+        """sha256, in hexadecimal, of all that decides the states: tokenizer, max_length, configuration and weights.
+
+        It survives saving and loading, and says whether cached states are still those of this encoder.
+        """
+        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        backend = {
+            key: value for key, value in backend.items() if key not in ("truncation", "padding")
+        }  # of the last call
+        config = self.text_encoder.config.to_dict()
+        for key in (
+            "_name_or_path",
+            "architectures",
+            "dtype",
+            "transformers_version",
+        ):  # of the file, not of the numbers
+            config.pop(key, None)
+        parts = [backend, self.tokenizer.pad_token_id, self.max_length, type(self.text_encoder).__name__, config]
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+        for name, weight in sorted(self.text_encoder.state_dict().items()):
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def _content_tokens(self, prompt: str) -> list[_Token]:
+        """All tokens of a prompt of any length, without the special ones that the tokenizer adds."""
+        tokens = self.tokenizer(
+            prompt, return_offsets_mapping=True, return_special_tokens_mask=True, truncation=False, verbose=False
+        )
+        parts = zip(tokens["input_ids"], tokens["offset_mapping"], tokens["special_tokens_mask"], strict=True)
+        return [_Token(token, start, end) for token, (start, end), special in parts if not special]
+
+    def _warn_of_cuts(self, prompts: list[str], mask: Tensor) -> None:
+        full = (mask.sum(dim=1) == self.max_length).tolist()
+        if any(self.truncated(prompt) for prompt, fills in zip(prompts, full, strict=True) if fills):
+            warnings.warn(
+                f"Prompts of more than {self.max_length} tokens are cut to that length: `TextEncoder.truncated` tells "
+                f"what is lost, and a larger max_length keeps it.",
+                stacklevel=2,
+            )
+
+
+class _Token(NamedTuple):
+    """A token's number, and the characters of the prompt that it stands for."""
+
+    id: int
+    start: int
+    end: int
+
+
+def _attending(ids: Tensor, mask: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask (b m) in which every row attends to something: an empty one to its first padding."""
+    if ids.shape[1] == 0:
+        ids = torch.full((len(ids), 1), pad)
+        mask = torch.zeros(ids.shape, dtype=torch.bool)
+    mask[:, 0] |= ~mask.any(dim=1)
+    return ids, mask
+
+
+def _word_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer that knows the captions' words, sorted, after <pad>, </s> and <unk>; ends with </s>."""
+    if isinstance(captions, str):
+        raise ValueError("captions must be a list of strings, not one string.")
+    normalizer = normalizers.Lowercase()
+    splitter = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    pieces = (splitter.pre_tokenize_str(normalizer.normalize_str(caption)) for caption in captions)
+    words = sorted({word for caption in pieces for word, _ in caption})
+    if not words:
+        raise ValueError("The captions hold no words: a tokenizer needs at least one.")
+    vocabulary = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", vocabulary["</s>"])]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def _subfolders(name_or_folder: str | os.PathLike[str], hub: dict[str, Any]) -> tuple[str, str]:
+    """Where under a folder or hub name encoder and tokenizer lie: in a pipeline's subfolders, or both at its top."""
+    folder = Path(name_or_folder)
+    pipeline, bare = ("text_encoder", "tokenizer"), ("", "")
+    if folder.is_dir():
+        own = (folder / "config.json").is_file() and not (folder / "text_encoder").is_dir()
+        layout = bare if own else pipeline
+        for part, *patterns in [
+            (layout[0], "config.json"),
+            (layout[0], "model.safetensors", "*.safetensors", "*.bin"),
+            (layout[1], "tokenizer_config.json"),
+            (layout[1], "tokenizer.json", "*.model", "vocab.*"),
+        ]:
+            if not any(file for pattern in patterns for file in (folder / part).glob(pattern)):
+                raise FileNotFoundError(f"{folder} lacks {Path(part, patterns[0])}. It should hold {_LAYOUT}.")
+        return layout
+    if isinstance(name_or_folder, Path) or str(name_or_folder).count("/") > 1 or str(name_or_folder)[:1] in "./~":
+        raise FileNotFoundError(f"There is no folder {folder}. It should hold {_LAYOUT}.")
+    try:
+        AutoConfig.from_pretrained(str(name_or_folder), subfolder=pipeline[0], **hub)
+    except (OSError, ValueError):  # no such subfolder: the repository is the encoder's own
+        return bare
+    return pipeline

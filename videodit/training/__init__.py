@@ -1,0 +1,1 @@
+"""Training: the loop of the transformer and of the VAE, checkpoints, EMA."""

@@ -1,0 +1,179 @@
+"""Training a small causal video VAE from scratch: reconstruction + KL (Kingma & Welling 2014), on clips and images.
+
+The VAE is diffusers' `AutoencoderKLWan` with residual shortcuts across its changes of resolution (Wan 2.2, DC-AE):
+4 frames x 8 x 8 pixels a latent step, causal, so that an image is exactly a clip's first frame. Training goes in
+stages, small detailed crops first, whole clips last. At the end the mean and deviation of each latent channel are
+measured on the training clips and stored in the VAE's own configuration, where every diffusers user looks for them.
+
+    loss = |x - y| + (x - y)^2 + kl_weight * KL(q(z|x) || N(0, 1))      means over pixels, latent elements
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+from tqdm import tqdm
+
+from videodit.codec import VideoCodec
+from videodit.config import Run, Vae, VaeStage
+from videodit.data.source import Clips, open_data
+from videodit.data.transforms import detailed_crop, to_pixels
+from videodit.shapes import rng_for
+from videodit.training.loop import Loop
+from videodit.training.optimizer import build_optimizers
+
+log = logging.getLogger(__name__)
+STREAM = 11  # of the counter-based randomness, see `rng_for`
+
+
+def build_vae(config: Vae) -> AutoencoderKLWan:
+    """A fresh `AutoencoderKLWan` of the configured widths, latent statistics 0 and 1."""
+    pixels = 3 * config.patch_size**2
+    levels = len(config.dim_mult)
+    return AutoencoderKLWan(
+        base_dim=config.encoder_dim,
+        decoder_base_dim=config.decoder_dim,
+        z_dim=config.channels,
+        dim_mult=list(config.dim_mult),
+        num_res_blocks=config.res_blocks,
+        temperal_downsample=[False] * (levels - 3) + [True, True],
+        patch_size=config.patch_size,
+        in_channels=pixels,
+        out_channels=pixels,
+        is_residual=True,
+        latents_mean=[0.0] * config.channels,
+        latents_std=[1.0] * config.channels,
+        scale_factor_temporal=4,
+        scale_factor_spatial=config.patch_size * 2 ** (levels - 1),
+    )
+
+
+def train_vae(config: Run) -> Path:
+    """Trains (or goes on training) the VAE of a run; returns the folder `<output>/vae` that diffusers loads."""
+    vae_config, folder = config.vae, Path(config.output)
+    data = open_data(config.data, config.seed)
+    torch.manual_seed(config.seed)
+    vae = VideoCodec.from_pretrained(vae_config.start_from).vae if vae_config.start_from else build_vae(vae_config)
+    stages = [stage for stage in vae_config.stages for _ in range(stage.steps)]
+    accelerator = Accelerator(mixed_precision=vae_config.precision)
+    rates = learning_rates(vae_config)
+    vae.to(accelerator.device).train()
+    codec = VideoCodec(vae)
+    inner = vae.parameters() if vae_config.optimizer == "muon" else []
+    optimizers = build_optimizers(vae.parameters(), inner, rates[0], betas=(0.9, 0.99), weight_decay=1e-4)
+
+    def state() -> dict[str, Any]:
+        return {"vae": vae.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
+
+    def load_state(state: dict[str, Any]) -> None:
+        vae.load_state_dict(state["vae"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    with Loop(
+        folder / "vae_training",
+        config,
+        steps=len(stages),
+        checkpoint_every=vae_config.checkpoint_every,
+        keep=2,
+        log_every=vae_config.log_every,
+    ) as loop:
+        loop.resume(load_state)
+        for step in loop.remaining():
+            pixels = _batch(data.train, config, stages[step], step).to(accelerator.device)
+            with accelerator.autocast():
+                terms = _loss(codec, pixels, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+            (terms["l1"] + terms["mse"] + vae_config.kl_weight * terms["kl"]).backward()
+            norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), vae_config.max_grad_norm)
+            if not math.isfinite(norm):
+                raise FloatingPointError(f"step {step}: the gradient is not finite; lower the stage's learning_rate")
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rates[step]
+                optimizer.step()
+                optimizer.zero_grad()
+            psnr = 10 * math.log10(4 / max(float(terms["mse"]), 1e-12))
+            loop.record(step, **terms, psnr=psnr, lr=rates[step])
+            loop.checkpoint(step, state)
+    vae.eval()
+    store_statistics(vae, data.train, config)
+    report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train)
+    vae.save_pretrained(folder / "vae")
+    (folder / "vae" / "report.json").write_text(json.dumps(report, indent=1))
+    log.info("held-out PSNR %.2f dB over %d clips", report["psnr"], report["clips"])
+    return folder / "vae"
+
+
+def learning_rates(config: Vae) -> list[float]:
+    """The rate of every step: each stage warms up, then follows its cosine."""
+    rates = []
+    for stage in config.stages:
+        for step in range(stage.steps):
+            warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+            rates.append(
+                warm * stage.learning_rate * (1 + math.cos(math.pi * step / (stage.decay_steps or stage.steps))) / 2
+            )
+    return rates
+
+
+def _batch(clips: Clips, config: Run, stage: VaeStage, step: int) -> Tensor:
+    """Detailed crops of the stage's size, all images or all clips: b c f h w. Drawn from the key (seed, step, place)."""
+    rng = rng_for(config.seed, STREAM, step)
+    num_frames = 1 if rng.random() < config.vae.image_share else stage.num_frames
+    crops: list[np.ndarray] = []
+    while len(crops) < stage.batch_size:
+        frames = clips.read(int(rng.integers(len(clips))), step)
+        if len(frames) >= num_frames:  # images serve image batches only
+            crops.append(detailed_crop(frames, stage.crop, num_frames, rng, config.vae.detail))
+    return torch.stack([to_pixels(crop) for crop in crops])
+
+
+def _loss(codec: VideoCodec, pixels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    posterior = codec.posterior(pixels)
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
+    raw = posterior.mean + posterior.std * noise
+    error = torch.cat(list(codec.decode_raw(raw)), dim=2).float() - pixels
+    kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
+    return {"l1": error.abs().mean(), "mse": error.square().mean(), "kl": kl}
+
+
+@torch.no_grad()
+def store_statistics(vae: AutoencoderKLWan, clips: Clips, config: Run, count: int = 256) -> None:
+    """Measures mean and deviation of each raw latent channel over training clips, and writes them into the config.
+
+    The deviation counts the posterior's own noise, so that a channel the VAE leaves unused has unit variance too
+    (its mode then stays near zero instead of being blown up).
+    """
+    codec = VideoCodec(vae)
+    first = second = torch.zeros(codec.strides.channels, dtype=torch.float64)
+    seen = 0
+    for index in tqdm(range(min(count, len(clips))), desc="latent statistics", dynamic_ncols=True):
+        frames = clips.read(index * max(1, len(clips) // count), 0)
+        posterior = codec.posterior(to_pixels(frames)[None])
+        mean, var = posterior.mean.double().cpu(), posterior.var.double().cpu()
+        first = first + mean.sum(dim=(0, 2, 3, 4))
+        second = second + (mean**2 + var).sum(dim=(0, 2, 3, 4))
+        seen += mean[:, 0].numel()
+    mean = first / seen
+    std = (second / seen - mean**2).sqrt()
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+
+
+@torch.no_grad()
+def evaluate_vae(codec: VideoCodec, clips: Clips) -> dict[str, float]:
+    """Mean over clips of each clip's PSNR in dB (peak 255), from the posterior's mode, in float32."""
+    values = []
+    for index in tqdm(range(len(clips)), desc="held-out clips", dynamic_ncols=True):
+        pixels = to_pixels(clips.read(index, 0))[None]
+        error = (codec.decode(codec.encode(pixels)).cpu() - pixels).square().mean()
+        values.append(10 * math.log10(4 / max(float(error), 1e-12)))
+    return {"psnr": float(np.mean(values)), "psnr_worst": float(np.min(values)), "clips": len(values)}

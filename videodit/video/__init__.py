@@ -1,0 +1,25 @@
+"""Frames and files: reading what is on screen at given times, writing clips, looking at them side by side."""
+
+from videodit.video.reader import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    VideoError,
+    VideoInfo,
+    probe,
+    read_clip,
+    read_frames,
+)
+from videodit.video.writer import contact_sheet, read_metadata, write_video
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "VideoError",
+    "VideoInfo",
+    "contact_sheet",
+    "probe",
+    "read_clip",
+    "read_frames",
+    "read_metadata",
+    "write_video",
+]

@@ -52,7 +52,7 @@ class VaeStage(Section):
     """
 
     steps: Positive
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, strict=False)] = 1e-3
     decay_steps: Positive | None = None
     batch_size: Positive = 8
     num_frames: Positive = 5
@@ -128,7 +128,7 @@ class Train(Section):
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for the blocks' matrices, AdamW for the rest"
     )
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, strict=False)] = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     schedule: Literal["constant", "cosine"] = "cosine"
     betas: tuple[float, float] = Field((0.9, 0.99), strict=False)

@@ -43,7 +43,7 @@ from videodit.pipeline import VideoDiTPipeline  # noqa: F401
 
 @dataclass
 class VideoDiTPipelineOutput(BaseOutput):
-    """`frames`: "pt" b f c h w in [0, 1]; "np" b f h w c in [0, 1]; "pil" a list of frames a clip; "latent" b c f h w."""
+    """`frames`: "pt" b f c h w, "np" b f h w c, both in [0, 1]; "pil" a list a clip; "latent" b c f h w."""
 
     frames: Tensor | np.ndarray | list[list[PIL.Image.Image]]
 
@@ -104,7 +104,7 @@ class VideoDiTPipeline(DiffusionPipeline):
     @property
     def text(self) -> TextEncoder:
         """Text encoder and tokenizer as one."""
-        return TextEncoder(self.text_encoder, self.tokenizer, self.tokenizer.model_max_length)
+        return TextEncoder(self.text_encoder, self.tokenizer)
 
     @property
     def default_size(self) -> ClipSize:
@@ -240,7 +240,8 @@ class VideoDiTPipeline(DiffusionPipeline):
             prediction = prediction.chunk(2, dim=1)[0]
         if null is None:
             return prediction
-        return classifier_free_guidance(*prediction.chunk(2), scale)
+        conditional, unconditional = prediction.chunk(2)
+        return classifier_free_guidance(conditional, unconditional, scale)
 
 
 def _noise(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

@@ -211,6 +211,7 @@ def _cells(scene: Scene, width: float, height: float, rng: np.random.Generator) 
     motions = {t.motion for t in scene.things}
     across, along = motions & {"left", "right"}, motions & {"up", "down", "bouncing"}
     stacked = bool(across) if bool(across) != bool(along) else rng.random() < 0.5
+    cells: list[tuple[float, ...]]
     if stacked:
         cells = [(0.0, 0.0, width, height / 2), (0.0, height / 2, width, height)]
     else:

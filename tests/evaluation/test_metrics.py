@@ -1,11 +1,20 @@
 """Metrics against closed forms and brute force."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from videodit.evaluation.metrics import box_reduced, frame_consistency, is_still, motion_per_second, psnr
+from videodit.evaluation.metrics import (
+    ConsistencyVariant,
+    box_reduced,
+    frame_consistency,
+    is_still,
+    motion_per_second,
+    psnr,
+)
 
-VARIANTS = ("consecutive", "all-pairs", "first+prev")
+VARIANTS = get_args(ConsistencyVariant)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -31,7 +40,7 @@ def test_psnr_refuses_clips_of_different_shapes() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_consistency_equals_brute_force(variant: str) -> None:
+def test_consistency_equals_brute_force(variant: ConsistencyVariant) -> None:
     base = noise(8, 8, 3)
     frames = np.stack([base, 0.7 * base + 0.3 * noise(8, 8, 3, seed=1), 1 - base, noise(8, 8, 3, seed=2)])
     r = np.corrcoef(frames.reshape(4, -1))  # the correlation is the cosine of mean-centred vectors
@@ -44,7 +53,7 @@ def test_consistency_equals_brute_force(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_consistency_is_one_for_a_static_clip_and_near_zero_for_noise(variant: str) -> None:
+def test_consistency_is_one_for_a_static_clip_and_near_zero_for_noise(variant: ConsistencyVariant) -> None:
     static = np.repeat(noise(1, 32, 32, 3), 5, axis=0)
     assert frame_consistency(static, variant) == pytest.approx(1)
     assert abs(frame_consistency(noise(5, 32, 32, 3), variant)) < 0.05

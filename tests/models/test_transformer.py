@@ -24,7 +24,7 @@ def inputs(b: int = 2, f: int = 3, m: int = 5) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("height, width", [(8, 8), (12, 4)])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (12, 4)])
 def test_space_blocks_without_qk_norm_are_pixart(height: int, width: int) -> None:
     theirs = PixArtTransformer2DModel(
         num_attention_heads=2,
@@ -211,7 +211,7 @@ def test_a_feature_cache_of_diffusers_runs_on_the_blocks() -> None:
         torch.testing.assert_close(model(**x).sample, plain)
 
 
-@pytest.mark.parametrize("name, width", [("S", 384), ("B", 768), ("L", 1024), ("XL", 1152)])
+@pytest.mark.parametrize(("name", "width"), [("S", 384), ("B", 768), ("L", 1024), ("XL", 1152)])
 def test_named_sizes_have_the_widths_of_dit(name: str, width: int) -> None:
     with torch.device("meta"):
         model = VideoDiT.sized(name, caption_channels=32)
@@ -221,7 +221,7 @@ def test_named_sizes_have_the_widths_of_dit(name: str, width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"hidden_states": torch.zeros(2, 5, 3, 8, 8)}, "5 channels"),
         ({"hidden_states": torch.zeros(2, 4, 3, 7, 8)}, "7 x 8"),

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from videodit.video import VideoError, contact_sheet, probe, read_clip, read_frames, read_metadata, write_video
+from videodit.video import (
+    VideoError,
+    check_writable,
+    contact_sheet,
+    probe,
+    read_clip,
+    read_frames,
+    read_metadata,
+    write_video,
+)
 
 from .conftest import numbered, numbers
 
@@ -177,6 +186,18 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path, suffix):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(VideoError, match=r"file/clip.* cannot be written"):
         write_video(tmp_path / "file" / f"clip{suffix}", CLIP, 8)
+    with pytest.raises(VideoError, match=r"file/clip.* cannot be written"):
+        check_writable(tmp_path / "file" / f"clip{suffix}")
+
+
+def test_a_path_can_be_checked_before_there_are_frames(tmp_path):
+    check_writable(tmp_path / "a" / "clip.mp4")
+    assert [p.name for p in tmp_path.rglob("*")] == ["a"]
+    with pytest.raises(ValueError, match=r"suffix '\.avi' is unknown"):
+        check_writable(tmp_path / "clip.avi")
+    (tmp_path / "clip.mp4").mkdir()
+    with pytest.raises(VideoError, match="it is a folder"):
+        check_writable(tmp_path / "clip.mp4")
 
 
 def test_folders_on_the_way_are_made(tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def encode_clips(clips: Clips, codec: VideoCodec, folder: Path, key: str, spans:
                 continue
             tensors, listing = _encode_shard(clips, codec, part, shard, bar)
             _replace(folder / f"shard_{shard:04d}.safetensors", lambda p, t=tensors: save_file(t, p))  # type: ignore[misc]
-            _replace(listings[shard], lambda p, t=json.dumps(listing): p.write_text(t))  # type: ignore[misc]
+            _replace(listings[shard], lambda p, t=listing: p.write_text(json.dumps(t)))  # type: ignore[misc]
     state.wait_for_everyone()
     if state.is_main_process:
         parts = [json.loads(listing.read_text()) for listing in listings]
@@ -159,8 +160,8 @@ def _encode_shard(
     return tensors, listing
 
 
-def _replace(path: Path, write: object) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Writes under a temporary name, then renames: whole or not there."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    write(scratch)  # type: ignore[operator]
-    os.replace(scratch, path)
+    write(scratch)
+    scratch.replace(path)

@@ -8,7 +8,7 @@ Axes: `b` batch, `f` frames, `s` places of a frame, `m` text tokens, `d` width, 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers.models.attention import AttentionModuleMixin
@@ -66,6 +66,7 @@ class Attention(nn.Module, AttentionModuleMixin):
 
     _default_processor_cls = AttnProcessor
     _available_processors = (AttnProcessor,)
+    processor: Any
 
     def __init__(
         self, dim: int, heads: int, axis: Axis = "joint", cross_attention_dim: int | None = None, qk_norm: bool = True
@@ -79,8 +80,8 @@ class Attention(nn.Module, AttentionModuleMixin):
         self.to_v = nn.Linear(source, dim)
         self.norm_q = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
         self.norm_k = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
-        self.set_processor(AttnProcessor())
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # a list, as diffusers names it for LoRA
+        AttentionModuleMixin.set_processor(self, AttnProcessor())
 
     def forward(
         self,

@@ -38,7 +38,7 @@ class DiTBlock(nn.Module):
         self.axis = axis
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.attn1 = Attention(dim, heads, axis, qk_norm=qk_norm)
-        self.attn2 = None
+        self.attn2: Attention | None = None
         if cross_attention_dim is not None:
             self.attn2 = Attention(dim, heads, cross_attention_dim=cross_attention_dim, qk_norm=False)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)

@@ -1,15 +1,15 @@
 """`VideoDiT`: a text-to-video diffusion transformer with spatiotemporal patches.
 
-A list of `DiTBlock`s over the tokens of a video latent. All `space` is an image DiT; `space, time` in turn is factorized
-spatial-temporal attention (Latte, Ma et al. 2024; Open-Sora); `joint` is full 3D attention. A clip of one frame skips
-the `time` blocks, so that the same weights make images.
+A list of `DiTBlock`s over the tokens of a video latent. All `space` is an image DiT; `space, time` in turn is
+factorized spatial-temporal attention (Latte, Ma et al. 2024; Open-Sora); `joint` is full 3D attention. A clip of one
+frame skips the `time` blocks, so that the same weights make images.
 
 Axes: `b` batch, `c` channels, `f` frames, `h w` rows and columns, `s` places, `m` text tokens, `d` width.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -60,10 +60,10 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["DiTBlock"]
-    _repeated_blocks = ["DiTBlock"]
-    _skip_layerwise_casting_patterns = ["patch_embed", "adaln_single", "norm", "scale_shift_table"]
-    _keep_in_fp32_modules = ["adaln_single", "scale_shift_table"]
+    _no_split_modules: ClassVar[list[str]] = ["DiTBlock"]
+    _repeated_blocks: ClassVar[list[str]] = ["DiTBlock"]
+    _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["patch_embed", "adaln_single", "norm", "scale_shift_table"]
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["adaln_single", "scale_shift_table"]
 
     @register_to_config
     def __init__(
@@ -132,8 +132,9 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
         for block in self.blocks:
+            assert isinstance(block, DiTBlock)
             if block.attn2 is not None:
-                nn.init.zeros_(block.attn2.to_out[0].weight)
+                nn.init.zeros_(block.attn2.get_parameter("to_out.0.weight"))
             if block.axis == "time":
                 block.silence()
         nn.init.zeros_(self.proj_out.weight)
@@ -168,7 +169,7 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         Raises:
             ValueError: shapes that do not fit the model or each other.
         """
-        b, _, f, h, w = hidden_states.shape
+        _, _, f, h, w = hidden_states.shape
         self._check(hidden_states, timestep, encoder_hidden_states, frame_mask)
         x = self.patch_embed(hidden_states.to(self.patch_embed.proj.weight.dtype))  # b f s d
         rows, columns = h // self.patch_size[1], w // self.patch_size[2]
@@ -210,7 +211,7 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         times = rearrange(times, "b -> b 1") if times.ndim == 1 else times
         if frame_mask is not None:
             times = torch.where(frame_mask, 0.0, times)
-        b, f = times.shape
+        b = len(times)
         weights = self.adaln_single.linear.weight.dtype
         modulation, embedded = self.adaln_single(rearrange(times, "b f -> (b f)"), hidden_dtype=weights)
         return rearrange(modulation, "(b f) d -> b f d", b=b), rearrange(embedded, "(b f) d -> b f d", b=b)

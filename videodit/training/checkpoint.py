@@ -43,7 +43,7 @@ def save(
         if extra:
             extra(scratch)
         shutil.rmtree(final, ignore_errors=True)
-        os.replace(scratch, final)
+        scratch.replace(final)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise

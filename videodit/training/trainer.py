@@ -86,7 +86,9 @@ class Trainer:
         weights = [p for p in model.parameters() if p.requires_grad]
         train = config.train
         blocks = model.transformer.blocks
-        inner = [m.weight for m in blocks.modules() if isinstance(m, nn.Linear)] if train.optimizer == "muon" else []
+        inner: list[nn.Parameter] = []
+        if train.optimizer == "muon":
+            inner = [m.get_parameter("weight") for m in blocks.modules() if isinstance(m, nn.Linear)]
         self.raw_optimizers = build_optimizers(weights, inner, train.learning_rate, train.betas, train.weight_decay)
         self.schedules = [
             get_scheduler(
@@ -149,8 +151,8 @@ class Trainer:
             )
         if transformer.config.in_channels != channels:
             raise ValueError(
-                f"{config.train.start_from}: a transformer of {transformer.config.in_channels} latent channels, but the "
-                f"VAE has {channels}; set codec: to the VAE it was trained with"
+                f"{config.train.start_from}: a transformer of {transformer.config.in_channels} latent channels, but "
+                f"the VAE has {channels}; set codec: to the VAE it was trained with"
             )
         if config.model.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
@@ -217,7 +219,7 @@ class Trainer:
         return {kind: loss.detach(), "grad_norm": norm.detach()}
 
     def batch(self, step: int) -> Batch:
-        """This process's share of global batch `step`: every sample is seen once an epoch, in an order of the epoch's."""
+        """This process's share of global batch `step`: every sample once an epoch, in an order of the epoch's own."""
         config, clips = self.config, self.train_clips
         images = rng_for(config.seed, KIND, step).random() < config.data.image_share
         size, processes = config.train.batch_size, self.accelerator.num_processes
@@ -312,7 +314,7 @@ class Trainer:
             return
         self.ema.store(self.weights)
         self.ema.copy_to(self.weights)
-        pipe = self.pipeline()
+        pipe: Any = self.pipeline()
         pipe.set_progress_bar_config(disable=True)
         with self.accelerator.autocast():
             frames = pipe(
@@ -372,8 +374,8 @@ class Trainer:
         ]
         if wrong:
             raise ValueError(
-                f"{self.folder}: its checkpoint is of another architecture ({wrong[0]} and {len(wrong) - 1} more differ); "
-                f"choose another output, or the configuration it was made with"
+                f"{self.folder}: its checkpoint is of another architecture ({wrong[0]} and {len(wrong) - 1} more "
+                f"differ); choose another output, or the configuration it was made with"
             )
         self.raw_model.load_state_dict(theirs)
         parts = [*self.raw_optimizers, *self.schedules]

@@ -126,7 +126,7 @@ def learning_rates(config: Vae) -> list[float]:
 
 
 def _batch(clips: Clips, config: Run, stage: VaeStage, step: int) -> Tensor:
-    """Detailed crops of the stage's size, all images or all clips: b c f h w. Drawn from the key (seed, step, place)."""
+    """Detailed crops of the stage's size, all images or all clips, drawn from the key (seed, step): b c f h w."""
     rng = rng_for(config.seed, STREAM, step)
     num_frames = 1 if rng.random() < config.vae.image_share else stage.num_frames
     crops: list[np.ndarray] = []

@@ -9,13 +9,15 @@ from videodit.video.reader import (
     read_clip,
     read_frames,
 )
-from videodit.video.writer import contact_sheet, read_metadata, write_video
+from videodit.video.writer import OUTPUT_SUFFIXES, check_writable, contact_sheet, read_metadata, write_video
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "OUTPUT_SUFFIXES",
     "VIDEO_SUFFIXES",
     "VideoError",
     "VideoInfo",
+    "check_writable",
     "contact_sheet",
     "probe",
     "read_clip",

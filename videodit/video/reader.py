@@ -206,7 +206,8 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
                 raise VideoError(f"{path} has no video in it: give a file that has")
             if stream.codec_context is None:
                 raise VideoError(f"{path} is damaged, or made by a codec unknown here: copy or convert it again")
-            # Without this FFmpeg paints over damage and hands out invented pixels as a good frame.
+            # Without this FFmpeg paints over damage and hands out invented pixels as a good frame. (A stream that is
+            # damaged and still well-formed cannot be told: video codecs carry no checksums.)
             stream.codec_context.options = {"err_detect": "explode"}
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:

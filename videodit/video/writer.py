@@ -12,6 +12,7 @@ A file is written under a temporary name beside its target and renamed when comp
 neighbouring frames into one that stays longer: the times on screen are kept, the count of frames is not.
 """
 
+import errno
 import json
 import math
 import secrets
@@ -33,6 +34,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from videodit.video.reader import VideoError
 
+OUTPUT_SUFFIXES = (".mp4", ".mkv", ".gif", ".webp", ".png")
 _CONTAINER_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time"}
 _DESCRIPTION = 0x010E  # EXIF ImageDescription
 
@@ -68,10 +70,7 @@ def write_video(
         ".webp": partial(_write_webp, rate=rate, metadata=metadata),
         ".png": partial(_write_png, metadata=metadata),
     }
-    suffix = path.suffix.lower()
-    if suffix not in writers:
-        raise ValueError(f"{path}: the suffix {path.suffix!r} is unknown; pick one of {' '.join(writers)}")
-
+    suffix = _known_suffix(path)
     checked = _checked_frames(frames)
     head = list(islice(checked, 2))
     if not head:
@@ -84,6 +83,25 @@ def write_video(
     with _complete(path) as unfinished:
         writers[suffix](unfinished, checked)
     return path
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise now what `write_video` would raise for this path later, before a clip is computed for it.
+
+    Raises `ValueError` for an unknown suffix, `VideoError` when no file can be made there. Folders on the way are
+    made; nothing else is left.
+    """
+    path = Path(path)
+    _known_suffix(path)
+    unfinished = _unfinished(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()
+        unfinished.unlink()
+    except OSError as error:
+        raise _not_written(path, error) from error
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -144,7 +162,7 @@ def contact_sheet(
 @contextmanager
 def _complete(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` at the end, or disappears on any error."""
-    unfinished = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    unfinished = _unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
@@ -152,13 +170,26 @@ def _complete(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         unfinished.replace(path)
     except (av.error.FFmpegError, OSError) as error:
-        reason = error.strerror or error
-        raise VideoError(f"{path} cannot be written ({reason}): check the folder and the space left") from error
+        raise _not_written(path, error) from error
     finally:
         if unfinished.is_dir():
             shutil.rmtree(unfinished, ignore_errors=True)
         elif unfinished.exists():
             unfinished.unlink()
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+
+
+def _not_written(path: Path, error: OSError | av.error.FFmpegError) -> VideoError:
+    return VideoError(f"{path} cannot be written ({error.strerror or error}): check the folder and the space left")
+
+
+def _known_suffix(path: Path) -> str:
+    if path.suffix.lower() not in OUTPUT_SUFFIXES:
+        raise ValueError(f"{path}: the suffix {path.suffix!r} is unknown; pick one of {' '.join(OUTPUT_SUFFIXES)}")
+    return path.suffix.lower()
 
 
 def _rate(fps: float) -> Fraction:

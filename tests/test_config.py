@@ -1,0 +1,64 @@
+"""Strict configuration: what is wrong is named, with its file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from videodit.config import ConfigError, load_config
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_config_of_the_repository_is_valid(file: Path) -> None:
+    assert load_config(file).output.startswith("runs/")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("output: a\ntrain: {step: 5}", "train.step: unknown key; did you mean 'steps'"),
+        ("output: a\ntrian: {}", "trian: unknown key; did you mean 'train'"),
+        ("output: a\nvae: {stages: [{steps: 1, crops: 3}]}", "vae.stages.0.crops: unknown key; did you mean 'crop'"),
+        ("output: a\ntrain: {steps: many}", "train.steps: .*integer.*'many'"),
+        ("output: a\ntrain: {steps: 0}", "train.steps: .*greater than 0"),
+        ("output: a\ndata: {image_share: 1.5}", "data.image_share: .*less than or equal to 1"),
+        ("output: a\nobjective: {prediction_type: velocity}", "objective.prediction_type: .*'flow', 'epsilon'"),
+        ("train: {steps: 5}", "output: Field required"),
+        ("- 1", "must hold a mapping"),
+        ("output: [", "not valid YAML"),
+        ("output: !!python/object:os.system x", "not valid YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(file)
+    assert str(file) in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_overrides_go_through_the_same_checks(tmp_path: Path) -> None:
+    file = write(tmp_path, "output: a\ntrain: {steps: 5}")
+    config = load_config(file, ["train.steps=7", "train.learning_rate=3e-4", "data.source=x=y", "model.axes=[joint]"])
+    assert (config.train.steps, config.train.learning_rate) == (7, 3e-4)
+    assert (config.data.source, config.model.axes) == ("x=y", ("joint",))
+    for override, message in [
+        ("train.steps", "no override"),
+        ("output.x=1", "not a section"),
+        ("a.b=1", "unknown key"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            load_config(file, [override])

@@ -1,0 +1,234 @@
+"""Training from the configuration to the pipeline folder, on a tiny run of the shapes world."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_wan
+
+from videodit import VideoDiTPipeline
+from videodit.config import Run
+from videodit.data.cache import CacheError
+from videodit.data.source import open_data
+from videodit.training import checkpoint
+from videodit.training.trainer import Trainer, encode_all, load_codec
+from videodit.training.vae import learning_rates, train_vae
+
+TINY = {
+    "seed": 3,
+    "data": {"clips": 12, "validation": 4, "num_frames": 5, "height": 32, "width": 32, "image_share": 0.4},
+    "text": {"width": 24, "depth": 1},
+    "model": {"num_layers": 1},
+    "train": {
+        "steps": 4,
+        "batch_size": 4,
+        "warmup_steps": 1,
+        "precision": "no",
+        "checkpoint_every": 2,
+        "validate_every": 4,
+        "sample_every": 4,
+        "num_inference_steps": 2,
+        "prompts": ["a red circle moving left"],
+    },
+}
+
+
+def run(folder: Path, **changes: dict) -> Run:
+    """The tiny run in a folder that already holds a VAE; `changes` go into the sections."""
+    if not (folder / "vae").exists():
+        tiny_wan().save_pretrained(folder / "vae")
+    values: dict = {name: changes.pop(name, {}) for name in list(changes)}
+    for name, section in TINY.items():
+        values[name] = section | values.get(name, {}) if isinstance(section, dict) else section
+    return Run.model_validate({"output": str(folder), **values})
+
+
+def equal(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)  # type: ignore[arg-type]
+    if isinstance(a, dict):
+        return all(equal(v, b[k]) for k, v in a.items())  # type: ignore[index]
+    if isinstance(a, list | tuple):
+        return all(map(equal, a, b))  # type: ignore[arg-type]
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    return Trainer(run(folder)).train()
+
+
+def test_a_run_leaves_losses_samples_checkpoints_and_a_pipeline(trained: Path) -> None:
+    folder = trained.parent
+    lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+    assert any("validation_loss" in line for line in lines)
+    assert any("loss_clip" in line for line in lines)
+    assert list(folder.glob("tensorboard/events*"))
+    assert (folder / "samples" / "step_00000004.png").stat().st_size > 0
+    assert (folder / "samples" / "step_00000004" / "00.mp4").stat().st_size > 0
+    last = checkpoint.list_checkpoints(folder / "checkpoints")[-1]
+    generator = torch.Generator().manual_seed(0)
+    clips = [
+        VideoDiTPipeline.from_pretrained(f)("red", num_inference_steps=2, generator=generator.manual_seed(0)).frames
+        for f in (trained, last)
+    ]
+    assert clips[0].shape == (1, 5, 3, 32, 32)
+    assert torch.equal(*clips)
+
+
+def test_resume_law_stopping_and_going_on_changes_no_bit(trained: Path, tmp_path: Path) -> None:
+    config = run(tmp_path)
+    stopped = Trainer(config)
+    stopped.model.train()
+    for step in range(2):
+        stopped.step(step)
+    checkpoint.save(tmp_path / "checkpoints", 2, stopped.state(), keep=2)
+    Trainer(config).train()
+    states = [checkpoint.load(f / "checkpoints" / "step_00000004")[1] for f in (trained.parent, tmp_path)]
+    assert equal(*states)
+
+
+def test_muon_and_adamw_together_step_every_weight_and_resume(tmp_path: Path) -> None:
+    config = run(tmp_path, train={"optimizer": "muon"})
+    first = Trainer(config)
+    before = {k: v.clone() for k, v in first.raw_model.state_dict().items()}
+    for step in range(4):
+        first.step(step)
+        if step == 1:
+            saved = checkpoint.save(tmp_path / "other", 2, first.state(), keep=2)
+    after = first.raw_model.state_dict()
+    assert all(not torch.equal(before[name], after[name]) for name, _ in first.raw_model.named_parameters())
+    second = Trainer(config)
+    second.load_state(checkpoint.load(saved)[1])
+    for step in (2, 3):
+        second.step(step)
+    assert equal(after, second.raw_model.state_dict())
+
+
+@pytest.mark.parametrize("prediction_type", ["flow", "epsilon", "v_prediction", "sample"])
+def test_every_objective_learns(prediction_type: str, tmp_path: Path) -> None:
+    """On one batch seen again and again the loss falls."""
+    extra = {} if prediction_type == "flow" else {"learned_range": True, "min_snr_gamma": 5.0}
+    trainer = Trainer(run(tmp_path, objective={"prediction_type": prediction_type, **extra}, data={"image_share": 0.0}))
+    losses = []
+    for _ in range(12):
+        trainer.raw_model.train()
+        losses.append(float(trainer.step(0)["loss_clip"]))
+        trainer.schedules[0].last_epoch = 0
+    assert losses[-1] < losses[0]
+
+
+def test_every_clip_is_seen_once_an_epoch_in_another_order_each(tmp_path: Path) -> None:
+    trainer = Trainer(run(tmp_path))
+    epochs = [[name for step in range(3 * e, 3 * e + 3) for name in trainer.batch(step).names] for e in range(2)]
+    names = sorted(entry.name for entry in trainer.train_clips.entries)
+    assert sorted(epochs[0]) == sorted(epochs[1]) == names
+    assert epochs[0] != epochs[1]
+    assert {e.name for e in trainer.validation_clips.entries}.isdisjoint(names)
+
+
+def test_noise_is_keyed_by_step_and_sample(tmp_path: Path) -> None:
+    trainer = Trainer(run(tmp_path))
+    latents = torch.zeros(4, 4, 2, 4, 4)
+    noise, times = trainer.draw(latents, 5)
+    assert torch.equal(noise, trainer.draw(latents, 5)[0])
+    assert torch.equal(noise[:2], trainer.draw(latents[:2], 5)[0])
+    draws = torch.cat([noise, trainer.draw(latents, 6)[0]]).flatten(1)
+    assert (torch.corrcoef(draws) - torch.eye(8)).abs().max() < 0.5
+    assert len(set(times.tolist())) == 4
+
+
+def test_captions_are_dropped_at_the_stated_rate_and_worded_differently(tmp_path: Path) -> None:
+    trainer = Trainer(run(tmp_path, train={"caption_dropout": 0.3}))
+    captions = [c for step in range(150) for c in trainer.batch(step).captions]
+    assert captions.count("") / len(captions) == pytest.approx(0.3, abs=0.06)
+    assert len(set(captions)) > 24  # twelve clips, several wordings each, as clips and as images
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(trained: Path, tmp_path: Path) -> None:
+    config = run(tmp_path, model={"num_layers": 2})
+    state = checkpoint.load(trained.parent / "checkpoints" / "step_00000004")[1]
+    with pytest.raises(ValueError, match="another architecture"):
+        Trainer(config).load_state(state)
+
+
+def test_what_does_not_fit_together_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"objective\.min_snr_gamma is not defined for flow"):
+        Trainer(run(tmp_path, objective={"min_snr_gamma": 5.0}))
+    with pytest.raises(ValueError, match=r"no VAE here; run tools/train_vae\.py"):
+        load_codec(Run(output=str(tmp_path / "elsewhere")))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written"):
+        train_vae(Run.model_validate({"output": str(tmp_path / "file"), **TINY, "vae": {"precision": "no"}}))
+
+
+def test_a_cache_goes_on_where_it_stopped_and_is_refused_for_other_data(tmp_path: Path) -> None:
+    config = run(tmp_path)
+    codec = load_codec(config)
+    train, validation = encode_all(config, codec)
+    assert (len(train), len(validation)) == (12, 4)
+    frames = open_data(config.data, config.seed).train.read(5, 0)
+    pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(train.latent(5, image=False), codec.encode(pixels)[0], rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(train.latent(5, image=True), codec.encode(pixels[:, :, :1])[0], rtol=1e-2, atol=1e-2)
+    (tmp_path / "latents" / "train" / "index.json").unlink()  # as if stopped after the shards
+    again, _ = encode_all(config, codec)
+    assert again.entries == train.entries
+    with pytest.raises(CacheError, match="other data or another VAE; delete it"):
+        encode_all(run(tmp_path, data={"fps": 4.0}), codec)
+
+
+def test_train_vae_learns_stores_statistics_and_resumes(tmp_path: Path) -> None:
+    vae = {
+        "channels": 4,
+        "encoder_dim": 4,
+        "decoder_dim": 4,
+        "precision": "no",
+        "warmup_steps": 2,
+        "checkpoint_every": 10,
+        "log_every": 1,
+        "stages": [
+            {"steps": 16, "batch_size": 2, "num_frames": 5, "crop": 16},
+            {"steps": 4, "batch_size": 1, "num_frames": 5, "crop": None, "learning_rate": 1e-4},
+        ],
+    }
+    folders = [tmp_path / "whole", tmp_path / "stopped"]
+    configs = [Run.model_validate({**TINY, "output": str(f), "vae": vae}) for f in folders]
+    whole = train_vae(configs[0])
+    lines = [json.loads(line) for line in (folders[0] / "vae_training" / "losses.jsonl").read_text().splitlines()]
+    assert sum(line["mse"] for line in lines[12:16]) < sum(line["mse"] for line in lines[:4])
+
+    kept = folders[1] / "vae_training" / "checkpoints" / "step_00000010"
+    source = folders[0] / "vae_training" / "checkpoints" / "step_00000010"
+    kept.mkdir(parents=True)
+    for file in source.iterdir():
+        (kept / file.name).write_bytes(file.read_bytes())
+    stopped = train_vae(configs[1])
+    codecs = [load_codec(c) for c in configs]
+    assert codecs[0].fingerprint() == codecs[1].fingerprint()
+    assert json.loads((whole / "report.json").read_text()) == json.loads((stopped / "report.json").read_text())
+
+    clips = open_data(configs[0].data, configs[0].seed).train
+    with torch.no_grad():
+        pixels = torch.stack([torch.from_numpy(clips.read(i, 0)).permute(3, 0, 1, 2) for i in range(12)]) / 127.5 - 1
+        posterior = codecs[0].posterior(pixels)
+        raw = posterior.sample(torch.Generator().manual_seed(0))
+    normalized = codecs[0].normalize(raw)
+    assert normalized.mean(dim=(0, 2, 3, 4)).abs().max() < 0.15
+    assert (normalized.std(dim=(0, 2, 3, 4)) - 1).abs().max() < 0.15
+
+
+def test_each_stage_warms_up_and_falls_along_its_cosine() -> None:
+    stages = [{"steps": 100, "learning_rate": 1e-3, "decay_steps": 200}, {"steps": 50, "learning_rate": 1e-4}]
+    rates = learning_rates(Run.model_validate({"output": "a", "vae": {"stages": stages, "warmup_steps": 10}}).vae)
+    assert len(rates) == 150
+    assert rates[99] == pytest.approx(0.5e-3, rel=0.02)  # half way down a cosine of 200 steps
+    assert max(rates[100:]) < 1e-4
+    assert rates[149] < 1e-6
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[100] == pytest.approx(1e-5)

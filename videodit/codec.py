@@ -82,8 +82,10 @@ class VideoCodec:
     def from_pretrained(cls, name_or_folder: str | Path, **kwargs: Any) -> VideoCodec:
         """Loads a VAE saved by diffusers: its own folder, a pipeline folder with `vae/`, or a hub name.
 
-        The class is read from `config.json` (`_class_name`). Keyword arguments go to the class's `from_pretrained`.
+        The class is read from `config.json` (`_class_name`). Keyword arguments go to the class's `from_pretrained`;
+        `torch_dtype` is float32 unless given.
         """
+        kwargs = {"torch_dtype": torch.float32} | kwargs
         folder = Path(name_or_folder)
         if (folder / "vae" / "config.json").is_file():
             folder = folder / "vae"

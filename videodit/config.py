@@ -31,7 +31,7 @@ class Data(Section):
     """What to learn from, and at which size."""
 
     source: str = Field("shapes", description="'shapes', or a manifest (JSONL, CSV), or a folder of clips and images")
-    clips: Positive = Field(16384, description="clips drawn from the shapes world (files: all of the manifest)")
+    clips: Positive | None = Field(None, description="at most so many of a manifest (null: all); shapes: drawn, 8192")
     num_frames: Positive = 17
     height: Positive = 64
     width: Positive = 64

@@ -244,6 +244,11 @@ class VideoDiTPipeline(DiffusionPipeline):
         return classifier_free_guidance(conditional, unconditional, scale)
 
 
+def named_folder(name: str) -> str:
+    """Where a saved model lies: the packaged one for "shipped", else the folder or hub name itself."""
+    return str(SHIPPED) if name == "shipped" else name
+
+
 def _noise(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     device = generator.device if generator is not None else "cpu"
     return torch.randn(1, *shape, generator=generator, device=device)

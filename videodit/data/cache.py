@@ -119,7 +119,11 @@ def encode_clips(clips: Clips, codec: VideoCodec, folder: Path, key: str, spans:
     state.wait_for_everyone()
     if state.is_main_process:
         parts = [json.loads(listing.read_text()) for listing in listings]
-        index = {"key": key, "shards": len(shards), **{k: [x for part in parts for x in part[k]] for k in parts[0]}}
+        index = {
+            "key": key,
+            "shards": len(shards),
+            **{k: [x for part in parts for x in part[k]] for k in ("entries", "skips")},
+        }
         _replace(folder / "index.json", lambda p: p.write_text(json.dumps(index)))
     state.wait_for_everyone()
     return LatentCache(folder, key)

@@ -184,16 +184,17 @@ def open_data(data: Data, seed: int) -> Split:
 
     if data.source == "shapes":
         world = ShapesWorld(ClipSize(data.num_frames, data.height, data.width, data.fps), seed=seed)
-        train = ShapesSource(world, data.validation, data.clips)
+        train = ShapesSource(world, data.validation, data.clips or 8192)
         return Split(clips(train), clips(ShapesSource(world, 0, data.validation)), ())
     manifest = read_manifest(data.source)
-    count = len(manifest.items)
+    items = manifest.items[: data.clips]
+    count = len(items)
     if data.validation >= count:
         raise ValueError(
             f"{data.source}: {count} clips leave none to train on beside data.validation={data.validation}"
         )
     held = {round((i + 0.5) * count / data.validation - 0.5) for i in range(data.validation)}
-    train_items = tuple(item for i, item in enumerate(manifest.items) if i not in held)
-    validation = tuple(item for i, item in enumerate(manifest.items) if i in held)
+    train_items = tuple(item for i, item in enumerate(items) if i not in held)
+    validation = tuple(item for i, item in enumerate(items) if i in held)
     fixed = data.model_copy(update={"start": "first"})  # so that validation losses can be compared
     return Split(clips(FileSource(train_items, data, seed)), clips(FileSource(validation, fixed, seed)), manifest.skips)

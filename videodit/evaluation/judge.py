@@ -131,18 +131,18 @@ def _bodies(pixels: np.ndarray) -> list[_Body]:
     chroma = _box3(_chroma(pixels))
     saturation = np.abs(chroma)
     saturated = saturation > MIN_CHROMA
-    min_area = MIN_AREA * min(pixels.shape[1:3]) ** 2
     hues = _hues(chroma[saturated])
     if not len(hues):
         return []
-    found = []
     nearest = np.argmax((chroma[..., None] * np.conj(hues)).real, axis=-1)
-    for index in range(len(hues)):
-        mine = saturated & (nearest == index)
-        color = _core_color(pixels, np.where(mine, saturation, 0))
-        contrast = color - background
-        cover = np.clip(((pixels - background) * contrast).sum(axis=-1) / (contrast**2).sum(axis=-1), 0, 1.25)
-        solid = mine & (cover > 0.5)
+    colors = [_core_color(pixels, np.where(saturated & (nearest == i), saturation, 0)) for i in range(len(hues))]
+    covers = [_cover(pixels, background, color) for color in colors]
+    inside = saturated & (np.choose(nearest, covers) > 0.5)
+    hue = _absorbed(np.where(inside, nearest, -1), len(hues))
+    min_area = MIN_AREA * min(pixels.shape[1:3]) ** 2
+    found = []
+    for index, (color, cover) in enumerate(zip(colors, covers, strict=True)):
+        solid = hue == index
         labels = np.where(solid, _components(_dilated(solid, 1)), 0)  # crumbs within two pixels belong together
         for frames, parts in _tracks(labels, min_area):
             if len(frames) >= MIN_PRESENCE * len(pixels):
@@ -150,6 +150,20 @@ def _bodies(pixels: np.ndarray) -> list[_Body]:
                 others = (saturated & (nearest != index) | solid)[frames] & ~own
                 found.append(_Body(np.array(frames), np.where(_dilated(own, 3) & ~others, cover[frames], 0), color))
     return found
+
+
+def _cover(pixels: np.ndarray, background: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """How far each pixel is on its way from the background to the colour: f h w, 0 to a little over 1."""
+    contrast = color - background
+    return np.clip(((pixels - background) * contrast).sum(axis=-1) / (contrast**2).sum(axis=-1), 0, 1.25)
+
+
+def _absorbed(hue: np.ndarray, hues: int) -> np.ndarray:
+    """Hue numbers (f h w, -1 is none), where a patch that is under a third of its region takes the region's hue."""
+    regions = _components(hue >= 0)
+    counts = np.bincount((regions * hues + hue)[hue >= 0], minlength=(regions.max() + 1) * hues).reshape(-1, hues)
+    small = counts * 3 < counts.sum(axis=1, keepdims=True)
+    return np.where((hue >= 0) & small[regions, hue], counts.argmax(axis=1)[regions], hue)
 
 
 def _background(pixels: np.ndarray) -> np.ndarray:
@@ -273,7 +287,7 @@ def _see(body: _Body, times: np.ndarray) -> Seen:
     path = np.stack([body.cover.sum(axis=1) @ xs, body.cover.sum(axis=2) @ ys], axis=1) / area[:, None]
     seen_times = times[body.frames]
 
-    shape, turn, likeness = _shape_and_turn(_patches(body.cover, path, radii), seen_times)
+    shape, turn, likeness = _shape_and_turn(_patches(body.cover, path, radii), area / area.sum(), seen_times)
     way, travel = _way(path / side, seen_times)
     growth = _growth(radii, seen_times)
     strengths = {  # how much of what the world shows at least, or as a rule
@@ -387,16 +401,19 @@ SYMMETRY = {
 TURNS = np.concatenate([[0.0], *([-t, t] for t in np.arange(0.1, 0.65, 0.025))])  # turns a second
 
 
-def _shape_and_turn(patches: np.ndarray, times: np.ndarray) -> tuple[str, float, float]:
-    """The shape and its turns a second that together explain all patches best, and their mean correlation."""
+def _shape_and_turn(patches: np.ndarray, weights: np.ndarray, times: np.ndarray) -> tuple[str, float, float]:
+    """The shape and its turns a second that together explain all patches best, and their mean correlation.
+
+    weights: of each patch, of sum 1: a larger view shows more of a shape.
+    """
     best: tuple[str, float, float] = (OTHER, 0.0, -1.0)
     for shape in SHAPES:
         likeness = np.einsum("kp,bap->bka", patches, _templates(shape), optimize=True)
         angles = likeness.shape[-1]
         turns = TURNS if angles > 1 and len(times) > 1 else np.zeros(1)
-        steps = np.rint(2 * math.pi * turns[:, None] * times / (2 * math.pi / SYMMETRY[shape] / angles)).astype(int)
+        steps = np.rint(turns[:, None] * times * SYMMETRY[shape] * angles).astype(int)  # of the angles
         at = (steps[:, None, :] + np.arange(angles)[:, None]) % angles  # turns, first angle, k
-        score = likeness[:, np.arange(len(times)), at].mean(axis=-1).max(axis=(0, 2))  # a turn's
+        score = (likeness[:, np.arange(len(times)), at] @ weights).max(axis=(0, 2))  # a turn's
         score[1:] -= MIN_TURN_GAIN
         i = int(np.argmax(score))
         if score[i] > best[2]:

@@ -30,7 +30,7 @@ from videodit.data.source import open_data
 from videodit.diffusion import objectives
 from videodit.diffusion.times import index_from_time, shift_time, times_from_uniform
 from videodit.models.transformer import VideoDiT
-from videodit.pipeline import SHIPPED, VideoDiTPipeline
+from videodit.pipeline import VideoDiTPipeline, named_folder
 from videodit.shapes import rng_for, vocabulary_captions
 from videodit.text import TextEncoder
 from videodit.training.loop import Loop
@@ -113,9 +113,9 @@ class Trainer:
     def _build_text(self) -> TextEncoder:
         config = self.config
         if config.train.start_from:
-            return TextEncoder.from_pretrained(_folder(config.train.start_from))
+            return TextEncoder.from_pretrained(named_folder(config.train.start_from), dtype=torch.float32)
         if config.text.source:
-            return TextEncoder.from_pretrained(_folder(config.text.source))
+            return TextEncoder.from_pretrained(named_folder(config.text.source), dtype=torch.float32)
         captions = [c for e in self.train_clips.entries for c in (*e.captions, *e.image_captions)]
         if config.data.source == "shapes":
             captions += vocabulary_captions()
@@ -130,7 +130,7 @@ class Trainer:
     def _build_transformer(self, text: TextEncoder) -> VideoDiT:
         config, channels = self.config, self.codec.strides.channels
         if config.train.start_from:
-            transformer = VideoDiT.from_pretrained(_folder(config.train.start_from), subfolder="transformer")
+            transformer = VideoDiT.from_pretrained(named_folder(config.train.start_from), subfolder="transformer")
         else:
             model = config.model
             shape = {} if model.num_layers is None else {"num_layers": model.num_layers}
@@ -309,9 +309,8 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         train, data = self.config.train, self.config.data
-        prompts = list(train.prompts) or [e.captions[0] for e in self.validation_clips.entries[:8]]
-        if not prompts:
-            return
+        entries = self.validation_clips.entries or self.train_clips.entries
+        prompts = list(train.prompts) or [entry.captions[0] for entry in entries[:8]]
         self.ema.store(self.weights)
         self.ema.copy_to(self.weights)
         pipe: Any = self.pipeline()
@@ -386,7 +385,7 @@ class Trainer:
 
 def load_codec(config: Run) -> VideoCodec:
     """The VAE that a run encodes with: `codec`, or `<output>/vae` as `train_vae` leaves it."""
-    folder = _folder(config.codec) if config.codec else str(Path(config.output) / "vae")
+    folder = named_folder(config.codec) if config.codec else str(Path(config.output) / "vae")
     if config.codec is None and not Path(folder).is_dir():
         raise ValueError(
             f"{folder}: no VAE here; run tools/train_vae.py with this config, or set codec: to a saved VAE"
@@ -424,7 +423,3 @@ def build_path(config: Run) -> tuple[objectives.Path, Any]:
         rescale_betas_zero_snr=objective.prediction_type != "epsilon",
     )
     return objectives.DiffusionPath.from_scheduler(scheduler), scheduler
-
-
-def _folder(name: str) -> str:
-    return str(SHIPPED) if name == "shipped" else name

@@ -28,6 +28,7 @@ from videodit.config import Run, Vae, VaeStage
 from videodit.data.source import Clips, open_data
 from videodit.data.transforms import detailed_crop, to_pixels
 from videodit.shapes import rng_for
+from videodit.pipeline import named_folder
 from videodit.training.loop import Loop
 from videodit.training.optimizer import build_optimizers
 
@@ -62,7 +63,9 @@ def train_vae(config: Run) -> Path:
     vae_config, folder = config.vae, Path(config.output)
     data = open_data(config.data, config.seed)
     torch.manual_seed(config.seed)
-    vae = VideoCodec.from_pretrained(vae_config.start_from).vae if vae_config.start_from else build_vae(vae_config)
+    vae: Any = build_vae(vae_config)
+    if vae_config.start_from:
+        vae = VideoCodec.from_pretrained(named_folder(vae_config.start_from)).vae
     stages = [stage for stage in vae_config.stages for _ in range(stage.steps)]
     accelerator = Accelerator(mixed_precision=vae_config.precision)
     rates = learning_rates(vae_config)

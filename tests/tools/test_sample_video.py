@@ -1,0 +1,112 @@
+"""`tools/sample_video.py` as its user meets it: files, settings, errors in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools import sample_video
+from videodit import VideoDiTPipeline
+from videodit.video.reader import probe, read_clip
+from videodit.video.writer import read_metadata
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_pipe: VideoDiTPipeline) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_pipe.save_pretrained(folder)
+    return str(folder)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *args: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["sample_video.py", *map(str, args)])
+    return sample_video.main()
+
+
+def test_one_prompt_makes_one_file_with_its_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    out = tmp_path / "new" / "clip.mp4"
+    args = ("--prompt", "a red circle", "--model", model, "--steps", "2", "--seed", "3", "--guidance-scale", "2")
+    size = ("--num-frames", "5", "--height", "16", "--width", "48", "--fps", "4", "--negative-prompt", "blue")
+    assert run(monkeypatch, *args, *size, "--out", out) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    info = probe(out)
+    assert (info.num_frames, info.height, info.width, info.fps) == (5, 16, 48, 4)
+    beside = json.loads(out.with_suffix(".json").read_text())
+    assert json.loads(read_metadata(out)["comment"]) == beside
+    expected = {"prompt": "a red circle", "seed": 3, "steps": 2, "guidance_scale": 2.0, "negative_prompt": "blue"}
+    assert expected.items() <= beside.items()
+
+
+def test_clips_of_a_prompts_file_have_a_seed_each_and_equal_those_made_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n\ntwo blue stars\na red circle\n")
+    common = ("--model", model, "--steps", "2", "--num-frames", "5", "--height", "16", "--width", "16")
+    assert run(monkeypatch, "--prompts-file", prompts, *common, "--batch-size", "2", "--out", tmp_path / "c.mkv") == 0
+    clips = [read_clip(tmp_path / f"c_{i:04d}.mkv", 5, 8.0).astype(int) for i in range(3)]
+    assert not np.array_equal(clips[0], clips[2])
+    assert run(monkeypatch, "--prompt", "a red circle", *common, "--seed", "2", "--out", tmp_path / "alone.mkv") == 0
+    assert np.abs(read_clip(tmp_path / "alone.mkv", 5, 8.0).astype(int) - clips[2]).max() <= 1
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp", ".png"])
+def test_the_ending_chooses_the_format(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, ending: str
+) -> None:
+    out = tmp_path / f"clip{ending}"
+    size = ("--height", "16", "--width", "16", "--num-frames", "1")
+    assert run(monkeypatch, "--prompt", "red", "--model", model, "--steps", "1", *size, "--out", out) == 0
+    assert probe(out).num_frames == 1
+
+
+def test_words_that_the_model_never_saw_are_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, model: str
+) -> None:
+    out = tmp_path / "clip.mp4"
+    assert run(monkeypatch, "--prompt", "a red Zebra moving", "--model", model, "--steps", "1", "--out", out) == 0
+    assert "never saw the words Zebra" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--prompt", " "], "the prompt is empty"),
+        (["--prompt", "red", "--num-frames", "6"], "num_frames=6 is not 4k + 1; nearest: 5 or 9"),
+        (["--prompt", "red", "--height", "50"], "height=50 is not a multiple of 16; nearest: 48 or 64"),
+        (["--prompt", "red", "--steps", "0"], "num_inference_steps=0"),
+        (["--prompt", "red", "--fps", "0"], "fps=0.0 must be positive"),
+        (["--prompt", "red", "--out", "clip.avi"], "clip.avi"),
+        (["--prompts-file", "nowhere.txt"], "nowhere.txt: cannot be read"),
+        (["--prompt", "red", "--out", "/dev/null/clip.mp4"], "/dev/null"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_exit_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    model: str,
+    args: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "--model", model, *args) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("sample_video: ")
+    assert message in error
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_the_command_itself_fails_in_one_line_on_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    command = [sys.executable, sample_video.__file__, "--prompt", "red", "--model", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path) in done.stderr.strip().splitlines()[-1]

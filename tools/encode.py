@@ -1,7 +1,7 @@
 """Encodes a run's clips to latents, once: `tools/encode.py --config configs/shapes.yaml [key=value ...]`.
 
 `tools/train.py` does the same where it is missing. Several processes share the work:
-`accelerate launch --num_processes 2 tools/encode.py --config ...`.
+`torchrun --nproc-per-node 2 tools/encode.py --config ...`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,16 +79,13 @@ def sample(args: argparse.Namespace) -> list[Path]:
     paths = output_paths(args.out, len(prompts))
     if args.batch_size < 1:
         raise ValueError(f"--batch-size {args.batch_size} must be at least 1")
-    for folder in {path.parent for path in paths}:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise ValueError(f"{folder}: cannot be written; choose another --out")
-
     import torch
 
     from videodit.pipeline import VideoDiTPipeline
-    from videodit.video.writer import write_video
+    from videodit.video.writer import check_writable, write_video
 
+    for path in paths:
+        check_writable(path)
     pipe: Any = VideoDiTPipeline.from_pretrained(args.model) if args.model else VideoDiTPipeline.shipped()
     size = pipe.default_size
     fps = args.fps if args.fps is not None else size.fps

@@ -115,6 +115,12 @@ def test_specks_faint_ghosts_and_flashes_are_not_things() -> None:
     assert facts(judge(clip)) == [("red", "square", "still")]
 
 
+def test_a_patch_of_another_hue_belongs_to_its_thing() -> None:
+    square, patch = polygon("square") * 13 + 20, polygon("square") * 4 + 26
+    clip = drawn((COLORS["pink"], square), (RED, patch), (RED, polygon("circle") * 8 + 50))
+    assert sorted(facts(judge(clip))) == [("pink", "square", "still"), ("red", "circle", "still")]
+
+
 def test_two_things_of_one_colour_are_two() -> None:
     clip = drawn((RED, polygon("square") * 8 + 16), (RED, polygon("circle") * 8 + 45))
     assert sorted(facts(judge(clip))) == [("red", "circle", "still"), ("red", "square", "still")]

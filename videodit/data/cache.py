@@ -94,9 +94,9 @@ def cache_key(data: Data, seed: int, codec_fingerprint: str, part: str) -> str:
 def encode_clips(clips: Clips, codec: VideoCodec, folder: Path, key: str, spans: int) -> LatentCache:
     """Encodes all clips into a cache folder, going on where an earlier call stopped. `spans`: draws of a longer file.
 
-    Under `accelerate launch` or `torchrun` each process encodes its share of the shards.
+    Under `torchrun` or `accelerate launch` each process encodes its share of the shards.
     """
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     folder.mkdir(parents=True, exist_ok=True)
     stamp = folder / "key.txt"
     if stamp.exists() and stamp.read_text() != key:

@@ -334,7 +334,10 @@ def _growth(radii: np.ndarray, times: np.ndarray) -> float:
 
 
 def _way(path: np.ndarray, times: np.ndarray) -> tuple[str, float]:
-    """The motion whose curve explains the path best, and the extent of that curve on its longer axis."""
+    """The motion whose curve explains the path best, and the extent of that curve on its longer axis.
+
+    Three frames at least; of fewer, and of a path that no curve explains, the motion is `OTHER`.
+    """
     variance = ((path - path.mean(axis=0)) ** 2).mean()
     if len(times) < 3 or variance == 0:
         return OTHER, 0.0
@@ -344,7 +347,7 @@ def _way(path: np.ndarray, times: np.ndarray) -> tuple[str, float]:
     curve = curves[best]
     travel = float(np.ptp(curve, axis=0).max())
     if errors[best] > (1 - MIN_EXPLAINED) * variance:
-        return OTHER, float(np.ptp(path, axis=0).max())
+        return OTHER, float(math.sqrt(8) * path.std(axis=0).max())  # the extent of a swing that spreads as much
     if best == "line":
         dx, dy = curve[-1] - curve[0]
         best = ("left" if dx < 0 else "right") if abs(dx) >= abs(dy) else ("up" if dy < 0 else "down")

@@ -261,8 +261,8 @@ def _percent(share: Share) -> str:
 
 def _table(counts: dict[str, dict[str, int]]) -> list[str]:
     columns = list(next(iter(counts.values())))
-    head = f"{'':10}" + "".join(f"{name[:8]:>9}" for name in columns)
+    head = f"{'':10}" + "".join(f"{name:>10}" for name in columns)
     return [
         head,
-        *(f"{asked:10}" + "".join(f"{row[name] or '.':>9}" for name in columns) for asked, row in counts.items()),
+        *(f"{asked:10}" + "".join(f"{row[name] or '.':>10}" for name in columns) for asked, row in counts.items()),
     ]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.optimization import get_scheduler
@@ -75,7 +75,10 @@ class Trainer:
 
     def __init__(self, config: Run):
         self.config, self.folder = config, Path(config.output)
-        self.accelerator = Accelerator(mixed_precision=config.train.precision)
+        self.accelerator = Accelerator(
+            mixed_precision=config.train.precision,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # images skip `time` blocks
+        )
         self.codec = load_codec(config)
         self.train_clips, self.validation_clips = encode_all(config, self.codec)
         self.path, self.scheduler = build_path(config)
@@ -177,24 +180,25 @@ class Trainer:
     def train(self) -> Path:
         """Trains to the last step, or goes on from the last checkpoint; returns `<output>/pipeline`."""
         train = self.config.train
-        with Loop(
+        loop = Loop(
             self.folder,
             self.config,
             steps=train.steps,
             checkpoint_every=train.checkpoint_every,
             keep=train.keep,
             log_every=train.log_every,
-        ) as loop:
-            loop.resume(self.load_state)
-            for step in loop.remaining():
-                loop.record(step, **self.step(step), lr=self.schedules[0].get_last_lr()[0])
-                if loop.due(step, train.validate_every):
-                    loop.write(step, self.validate())
-                if loop.due(step, train.sample_every):
-                    self.sample(step)
-                loop.checkpoint(step, self.state, self.save_pipeline)
-        shutil.rmtree(self.folder / "pipeline", ignore_errors=True)
-        self.save_pipeline(self.folder / "pipeline")
+        )
+        loop.resume(self.load_state)
+        for step in loop.remaining():
+            loop.record(step, **self.step(step), lr=self.schedules[0].get_last_lr()[0])
+            if loop.due(step, train.validate_every):
+                loop.write(step, self.validate())
+            if loop.due(step, train.sample_every):
+                self.sample(step)
+            loop.checkpoint(step, self.state, self.save_pipeline)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self.folder / "pipeline", ignore_errors=True)
+            self.save_pipeline(self.folder / "pipeline")
         return self.folder / "pipeline"
 
     def step(self, step: int) -> dict[str, Tensor]:

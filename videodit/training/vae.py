@@ -27,8 +27,8 @@ from videodit.codec import VideoCodec
 from videodit.config import Run, Vae, VaeStage
 from videodit.data.source import Clips, open_data
 from videodit.data.transforms import detailed_crop, to_pixels
-from videodit.shapes import rng_for
 from videodit.pipeline import named_folder
+from videodit.shapes import rng_for
 from videodit.training.loop import Loop
 from videodit.training.optimizer import build_optimizers
 
@@ -82,31 +82,31 @@ def train_vae(config: Run) -> Path:
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
 
-    with Loop(
+    loop = Loop(
         folder / "vae_training",
         config,
         steps=len(stages),
         checkpoint_every=vae_config.checkpoint_every,
         keep=2,
         log_every=vae_config.log_every,
-    ) as loop:
-        loop.resume(load_state)
-        for step in loop.remaining():
-            pixels = _batch(data.train, config, stages[step], step).to(accelerator.device)
-            with accelerator.autocast():
-                terms = _loss(codec, pixels, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
-            (terms["l1"] + terms["mse"] + vae_config.kl_weight * terms["kl"]).backward()
-            norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), vae_config.max_grad_norm)
-            if not math.isfinite(norm):
-                raise FloatingPointError(f"step {step}: the gradient is not finite; lower the stage's learning_rate")
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rates[step]
-                optimizer.step()
-                optimizer.zero_grad()
-            psnr = 10 * math.log10(4 / max(float(terms["mse"]), 1e-12))
-            loop.record(step, **terms, psnr=psnr, lr=rates[step])
-            loop.checkpoint(step, state)
+    )
+    loop.resume(load_state)
+    for step in loop.remaining():
+        pixels = _batch(data.train, config, stages[step], step).to(accelerator.device)
+        with accelerator.autocast():
+            terms = _loss(codec, pixels, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+        (terms["l1"] + terms["mse"] + vae_config.kl_weight * terms["kl"]).backward()
+        norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), vae_config.max_grad_norm)
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"step {step}: the gradient is not finite; lower the stage's learning_rate")
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rates[step]
+            optimizer.step()
+            optimizer.zero_grad()
+        psnr = 10 * math.log10(4 / max(float(terms["mse"]), 1e-12))
+        loop.record(step, **terms, psnr=psnr, lr=rates[step])
+        loop.checkpoint(step, state)
     vae.eval()
     store_statistics(vae, data.train, config)
     report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train)

@@ -1,0 +1,116 @@
+"""Sources of clips: sizes, spans, what is kept out, and what cannot be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from videodit.config import Data
+from videodit.data.source import open_data
+from videodit.data.transforms import center_fit, detailed_crop, to_frames, to_pixels
+from videodit.video.reader import VideoError
+from videodit.video.writer import write_video
+
+SIZE = {"num_frames": 3, "height": 16, "width": 16, "fps": 8.0}
+
+
+def numbered(folder: Path, name: str, count: int) -> None:
+    """A lossless clip whose frame i is of gray i + 1, with its caption beside it."""
+    frames = np.repeat(np.arange(1, count + 1, dtype=np.uint8), 16 * 16 * 3).reshape(count, 16, 16, 3)
+    write_video(folder / name, frames, 8)
+    (folder / name).with_suffix(".txt").write_text(f"clip {name}\n")
+
+
+def test_a_long_file_gives_another_span_each_epoch_and_the_same_again(tmp_path: Path) -> None:
+    numbered(tmp_path, "long.mkv", 40)
+    clips = open_data(Data(source=str(tmp_path), validation=0, **SIZE), seed=1).train
+    starts = []
+    for epoch in range(30):
+        frames = clips.read(0, epoch)
+        first = int(frames[0, 0, 0, 0])
+        assert [int(f[0, 0, 0]) for f in frames] == [first, first + 1, first + 2]
+        assert np.array_equal(frames, clips.read(0, epoch))
+        starts.append(first)
+    assert len(set(starts)) > 10
+    assert min(starts) < 10
+    assert max(starts) > 30
+    fixed = open_data(Data(source=str(tmp_path), validation=0, start="first", **SIZE), seed=1).train
+    assert {int(fixed.read(0, epoch)[0, 0, 0, 0]) for epoch in range(5)} == {1}
+
+
+def test_images_are_clips_of_one_frame(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.png", np.full((1, 16, 16, 3), 9, dtype=np.uint8), 8)
+    (tmp_path / "a.txt").write_text("nine")
+    clips = open_data(Data(source=str(tmp_path), validation=0, **SIZE), seed=0).train
+    assert clips.read(0, 0).shape == (1, 16, 16, 3)
+    assert not clips.varies(0)
+
+
+def test_validation_is_spread_over_the_manifest_and_shares_nothing_with_training(tmp_path: Path) -> None:
+    rows = [{"file": f"{i:02d}.mkv", "caption": str(i)} for i in range(12)]
+    for row in rows:
+        (tmp_path / row["file"]).write_bytes(b"x")
+    (tmp_path / "clips.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    split = open_data(Data(source=str(tmp_path), validation=3, **SIZE), seed=0)
+    kept = [split.validation.captions(i, image=False)[0] for i in range(len(split.validation))]
+    used = [split.train.captions(i, image=False)[0] for i in range(len(split.train))]
+    assert sorted(kept + used, key=int) == [str(i) for i in range(12)]
+    assert np.ptp([int(k) for k in kept]) >= 6
+    few = open_data(Data(source=str(tmp_path), validation=1, clips=4, **SIZE), seed=0)
+    assert len(few.train) == 3
+    with pytest.raises(ValueError, match="leave none to train on"):
+        open_data(Data(source=str(tmp_path), validation=12, **SIZE), seed=0)
+
+
+def test_unreadable_files_are_named_and_too_many_stop_the_run(tmp_path: Path) -> None:
+    for i in range(8):
+        numbered(tmp_path, f"{i}.mkv", 6)
+    (tmp_path / "3.mkv").write_bytes(b"no video")
+    (tmp_path / "5.mkv").write_bytes((tmp_path / "4.mkv").read_bytes()[:300])
+    clips = open_data(Data(source=str(tmp_path), validation=0, max_bad_share=0.3, **SIZE), seed=0).train
+    readable = [i for i in range(8) if clips.try_read(i, 0) is not None]
+    assert readable == [0, 1, 2, 4, 6, 7]
+    assert {Path(skip.where).name for skip in clips.skips.values()} == {"3.mkv", "5.mkv"}
+    assert np.array_equal(clips.read(3, 0), clips.read(4, 0))
+    strict = open_data(Data(source=str(tmp_path), validation=0, max_bad_share=0.1, **SIZE), seed=0).train
+    with pytest.raises(VideoError, match=r"1 of 8 clips cannot be read, more than data.max_bad_share=0.1"):
+        strict.read(3, 0)
+
+
+def test_the_shapes_world_is_a_source_with_image_captions() -> None:
+    split = open_data(Data(clips=5, validation=2, **SIZE), seed=4)
+    assert (len(split.train), len(split.validation)) == (5, 2)
+    assert split.train.read(0, 0).shape == (3, 16, 16, 3)
+    assert not np.array_equal(split.train.read(0, 0), split.validation.read(0, 0))
+    assert set(split.train.captions(1, image=True)).isdisjoint(split.train.captions(1, image=False))
+
+
+def test_center_fit_keeps_the_middle_and_never_stretches() -> None:
+    wide = np.zeros((2, 20, 60, 3), dtype=np.uint8)
+    wide[:, :, 20:40] = 200  # the middle square
+    assert (center_fit(wide, 10, 10) == 200).mean() > 0.9
+    square = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    assert center_fit(square, 16, 16) is square
+    assert center_fit(wide, 40, 16).shape == (2, 40, 16, 3)
+
+
+def test_pixels_come_back_as_the_same_frames() -> None:
+    frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    pixels = to_pixels(frames)
+    assert (pixels.min(), pixels.max(), pixels.shape) == (-1, 1, (3, 1, 16, 16))
+    assert np.array_equal(to_frames(pixels), frames)
+    assert to_frames(torch.full((1, 3, 1, 2, 2), 1.7)).max() == 255
+
+
+def test_the_detailed_crop_is_where_the_contrast_is() -> None:
+    frames = np.zeros((9, 64, 64, 3), dtype=np.uint8)
+    frames[:, 40:56, 40:56] = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
+    rng = np.random.default_rng(1)
+    crops = [detailed_crop(frames, 16, 5, rng, tries=32) for _ in range(10)]
+    assert all(crop.shape == (5, 16, 16, 3) for crop in crops)
+    assert all(crop.any() for crop in crops)
+    assert detailed_crop(frames, None, 9, rng, tries=4).shape == frames.shape

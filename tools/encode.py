@@ -1,7 +1,7 @@
-"""Encodes a run's clips to latents, once: `tools/encode.py --config configs/shapes.yaml [key=value ...]`.
+"""Encodes a run's clips, once: `tools/encode.py --config configs/shapes.yaml [key=value ...]`.
 
-`tools/train.py` does the same where it is missing. Several processes share the work:
-`torchrun --nproc-per-node 2 tools/encode.py --config ...`.
+Clips become latents; captions become text states where their encoder is not trained. `tools/train.py` does the same
+where it is missing. Several processes share the work: `torchrun --nproc-per-node 2 tools/encode.py --config ...`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ def main() -> int:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from videodit.config import load_config
-    from videodit.training.trainer import encode_all, load_codec
+    from videodit.training import trainer
 
     try:
         config = load_config(args.config, args.overrides)
-        train, validation = encode_all(config, load_codec(config))
+        train, validation = trainer.encode_clips_of(config, trainer.load_codec(config))
+        if config.text.source and (text := trainer.load_text(config)):
+            trainer.encode_text_of(config, text, trainer.captions_of(train, validation))
     except ValueError as error:
         print(f"encode: {error}", file=sys.stderr)
         return 2

@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny import tiny_wan
 
-from videodit import VideoDiTPipeline
+from videodit import TextEncoder, VideoDiTPipeline
 from videodit.config import Run
 from videodit.data.cache import CacheError
 from videodit.data.source import open_data
 from videodit.training import checkpoint
-from videodit.training.trainer import Trainer, encode_all, load_codec
+from videodit.training.trainer import Trainer, encode_clips_of, load_codec
 from videodit.training.vae import learning_rates, train_vae
 
 TINY = {
@@ -169,7 +169,7 @@ def test_what_does_not_fit_together_is_named(tmp_path: Path) -> None:
 def test_a_cache_goes_on_where_it_stopped_and_is_refused_for_other_data(tmp_path: Path) -> None:
     config = run(tmp_path)
     codec = load_codec(config)
-    train, validation = encode_all(config, codec)
+    train, validation = encode_clips_of(config, codec)
     assert (len(train), len(validation)) == (12, 4)
     frames = open_data(config.data, config.seed).train.read(5, 0)
     pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1
@@ -177,10 +177,28 @@ def test_a_cache_goes_on_where_it_stopped_and_is_refused_for_other_data(tmp_path
         torch.testing.assert_close(train.latent(5, image=False), codec.encode(pixels)[0], rtol=1e-2, atol=1e-2)
         torch.testing.assert_close(train.latent(5, image=True), codec.encode(pixels[:, :, :1])[0], rtol=1e-2, atol=1e-2)
     (tmp_path / "latents" / "train" / "index.json").unlink()  # as if stopped after the shards
-    again, _ = encode_all(config, codec)
+    again, _ = encode_clips_of(config, codec)
     assert again.entries == train.entries
     with pytest.raises(CacheError, match="other data or another VAE; delete it"):
-        encode_all(run(tmp_path, data={"fps": 4.0}), codec)
+        encode_clips_of(run(tmp_path, data={"fps": 4.0}), codec)
+
+
+def test_a_frozen_text_encoder_is_run_once_a_caption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    TextEncoder.from_captions(["a red circle moving"], width=16, depth=1, heads=2).save_pretrained(tmp_path / "text")
+    config = run(tmp_path / "run", text={"source": str(tmp_path / "text")})
+    trainer = Trainer(config)
+    prompts = [trainer.train_clips.entries[0].captions[0], "", trainer.train_clips.entries[5].captions[1]]
+    for cached, direct in zip(trainer.raw_model.encoded(prompts), trainer.raw_model.text(prompts), strict=True):
+        torch.testing.assert_close(cached, direct, rtol=1e-5, atol=1e-6)
+    assert not any(p.requires_grad for p in trainer.raw_model.text.parameters())
+
+    def never(self: TextEncoder, prompts: list[str]) -> None:
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(TextEncoder, "forward", never)
+    again = Trainer(config)
+    again.step(0)
+    assert torch.equal(again.raw_model.encoded(prompts).states, trainer.raw_model.encoded(prompts).states)
 
 
 def test_train_vae_learns_stores_statistics_and_resumes(tmp_path: Path) -> None:

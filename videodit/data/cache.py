@@ -1,4 +1,4 @@
-"""Latents encoded once: what the transformer trains from.
+"""Latents and text states encoded once: what the transformer trains from.
 
 `<folder>/index.json` tells what was encoded, under which key (data, codec, size); `shard_0000.safetensors` and so on
 hold the latents. For each clip: `clip` c f h w, and `image`, its first frame encoded as an image, c 1 h w; both
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,14 @@ from accelerate import PartialState
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from videodit.codec import VideoCodec
 from videodit.config import Data
 from videodit.data.source import Clips
 from videodit.data.transforms import to_pixels
+from videodit.text import TextEncoder, TextStates
 
 SHARD = 256  # clips a file
 BATCH = 8  # clips encoded at once
@@ -81,6 +83,43 @@ class LatentCache:
         """Normalized latent c f h w (an image: c 1 h w), float32."""
         entry = self.entries[index]
         return self._shards[entry.shard].get_tensor(f"{'image' if image else 'clip'}/{entry.row}").float()
+
+
+class TextCache:
+    """The states of captions, encoded once by an encoder that is not trained; called as the encoder is.
+
+    Kept in one file of `float32` states `m e` under each caption's sha256, with the encoder's fingerprint. Captions
+    that are not in it yet are added; a file of another encoder is encoded anew.
+    """
+
+    def __init__(self, file: Path, encoder: TextEncoder, captions: Iterable[str]):
+        key = encoder.fingerprint()
+        states: dict[str, Tensor] = {}
+        if file.exists():
+            with safe_open(file, "pt") as stored:
+                if (stored.metadata() or {}).get("encoder") == key:
+                    states = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        missing = sorted({c for c in captions if _digest(c) not in states})
+        for first in tqdm(range(0, len(missing), BATCH), desc="encoding text", disable=not missing):
+            part = missing[first : first + BATCH]
+            with torch.no_grad():
+                encoded, mask = encoder(part)
+            for caption, one, real in zip(part, encoded, mask, strict=True):
+                states[_digest(caption)] = one[real].float().cpu().contiguous()
+        if missing:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _replace(file, lambda p: save_file(states, p, metadata={"encoder": key}))
+        self._stored = safe_open(file, "pt")
+
+    def __call__(self, prompts: list[str]) -> TextStates:
+        """States b m e, zero where the mask b m is False, padded to the longest prompt."""
+        states = [self._stored.get_tensor(_digest(prompt)) for prompt in prompts]
+        mask = [torch.ones(len(s), dtype=torch.bool) for s in states]
+        return TextStates(pad_sequence(states, batch_first=True), pad_sequence(mask, batch_first=True))
+
+
+def _digest(caption: str) -> str:
+    return hashlib.sha256(caption.encode()).hexdigest()
 
 
 def cache_key(data: Data, seed: int, codec_fingerprint: str, part: str) -> str:

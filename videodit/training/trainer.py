@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from videodit.codec import VideoCodec
 from videodit.config import Run
-from videodit.data.cache import LatentCache, cache_key, encode_clips
+from videodit.data.cache import LatentCache, TextCache, cache_key, encode_clips
 from videodit.data.source import open_data
 from videodit.diffusion import objectives
 from videodit.diffusion.times import index_from_time, shift_time, times_from_uniform
@@ -55,15 +55,17 @@ class Batch:
 class Model(nn.Module):
     """Transformer and, where it is trained along, the text encoder: what the optimizer sees and EMA follows."""
 
-    def __init__(self, transformer: VideoDiT, text: TextEncoder, train_text: bool):
+    def __init__(self, transformer: VideoDiT, text: TextEncoder, encoded: TextCache | None):
         super().__init__()
         self.transformer = transformer
         self.text = text
-        text.requires_grad_(train_text)
+        self.encoded = encoded
+        text.requires_grad_(encoded is None)
 
     def forward(self, noisy: Tensor, timestep: Tensor, captions: list[str], fps: float) -> Tensor:
-        text = self.text(captions)
-        return self.transformer(noisy, timestep, text.states, text.mask, fps=fps, return_dict=False)[0]
+        states, mask = (self.encoded or self.text)(captions)
+        states, mask = states.to(noisy.device), mask.to(noisy.device)
+        return self.transformer(noisy, timestep, states, mask, fps=fps, return_dict=False)[0]
 
 
 class Trainer:
@@ -80,11 +82,13 @@ class Trainer:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # images skip `time` blocks
         )
         self.codec = load_codec(config)
-        self.train_clips, self.validation_clips = encode_all(config, self.codec)
+        self.train_clips, self.validation_clips = encode_clips_of(config, self.codec)
         self.path, self.scheduler = build_path(config)
         torch.manual_seed(config.seed)
-        text = self._build_text()
-        model = Model(self._build_transformer(text), text, train_text=config.text.source is None)
+        captions = captions_of(self.train_clips, self.validation_clips)
+        text = load_text(config) or self._build_text(captions)
+        encoded = encode_text_of(config, text, captions) if config.text.source else None
+        model = Model(self._build_transformer(text), text, encoded)
         model.to(self.accelerator.device)
         weights = [p for p in model.parameters() if p.requires_grad]
         train = config.train
@@ -113,21 +117,15 @@ class Trainer:
 
     # --- building ----------------------------------------------------------------------------------------------------
 
-    def _build_text(self) -> TextEncoder:
-        config = self.config
-        if config.train.start_from:
-            return TextEncoder.from_pretrained(named_folder(config.train.start_from), dtype=torch.float32)
-        if config.text.source:
-            return TextEncoder.from_pretrained(named_folder(config.text.source), dtype=torch.float32)
-        captions = [c for e in self.train_clips.entries for c in (*e.captions, *e.image_captions)]
-        if config.data.source == "shapes":
-            captions += vocabulary_captions()
+    def _build_text(self, captions: list[str]) -> TextEncoder:
+        """A small encoder of its own, for the words of these captions, to be trained along."""
+        text, world = self.config.text, self.config.data.source == "shapes"
         return TextEncoder.from_captions(
-            captions,
-            width=config.text.width,
-            depth=config.text.depth,
-            max_length=config.text.max_length,
-            seed=config.seed,
+            [*captions, *(vocabulary_captions() if world else ())],
+            width=text.width,
+            depth=text.depth,
+            max_length=text.max_length,
+            seed=self.config.seed,
         )
 
     def _build_transformer(self, text: TextEncoder) -> VideoDiT:
@@ -397,7 +395,13 @@ def load_codec(config: Run) -> VideoCodec:
     return VideoCodec.from_pretrained(folder)
 
 
-def encode_all(config: Run, codec: VideoCodec) -> tuple[LatentCache, LatentCache]:
+def load_text(config: Run) -> TextEncoder | None:
+    """The saved text encoder that a run names, `text.source` or that of `train.start_from`; None: it builds its own."""
+    folder = config.text.source or config.train.start_from
+    return TextEncoder.from_pretrained(named_folder(folder), dtype=torch.float32) if folder else None
+
+
+def encode_clips_of(config: Run, codec: VideoCodec) -> tuple[LatentCache, LatentCache]:
     """Latents of the clips to train on and of those kept out, encoded where they are not there yet."""
     data, fingerprint = open_data(config.data, config.seed), codec.fingerprint()
     for skip in data.skips:
@@ -410,6 +414,16 @@ def encode_all(config: Run, codec: VideoCodec) -> tuple[LatentCache, LatentCache
             log.warning("left out %s: %s", where, why)
         caches.append(cache)
     return caches[0], caches[1]
+
+
+def captions_of(*caches: LatentCache) -> list[str]:
+    """Every wording in the caches."""
+    return [c for cache in caches for e in cache.entries for c in (*e.captions, *e.image_captions)]
+
+
+def encode_text_of(config: Run, text: TextEncoder, captions: list[str]) -> TextCache:
+    """The states of all captions and of the empty one, encoded where they are not there yet."""
+    return TextCache(Path(config.output) / "latents" / "text.safetensors", text, [*captions, ""])
 
 
 def build_path(config: Run) -> tuple[objectives.Path, Any]:

@@ -33,8 +33,9 @@ clean:  ## remove the environment, caches and demo.mp4 (runs/ stays)
 	@if [ -e .venv/.building ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
 		rm -rf .venv && $(PYTHON) -m venv .venv; \
 	fi
+	@echo "installing into .venv: some minutes the first time"
 	@touch .venv/.building
-	$(PIP) install -q -c constraints.txt $(TORCH)
-	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	@$(PIP) install -q -c constraints.txt $(TORCH)
+	@$(PIP) install -q -c constraints.txt -e ".[dev]"
 	@rm .venv/.building
 	@touch $@

@@ -205,14 +205,14 @@ def test_true_clips_are_judged_right(held_out: bool) -> None:
 @pytest.mark.slow
 def test_blurred_and_noisy_clips_are_judged_right() -> None:
     for num_things in (1, 2):
-        found = shares(ShapesWorld(SIZE, seed=22, held_out=True, num_things=num_things), 60, spoil=True)
+        found = shares(ShapesWorld(SIZE, seed=22, held_out=True, num_things=num_things), 40, spoil=True)
         assert min(found.values()) >= 0.97, found
 
 
 @pytest.mark.slow
 def test_another_scenes_facts_score_chance() -> None:
-    found = shares(ShapesWorld(SIZE, seed=23, num_things=1), 150, shift=1)
+    found = shares(ShapesWorld(SIZE, seed=23, num_things=1), 100, shift=1)
     assert found["color"] < 0.25  # 1 / 8 is expected
     assert found["shape"] < 0.30  # 1 / 6
     assert found["motion"] < 0.20  # 1 / 10
-    assert found["all"] < 0.03
+    assert found["all"] < 0.04

@@ -105,8 +105,9 @@ def test_what_a_user_can_mend_is_one_line_and_exit_2(
 
 
 def test_the_command_itself_fails_in_one_line_on_a_folder_that_is_no_model(tmp_path: Path) -> None:
-    command = [sys.executable, sample_video.__file__, "--prompt", "red", "--model", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    command = [sys.executable, "tools/sample_video.py", "--prompt", "red", "--model", str(tmp_path)]
+    root = Path(sample_video.__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert str(tmp_path) in done.stderr.strip().splitlines()[-1]

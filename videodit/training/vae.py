@@ -104,8 +104,9 @@ def train_vae(config: Run) -> Path:
                 group["lr"] = rates[step]
             optimizer.step()
             optimizer.zero_grad()
-        psnr = 10 * math.log10(4 / max(float(terms["mse"]), 1e-12))
-        loop.record(step, **terms, psnr=psnr, lr=rates[step])
+        means = {name: term.item() for name, term in terms.items()}
+        psnr = 10 * math.log10(4 / max(means["mse"], 1e-12))
+        loop.record(step, **means, psnr=psnr, lr=rates[step])
         loop.checkpoint(step, state)
     vae.eval()
     store_statistics(vae, data.train, config)

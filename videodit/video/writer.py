@@ -242,7 +242,7 @@ def _write_mp4(path: Path, frames: Iterator[np.ndarray], *, rate: Fraction, meta
                 format="yuv420p",
                 dst_colorspace=Colorspace.ITU709,
                 dst_color_range=ColorRange.MPEG,
-                interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+                interpolation=Interpolation.BICUBIC,
             )
 
 

@@ -5,7 +5,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip
 TORCH = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
-.PHONY: help demo test check clean
+.PHONY: help demo test check shipped clean
 
 help:  ## say what the targets do (the default)
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -21,6 +21,12 @@ check: .venv/.stamp  ## format, lint, types, fast tests: what a change must pass
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m mypy
 	.venv/bin/python -m pytest -q -m "not slow"
+
+shipped: .venv/.stamp  ## train the packaged model anew (hours on two cores) into runs/shipped
+	.venv/bin/python tools/train_vae.py --config configs/shapes.yaml
+	.venv/bin/python tools/train.py --config configs/shapes.yaml
+	.venv/bin/python tools/train.py --config configs/shapes_shifted.yaml
+	.venv/bin/python tools/convert.py --from runs/shapes_shifted/pipeline --to runs/shipped --dtype float16
 
 clean:  ## remove the environment, caches and demo.mp4 (runs/ stays)
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.mp4

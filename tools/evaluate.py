@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    from videodit.pipeline import VideoDiTPipeline
+
 SHEET_CLIPS = 24
 CLIP_SIDE = 256  # pixels; larger clips are measured at this size
 
@@ -85,10 +87,9 @@ def evaluate_model(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     import torch
 
     from videodit.evaluation.world import evaluate_world
-    from videodit.pipeline import VideoDiTPipeline
     from videodit.video.writer import contact_sheet
 
-    pipe = VideoDiTPipeline.from_pretrained(args.model) if args.model else VideoDiTPipeline.shipped()
+    pipe = load_pipeline(args.model)
     pipe.set_progress_bar_config(disable=True)
     if torch.cuda.is_available():
         pipe.to("cuda")
@@ -122,6 +123,20 @@ def evaluate_model(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     contact_sheet(list(shown.values()), args.out / "contact_sheet.png", labels=labels)
     settings = {name: getattr(args, name) for name in ("world", "prompts", "seed", "steps", "guidance_scale")}
     return results.summary(), {"settings": {"model": args.model or "shipped", **settings}, **results.to_dict()}
+
+
+def load_pipeline(model: str | None) -> VideoDiTPipeline:
+    from videodit.pipeline import VideoDiTPipeline
+
+    if model is None:
+        return VideoDiTPipeline.shipped()
+    try:
+        return VideoDiTPipeline.from_pretrained(model)
+    except (ValueError, OSError) as error:
+        why = (
+            error if Path(model).is_dir() else "there is no such folder here, and no such model to be had from the hub"
+        )
+        raise ValueError(f"--model {model}: {why}") from error
 
 
 def evaluate_clips(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:

@@ -131,6 +131,7 @@ class Train(Section):
     learning_rate: Annotated[float, Field(gt=0, strict=False)] = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     schedule: Literal["constant", "cosine"] = "cosine"
+    decay_steps: Positive | None = Field(None, description="steps over which the cosine falls to zero (null: steps)")
     betas: tuple[float, float] = Field((0.9, 0.99), strict=False)
     weight_decay: Annotated[float, Field(ge=0, strict=False)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0, strict=False)] = 1.0
@@ -157,6 +158,7 @@ class Run(Section):
     seed: int = 0
     data: Data = Data()
     vae: Vae = Vae()
+    latents: str | None = Field(None, description="folder of encoded clips, which runs may share; null: <output>/latents")
     codec: str | None = Field(None, description="a saved VAE or pipeline, or 'shipped'; null: <output>/vae")
     text: Text = Text()
     model: Model = Model()

@@ -102,7 +102,7 @@ class Trainer:
                 "cosine" if train.schedule == "cosine" else "constant_with_warmup",
                 optimizer,
                 num_warmup_steps=train.warmup_steps,
-                num_training_steps=train.steps,
+                num_training_steps=train.decay_steps or train.steps,
             )
             for optimizer in self.raw_optimizers
         ]
@@ -409,7 +409,7 @@ def encode_clips_of(config: Run, codec: VideoCodec) -> tuple[LatentCache, Latent
     caches = []
     for part, clips, spans in (("train", data.train, config.data.spans), ("validation", data.validation, 1)):
         key = cache_key(config.data, config.seed, fingerprint, part)
-        cache = encode_clips(clips, codec, Path(config.output) / "latents" / part, key, spans)
+        cache = encode_clips(clips, codec, _latents(config) / part, key, spans)
         for where, why in cache.skips:
             log.warning("left out %s: %s", where, why)
         caches.append(cache)
@@ -423,7 +423,11 @@ def captions_of(*caches: LatentCache) -> list[str]:
 
 def encode_text_of(config: Run, text: TextEncoder, captions: list[str]) -> TextCache:
     """The states of all captions and of the empty one, encoded where they are not there yet."""
-    return TextCache(Path(config.output) / "latents" / "text.safetensors", text, [*captions, ""])
+    return TextCache(_latents(config) / "text.safetensors", text, [*captions, ""])
+
+
+def _latents(config: Run) -> Path:
+    return Path(config.latents) if config.latents else Path(config.output) / "latents"
 
 
 def build_path(config: Run) -> tuple[objectives.Path, Any]:

@@ -158,7 +158,7 @@ class Run(Section):
     seed: int = 0
     data: Data = Data()
     vae: Vae = Vae()
-    latents: str | None = Field(None, description="folder of encoded clips, which runs may share; null: <output>/latents")
+    latents: str | None = Field(None, description="folder of encoded clips, to share; null: <output>/latents")
     codec: str | None = Field(None, description="a saved VAE or pipeline, or 'shipped'; null: <output>/vae")
     text: Text = Text()
     model: Model = Model()

@@ -88,8 +88,14 @@ class VideoDiTPipeline(DiffusionPipeline):
 
     @classmethod
     def shipped(cls, **kwargs: Any) -> VideoDiTPipeline:
-        """The model in the package: moving shapes, 17 frames of 64x64 at 8 frames a second; works offline."""
-        return cls.from_pretrained(SHIPPED, **kwargs)
+        """The model in the package: moving shapes, 17 frames of 64x64 at 8 frames a second; works offline.
+
+        Raises:
+            ValueError: the package holds none.
+        """
+        if not (SHIPPED / "model_index.json").is_file():
+            raise ValueError(f"{SHIPPED}: no packaged model here; install videodit anew, or name a model folder")
+        return cls.from_pretrained(str(SHIPPED), **kwargs)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Writes a pipeline folder as diffusers does, and the `pipeline.py` that lets diffusers find this class."""

@@ -92,7 +92,7 @@ def test_the_shapes_world_is_a_source_with_image_captions() -> None:
 def test_center_fit_keeps_the_middle_and_never_stretches() -> None:
     wide = np.zeros((2, 20, 60, 3), dtype=np.uint8)
     wide[:, :, 20:40] = 200  # the middle square
-    assert (center_fit(wide, 10, 10) == 200).mean() > 0.9
+    assert center_fit(wide, 10, 10).mean() > 180
     square = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     assert center_fit(square, 16, 16) is square
     assert center_fit(wide, 40, 16).shape == (2, 40, 16, 3)

@@ -245,6 +245,8 @@ def _scan_video(path: Path) -> _Index:
     first = next((i for i, packet in enumerate(packets) if packet.is_key), 0)
     # What comes or shows before the first keyframe cannot be decoded by anyone: it is no frame.
     shown = {packet.pts for packet in packets[first:] if not packet.is_hidden and packet.pts >= packets[first].pts}
+    if not shown:
+        raise VideoError(f"{path} has no frames to show, all are cut away by its edit list: convert it again")
     stamps = np.array(sorted(shown), dtype=np.int64)
     keys = np.array(sorted({packet.pts for packet in packets if packet.is_key}), dtype=np.int64)
     starts = (stamps - stamps[0]) * tick
@@ -257,6 +259,8 @@ def _scan_by_order(path: Path) -> _Index:
     with _opened(path) as (container, stream):
         gap = 1 / float(stream.guessed_rate or stream.average_rate or 25)
         count = sum(1 for _ in container.decode(stream))
+    if not count:
+        raise VideoError(f"{path} has no frames that decode: copy or convert it again")
     return _Index(np.arange(count) * gap, count * gap)
 
 

@@ -18,13 +18,13 @@ def main() -> int:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from videodit.config import load_config
-    from videodit.training import trainer
+    from videodit.training import inputs
 
     try:
         config = load_config(args.config, args.overrides)
-        train, validation = trainer.encode_clips_of(config, trainer.load_codec(config))
-        if config.text.source and (text := trainer.load_text(config)):
-            trainer.encode_text_of(config, text, trainer.captions_of(train, validation))
+        train, validation = inputs.encode_clips_of(config, inputs.load_codec(config))
+        if config.text.source and (text := inputs.load_text(config)):
+            inputs.encode_text_of(config, text, inputs.captions_of(train, validation))
     except ValueError as error:
         print(f"encode: {error}", file=sys.stderr)
         return 2

@@ -14,7 +14,8 @@ from videodit.config import Run
 from videodit.data.cache import CacheError
 from videodit.data.source import open_data
 from videodit.training import checkpoint
-from videodit.training.trainer import Trainer, encode_clips_of, load_codec
+from videodit.training.inputs import encode_clips_of, load_codec
+from videodit.training.trainer import Trainer
 from videodit.training.vae import learning_rates, train_vae
 
 TINY = {

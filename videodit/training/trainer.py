@@ -17,22 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from videodit.codec import VideoCodec
 from videodit.config import Run
-from videodit.data.cache import LatentCache, TextCache, cache_key, encode_clips
-from videodit.data.source import open_data
+from videodit.data.cache import TextCache
 from videodit.diffusion import objectives
 from videodit.diffusion.times import index_from_time, shift_time, times_from_uniform
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline, named_folder
 from videodit.shapes import rng_for, vocabulary_captions
 from videodit.text import TextEncoder
+from videodit.training import inputs
 from videodit.training.loop import Loop
 from videodit.training.optimizer import build_optimizers
 from videodit.video.writer import contact_sheet, write_video
@@ -81,13 +79,13 @@ class Trainer:
             mixed_precision=config.train.precision,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # images skip `time` blocks
         )
-        self.codec = load_codec(config)
-        self.train_clips, self.validation_clips = encode_clips_of(config, self.codec)
-        self.path, self.scheduler = build_path(config)
+        self.codec = inputs.load_codec(config)
+        self.train_clips, self.validation_clips = inputs.encode_clips_of(config, self.codec)
+        self.path, self.scheduler = inputs.build_path(config)
         torch.manual_seed(config.seed)
-        captions = captions_of(self.train_clips, self.validation_clips)
-        text = load_text(config) or self._build_text(captions)
-        encoded = encode_text_of(config, text, captions) if config.text.source else None
+        captions = inputs.captions_of(self.train_clips, self.validation_clips)
+        text = inputs.load_text(config) or self._build_text(captions)
+        encoded = inputs.encode_text_of(config, text, captions) if config.text.source else None
         model = Model(self._build_transformer(text), text, encoded)
         model.to(self.accelerator.device)
         weights = [p for p in model.parameters() if p.requires_grad]
@@ -383,65 +381,3 @@ class Trainer:
         for part, saved in zip(parts, [*state["optimizers"], *state["schedules"]], strict=True):
             part.load_state_dict(saved)
         self.ema.load_state_dict(state["ema"])
-
-
-def load_codec(config: Run) -> VideoCodec:
-    """The VAE that a run encodes with: `codec`, or `<output>/vae` as `train_vae` leaves it."""
-    folder = named_folder(config.codec) if config.codec else str(Path(config.output) / "vae")
-    if config.codec is None and not Path(folder).is_dir():
-        raise ValueError(
-            f"{folder}: no VAE here; run tools/train_vae.py with this config, or set codec: to a saved VAE"
-        )
-    return VideoCodec.from_pretrained(folder)
-
-
-def load_text(config: Run) -> TextEncoder | None:
-    """The saved text encoder that a run names, `text.source` or that of `train.start_from`; None: it builds its own."""
-    folder = config.text.source or config.train.start_from
-    return TextEncoder.from_pretrained(named_folder(folder), dtype=torch.float32) if folder else None
-
-
-def encode_clips_of(config: Run, codec: VideoCodec) -> tuple[LatentCache, LatentCache]:
-    """Latents of the clips to train on and of those kept out, encoded where they are not there yet."""
-    data, fingerprint = open_data(config.data, config.seed), codec.fingerprint()
-    for skip in data.skips:
-        log.warning("left out %s: %s", skip.where, skip.why)
-    caches = []
-    for part, clips, spans in (("train", data.train, config.data.spans), ("validation", data.validation, 1)):
-        key = cache_key(config.data, config.seed, fingerprint, part)
-        cache = encode_clips(clips, codec, _latents(config) / part, key, spans)
-        for where, why in cache.skips:
-            log.warning("left out %s: %s", where, why)
-        caches.append(cache)
-    return caches[0], caches[1]
-
-
-def captions_of(*caches: LatentCache) -> list[str]:
-    """Every wording in the caches."""
-    return [c for cache in caches for e in cache.entries for c in (*e.captions, *e.image_captions)]
-
-
-def encode_text_of(config: Run, text: TextEncoder, captions: list[str]) -> TextCache:
-    """The states of all captions and of the empty one, encoded where they are not there yet."""
-    return TextCache(_latents(config) / "text.safetensors", text, [*captions, ""])
-
-
-def _latents(config: Run) -> Path:
-    return Path(config.latents) if config.latents else Path(config.output) / "latents"
-
-
-def build_path(config: Run) -> tuple[objectives.Path, Any]:
-    """The noising path of an objective, and the scheduler that samples from it."""
-    objective = config.objective
-    if objective.prediction_type == "flow":
-        for key in ("learned_range", "min_snr_gamma"):
-            if getattr(objective, key):
-                raise ValueError(f"objective.{key} is not defined for flow; leave it out, or choose epsilon")
-        return objectives.FlowPath(), FlowMatchEulerDiscreteScheduler(shift=objective.shift)
-    scheduler = DDIMScheduler(
-        prediction_type=objective.prediction_type,
-        clip_sample=False,
-        timestep_spacing="trailing",
-        rescale_betas_zero_snr=objective.prediction_type != "epsilon",
-    )
-    return objectives.DiffusionPath.from_scheduler(scheduler), scheduler

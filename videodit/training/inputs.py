@@ -1,0 +1,82 @@
+"""What a run learns from and towards, as its configuration names it: codec, encoded clips, captions, noising path."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+from videodit.codec import VideoCodec
+from videodit.config import Run
+from videodit.data.cache import LatentCache, TextCache, cache_key, encode_clips
+from videodit.data.source import open_data
+from videodit.diffusion import objectives
+from videodit.pipeline import named_folder
+from videodit.text import TextEncoder
+
+log = logging.getLogger(__name__)
+
+
+def load_codec(config: Run) -> VideoCodec:
+    """The VAE that a run encodes with: `codec`, or `<output>/vae` as `train_vae` leaves it."""
+    folder = named_folder(config.codec) if config.codec else str(Path(config.output) / "vae")
+    if config.codec is None and not Path(folder).is_dir():
+        raise ValueError(
+            f"{folder}: no VAE here; run tools/train_vae.py with this config, or set codec: to a saved VAE"
+        )
+    return VideoCodec.from_pretrained(folder)
+
+
+def load_text(config: Run) -> TextEncoder | None:
+    """The saved text encoder that a run names, `text.source` or that of `train.start_from`; None: it builds its own."""
+    folder = config.text.source or config.train.start_from
+    return TextEncoder.from_pretrained(named_folder(folder), dtype=torch.float32) if folder else None
+
+
+def encode_clips_of(config: Run, codec: VideoCodec) -> tuple[LatentCache, LatentCache]:
+    """Latents of the clips to train on and of those kept out, encoded where they are not there yet."""
+    data, fingerprint = open_data(config.data, config.seed), codec.fingerprint()
+    for skip in data.skips:
+        log.warning("left out %s: %s", skip.where, skip.why)
+    caches = []
+    for part, clips, spans in (("train", data.train, config.data.spans), ("validation", data.validation, 1)):
+        key = cache_key(config.data, config.seed, fingerprint, part)
+        cache = encode_clips(clips, codec, _latents_folder(config) / part, key, spans)
+        for where, why in cache.skips:
+            log.warning("left out %s: %s", where, why)
+        caches.append(cache)
+    return caches[0], caches[1]
+
+
+def captions_of(*caches: LatentCache) -> list[str]:
+    """Every wording in the caches."""
+    return [c for cache in caches for e in cache.entries for c in (*e.captions, *e.image_captions)]
+
+
+def encode_text_of(config: Run, text: TextEncoder, captions: list[str]) -> TextCache:
+    """The states of all captions and of the empty one, encoded where they are not there yet."""
+    return TextCache(_latents_folder(config) / "text.safetensors", text, [*captions, ""])
+
+
+def _latents_folder(config: Run) -> Path:
+    return Path(config.latents) if config.latents else Path(config.output) / "latents"
+
+
+def build_path(config: Run) -> tuple[objectives.Path, Any]:
+    """The noising path of an objective, and the scheduler that samples from it."""
+    objective = config.objective
+    if objective.prediction_type == "flow":
+        for key in ("learned_range", "min_snr_gamma"):
+            if getattr(objective, key):
+                raise ValueError(f"objective.{key} is not defined for flow; leave it out, or choose epsilon")
+        return objectives.FlowPath(), FlowMatchEulerDiscreteScheduler(shift=objective.shift)
+    scheduler = DDIMScheduler(
+        prediction_type=objective.prediction_type,
+        clip_sample=False,
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=objective.prediction_type != "epsilon",
+    )
+    return objectives.DiffusionPath.from_scheduler(scheduler), scheduler

@@ -87,6 +87,13 @@ class VideoDiTPipeline(DiffusionPipeline):
         )
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> VideoDiTPipeline:
+        """Loads a pipeline folder or hub name as diffusers does, in float32 unless `torch_dtype` says otherwise."""
+        if not {"dtype", "torch_dtype"} & kwargs.keys():
+            kwargs["torch_dtype"] = torch.float32
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def shipped(cls, **kwargs: Any) -> VideoDiTPipeline:
         """The model in the package: moving shapes, 17 frames of 64x64 at 8 frames a second; works offline.
 

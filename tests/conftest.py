@@ -13,6 +13,12 @@ from videodit.text import TextEncoder
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers each time."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_pipe() -> VideoDiTPipeline:
     """A whole pipeline of tiny random parts: 4x8x8 VAE, own text encoder, two layers."""

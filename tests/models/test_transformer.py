@@ -25,7 +25,8 @@ def inputs(b: int = 2, f: int = 3, m: int = 5) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (12, 4)])
-def test_space_blocks_without_qk_norm_are_pixart(height: int, width: int) -> None:
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-7)])
+def test_space_blocks_without_qk_norm_are_pixart(height: int, width: int, dtype: torch.dtype, error: float) -> None:
     theirs = PixArtTransformer2DModel(
         num_attention_heads=2,
         attention_head_dim=16,
@@ -55,8 +56,10 @@ def test_space_blocks_without_qk_norm_are_pixart(height: int, width: int) -> Non
     weights["patch_embed.proj.bias"] = weights.pop("pos_embed.proj.bias")
     weights.pop("pos_embed.pos_embed", None)
     ours.load_state_dict(weights)
+    ours, theirs = ours.to(dtype), theirs.to(dtype)
     x = inputs(f=1)
-    x["hidden_states"] = torch.randn(2, 4, 1, height, width)
+    x["encoder_hidden_states"] = x["encoder_hidden_states"].to(dtype)
+    x["hidden_states"] = torch.randn(2, 4, 1, height, width, dtype=dtype)
     x["encoder_attention_mask"][1, 3:] = False
     image = x["hidden_states"][:, :, 0].requires_grad_()
     expected = theirs(
@@ -68,10 +71,11 @@ def test_space_blocks_without_qk_norm_are_pixart(height: int, width: int) -> Non
     ).sample
     x["hidden_states"] = image.detach().unsqueeze(2).requires_grad_()
     actual = ours(**x).sample
-    torch.testing.assert_close(actual[:, :, 0], expected, rtol=1e-5, atol=1e-5)
-    expected.square().sum().backward()
-    actual.square().sum().backward()
-    assert (x["hidden_states"].grad[:, :, 0] - image.grad).norm() < 1e-5 * image.grad.norm()
+    torch.testing.assert_close(actual[:, :, 0], expected, rtol=error, atol=error)
+    if dtype == torch.float64:  # gradients of so wild weights carry the rounding of float32
+        expected.square().sum().backward()
+        actual.square().sum().backward()
+        assert (x["hidden_states"].grad[:, :, 0] - image.grad).norm() < error * image.grad.norm()
 
 
 @pytest.mark.parametrize("axis", ["space", "time", "joint"])

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -92,7 +91,7 @@ class VideoCodec:
         if folder.exists() and not (folder / "config.json").is_file():
             raise ValueError(f"{folder}: no config.json here; give the folder of a saved VAE or of a pipeline")
         name = str(folder) if folder.exists() else str(name_or_folder)
-        config = diffusers.ConfigMixin.load_config.__func__(AutoencoderKL, name)  # type: ignore[attr-defined]
+        config = AutoencoderKL.load_config(name)
         class_name = config.get("_class_name", "")
         known = {c.__name__: c for c in FRAMEWISE + VIDEO}
         if class_name not in known:

@@ -24,9 +24,9 @@ check: .venv/.stamp  ## format, lint, types, fast tests: what a change must pass
 
 shipped: .venv/.stamp  ## train the packaged model anew (hours on two cores) into runs/shipped
 	.venv/bin/python tools/train_vae.py --config configs/shapes.yaml
+	.venv/bin/python tools/train.py --config configs/shapes_images.yaml
 	.venv/bin/python tools/train.py --config configs/shapes.yaml
-	.venv/bin/python tools/train.py --config configs/shapes_shifted.yaml
-	.venv/bin/python tools/convert.py --from runs/shapes_shifted/pipeline --to runs/shipped --dtype float16
+	.venv/bin/python tools/convert.py --from runs/shapes/pipeline --to runs/shipped --dtype float16
 
 clean:  ## remove the environment, caches and demo.mp4 (runs/ stays)
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.mp4

@@ -28,6 +28,7 @@ def test_every_config_of_the_repository_is_valid(file: Path) -> None:
         ("output: a\ntrain: {step: 5}", "train.step: unknown key; did you mean 'steps'"),
         ("output: a\ntrian: {}", "trian: unknown key; did you mean 'train'"),
         ("output: a\nvae: {stages: [{steps: 1, crops: 3}]}", "vae.stages.0.crops: unknown key; did you mean 'crop'"),
+        ("output: a\nstages: [{train: {step: 1}}]", "train.step: unknown key; did you mean 'steps'"),
         ("output: a\ntrain: {steps: many}", "train.steps: .*integer.*'many'"),
         ("output: a\ntrain: {steps: 0}", "train.steps: .*greater than 0"),
         ("output: a\ndata: {image_share: 1.5}", "data.image_share: .*less than or equal to 1"),
@@ -62,3 +63,18 @@ def test_overrides_go_through_the_same_checks(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=message):
             load_config(file, [override])
+
+
+def test_stages_lie_on_top_of_the_rest_and_share_vae_and_latents(tmp_path: Path) -> None:
+    text = "output: a\ntrain: {steps: 5, batch_size: 3}\nstages: [{train: {steps: 1}}, {data: {fps: 4}}, {seed: 7}]"
+    legs = load_config(write(tmp_path, text), ["train.batch_size=2"]).legs()
+    assert [leg.output for leg in legs] == ["a/stage_1", "a/stage_2", "a"]
+    assert [leg.train.start_from for leg in legs] == [None, "a/stage_1/pipeline", "a/stage_2/pipeline"]
+    assert [(leg.train.steps, leg.train.batch_size, leg.data.fps, leg.seed) for leg in legs] == [
+        (1, 2, 8.0, 0),
+        (5, 2, 4.0, 0),
+        (5, 2, 8.0, 7),
+    ]
+    assert {(leg.codec, leg.latents, leg.stages) for leg in legs} == {("a/vae", "a/latents", ())}
+    plain = load_config(write(tmp_path, "output: a"))
+    assert plain.legs() == [plain]

@@ -15,6 +15,7 @@ from videodit.shapes import (
     MOTIONS,
     SHAPES,
     SIZE_WORDS,
+    SIZES,
     Scene,
     ShapesWorld,
     Thing,
@@ -133,7 +134,7 @@ def test_a_shape_covers_the_area_of_its_polygon(shape: str) -> None:
     scene = Scene((Thing("blue", shape, "large", "still"),), "black")
     frame = render(scene, ClipSize(1, 128, 128, 8), rng_for(1))[0].astype(float)
     red = (frame[..., 2] - 12) / (COLORS["blue"][2] - 12)  # share of the thing in each pixel
-    assert red.sum() == pytest.approx(area * (0.19 * 128) ** 2, rel=0.02)
+    assert red.sum() == pytest.approx(area * (SIZES["large"] * 128) ** 2, rel=0.02)
     assert np.hypot(x, y).max() <= 1.2 + 1e-9
 
 

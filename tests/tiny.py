@@ -8,13 +8,13 @@ from diffusers import AutoencoderKLWan
 from videodit.models.transformer import VideoDiT
 
 
-def awaken(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def awaken(model: torch.nn.Module, seed: int = 0, scale: float = 0.2) -> torch.nn.Module:
     """Random weights everywhere, also where the model starts at zero, so that no path is silent."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            scale = 0.2 if parameter.ndim > 1 else 0.1
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator).to(parameter))
+            size = scale if parameter.ndim > 1 else scale / 2
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator).to(parameter))
     return model.eval()
 
 

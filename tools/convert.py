@@ -1,7 +1,12 @@
-"""Rewrites a pipeline folder, for instance in half precision: `tools/convert.py --from DIR --to DIR [--dtype float16]`.
+"""Rewrites a model in another form.
 
-The result loads as every pipeline folder does; weights are half the size on disk and become float32 again when loaded
-(`VideoDiTPipeline.from_pretrained(folder)`), unless `torch_dtype` says otherwise.
+  tools/convert.py --from PIPELINE --to DIR                       PixArt, DiT or Latte of diffusers -> VideoDiTPipeline
+  tools/convert.py --from PixArt-XL-2-512x512.pth --to DIR        a project's own checkpoint -> VideoDiT
+  tools/convert.py --from DIR --to DIR --format pixart            ours -> diffusers' class, where the structure allows
+  tools/convert.py --from DIR --to DIR --dtype float16            half the size on disk
+
+A model in half precision becomes float32 again when loaded (`VideoDiTPipeline.from_pretrained(folder)`), unless
+`torch_dtype` says otherwise.
 """
 
 from __future__ import annotations
@@ -14,9 +19,12 @@ from pathlib import Path
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--from", dest="source", required=True, help="a pipeline folder, a training checkpoint, a hub name"
+        "--from", dest="source", required=True, help="a pipeline or transformer: folder, hub name, checkpoint file"
     )
     parser.add_argument("--to", dest="target", type=Path, required=True, help="the folder to write; must not exist yet")
+    parser.add_argument(
+        "--format", choices=("videodit", "dit", "pixart", "latte"), default="videodit", help="(videodit)"
+    )
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the weights")
     args = parser.parse_args()
     if args.target.exists():
@@ -24,11 +32,15 @@ def main() -> int:
         return 2
     import torch
 
-    from videodit import VideoDiTPipeline
+    from videodit.models.conversion import to_diffusers
+    from videodit.pipeline import VideoDiTPipeline, open_model
 
     try:
-        pipe = VideoDiTPipeline.from_pretrained(args.source, torch_dtype=getattr(torch, args.dtype))
-        pipe.save_pretrained(args.target)
+        model = open_model(args.source, torch_dtype=getattr(torch, args.dtype))
+        if args.format != "videodit":
+            whole = isinstance(model, VideoDiTPipeline)
+            model = model.to_diffusers(args.format) if whole else to_diffusers(model, args.format)
+        model.save_pretrained(args.target)
     except (ValueError, OSError) as error:
         print(f"convert: {error}", file=sys.stderr)
         return 2

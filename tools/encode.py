@@ -21,14 +21,14 @@ def main() -> int:
     from videodit.training import inputs
 
     try:
-        config = load_config(args.config, args.overrides)
-        train, validation = inputs.encode_clips_of(config, inputs.load_codec(config))
-        if config.text.source and (text := inputs.load_text(config)):
-            inputs.encode_text_of(config, text, inputs.captions_of(train, validation))
+        for config in load_config(args.config, args.overrides).legs():
+            train, validation = inputs.encode_clips_of(config, inputs.load_codec(config))
+            if config.text.source and (text := inputs.load_text(config)):
+                inputs.encode_text_of(config, text, inputs.captions_of(train, validation))
+            print(f"{len(train)} clips to train on, {len(validation)} to measure on: {inputs.latents_folder(config)}")
     except ValueError as error:
         print(f"encode: {error}", file=sys.stderr)
         return 2
-    print(f"{len(train)} clips to train on, {len(validation)} to measure on: {config.output}/latents")
     return 0
 
 

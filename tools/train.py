@@ -1,7 +1,8 @@
 """Trains a text-to-video transformer: `tools/train.py --config configs/shapes.yaml [key=value ...]`.
 
 Needs a VAE: `tools/train_vae.py` with the same config makes one, or set `codec:` to a saved one. Clips are encoded
-first, once. A run that was stopped goes on from its last checkpoint when started again.
+first, once. A run that was stopped goes on from its last checkpoint when started again. A config with `stages` is
+trained in legs, each going on from the one before.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ def main() -> int:
     from videodit.training.trainer import Trainer
 
     try:
-        print(Trainer(load_config(args.config, args.overrides)).train())
+        for leg in load_config(args.config, args.overrides).legs():
+            print(Trainer(leg).train())
     except ValueError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,8 @@
 """The configuration of a run: one YAML file, checked strictly.
 
 A file names only what departs from the defaults below. An unknown key, a wrong type or a value out of range is a
-`ConfigError` that names the file and the key. `key=value` overrides from the command line use dotted keys
-(`train.steps=100`) and go through the same checks. The same file serves `train_vae`, `encode`, `train`.
+`ConfigError` that names the file and the key, in a stage too. `key=value` overrides from the command line use dotted
+keys (`train.steps=100`) and go through the same checks. The same file serves `train_vae`, `encode`, `train`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+# "no" is how accelerate says float32, and how YAML says False
+Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
 
 class ConfigError(ValueError):
@@ -39,6 +41,7 @@ class Data(Section):
     reader: Literal["pyav", "decord"] = "pyav"
     start: Literal["random", "first"] = Field("random", description="where in a longer file a clip begins")
     spans: Positive = Field(1, description="how many different stretches of a longer file are encoded")
+    encode_precision: Precision = Field("no", description="of the VAE when clips are encoded")
     validation: Annotated[int, Field(ge=0)] = Field(64, description="clips kept out of training, to measure on")
     image_share: Share = Field(0.1, description="share of training batches that are images: one frame of a clip")
     max_bad_share: Share = Field(0.05, description="unreadable files beyond this share of the manifest stop the run")
@@ -76,7 +79,7 @@ class Vae(Section):
     kl_weight: Annotated[float, Field(ge=0, strict=False)] = Field(1e-4, description="times nats a latent element")
     detail: Positive = Field(4, description="of so many random crops, train on the one with most contrast")
     image_share: Share = 0.2
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    precision: Precision = "bf16"
     checkpoint_every: Positive = 500
     log_every: Positive = 25
 
@@ -129,6 +132,9 @@ class Train(Section):
         "adamw", description="muon: for the blocks' matrices, AdamW for the rest"
     )
     learning_rate: Annotated[float, Field(gt=0, strict=False)] = 1e-3
+    muon_learning_rate: Annotated[float, Field(gt=0, strict=False)] | None = Field(
+        None, description="of what muon steps (null: learning_rate)"
+    )
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     schedule: Literal["constant", "cosine"] = "cosine"
     decay_steps: Positive | None = Field(None, description="steps over which the cosine falls to zero (null: steps)")
@@ -137,9 +143,12 @@ class Train(Section):
     max_grad_norm: Annotated[float, Field(gt=0, strict=False)] = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     caption_dropout: Share = 0.1
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    precision: Precision = "bf16"
     start_from: str | None = Field(
         None, description="a pipeline folder whose transformer and text encoder to start from"
+    )
+    weights: tuple[str, ...] = Field(
+        (), strict=False, description="what is trained: axes (time), names with * (*.attn1.*); none: everything"
     )
     checkpoint_every: Positive = 1000
     keep: Positive = 2
@@ -164,6 +173,34 @@ class Run(Section):
     model: Model = Model()
     objective: Objective = Objective()
     train: Train = Train()
+    stages: tuple[dict[str, Any], ...] = Field(
+        (), strict=False, description="training in legs, each going on from the one before: what differs in each"
+    )
+
+    def legs(self) -> list[Run]:
+        """What `tools/train.py` runs one after the other: this run, or one for each of its `stages`.
+
+        A leg before the last writes into `<output>/stage_1` and so on; VAE and latents are shared by all.
+        """
+        legs: list[Run] = []
+        for number, changes in enumerate(self.stages, start=1):
+            start = {"train": {"start_from": f"{legs[-1].output}/pipeline"}} if legs else {}
+            shared = {
+                "stages": (),
+                "output": self.output if number == len(self.stages) else f"{self.output}/stage_{number}",
+                "codec": self.codec or f"{self.output}/vae",
+                "latents": self.latents or f"{self.output}/latents",
+            }
+            legs.append(Run.model_validate(_merged(_merged(_merged(self.model_dump(), shared), start), changes)))
+        return legs or [self]
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`values` with `changes` on top, section by section."""
+    both = {
+        k: _merged(values[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(values.get(k), dict)
+    }
+    return values | changes | both
 
 
 def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Run:
@@ -187,10 +224,12 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Run:
             raise ConfigError(f"{override!r} is no override; write key=value, for example train.steps=100")
         _set(values, key.split("."), yaml.safe_load(text), override)
     try:
-        return Run.model_validate(values)
+        run = Run.model_validate(values)
+        run.legs()
     except ValidationError as error:
         lines = "; ".join(_explain(e) for e in error.errors())
         raise ConfigError(f"{path}: {lines}") from error
+    return run
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:

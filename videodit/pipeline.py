@@ -15,12 +15,19 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers import (
+    DDPMScheduler,
+    DiffusionPipeline,
+    DiTPipeline,
+    LattePipeline,
+    PixArtAlphaPipeline,
+    SchedulerMixin,
+)
 from diffusers.utils import BaseOutput
 from einops import rearrange
 from torch import Tensor
@@ -29,6 +36,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from videodit.codec import VideoCodec
 from videodit.diffusion.guidance import classifier_free_guidance
 from videodit.geometry import ClipSize
+from videodit.models.conversion import ConversionError, to_diffusers
+from videodit.models.originals import from_checkpoint
 from videodit.models.transformer import VideoDiT
 from videodit.text import TextEncoder, TextStates
 
@@ -53,7 +62,8 @@ class VideoDiTPipeline(DiffusionPipeline):
 
     Args:
         vae: one of the VAEs that `VideoCodec` knows.
-        text_encoder, tokenizer: any transformers text encoder and its fast tokenizer.
+        text_encoder, tokenizer: any transformers text encoder and its fast tokenizer; None for a model that is told a
+            class.
         transformer: the model.
         scheduler: any diffusers scheduler that fits the model's training (flow: `FlowMatchEulerDiscreteScheduler`,
             and UniPC or DPM++ with flow sigmas; epsilon and v: DDIM, DDPM, DPM++, UniPC).
@@ -62,12 +72,13 @@ class VideoDiTPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer"]
 
     def __init__(
         self,
         vae: torch.nn.Module,
-        text_encoder: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
         transformer: VideoDiT,
         scheduler: SchedulerMixin,
         default_num_frames: int = 17,
@@ -94,6 +105,79 @@ class VideoDiTPipeline(DiffusionPipeline):
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
+    def from_diffusers(cls, source: str | Path | DiffusionPipeline) -> VideoDiTPipeline:
+        """A diffusers DiT, PixArt-alpha, PixArt-sigma or Latte pipeline with its own VAE, text encoder and scheduler.
+
+        Args:
+            source: the pipeline, or its folder or hub name.
+
+        Raises:
+            ConversionError: another pipeline, or a transformer that a `VideoDiT` cannot be.
+        """
+        theirs: Any = source
+        if not isinstance(source, DiffusionPipeline):
+            theirs = DiffusionPipeline.from_pretrained(str(source))
+        known = {"DiTPipeline": 0, "PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300, "LattePipeline": 120}
+        name = type(theirs).__name__
+        if name not in known:
+            raise ConversionError(f"{name} cannot be converted; a VideoDiTPipeline can be made from {', '.join(known)}")
+        parts = theirs.components
+        if parts.get("tokenizer") is not None:
+            parts["tokenizer"].model_max_length = known[name]
+        model, config = VideoDiT.from_diffusers(parts["transformer"]), parts["transformer"].config
+        size = config.sample_size * VideoCodec(parts["vae"]).strides.space
+        return cls(
+            parts["vae"],
+            parts.get("text_encoder"),
+            parts.get("tokenizer"),
+            model,
+            parts["scheduler"],
+            default_num_frames=config.video_length if name == "LattePipeline" else 1,
+            default_height=size,
+            default_width=size,
+        )
+
+    def to_diffusers(self, family: str) -> DiffusionPipeline:
+        """The same parts as diffusers' DiT, PixArt-alpha or Latte pipeline.
+
+        Args:
+            family: `dit`, `pixart` or `latte`.
+
+        Raises:
+            ConversionError: the transformer's structure is not that class's; says which part.
+        """
+        transformer = to_diffusers(self.transformer, family)
+        parts = {"vae": self.vae, "transformer": transformer, "scheduler": self.scheduler}
+        if family == "dit":
+            return DiTPipeline(**parts)
+        cls = PixArtAlphaPipeline if family == "pixart" else LattePipeline
+        return cls(**parts, text_encoder=self.text_encoder, tokenizer=self.tokenizer)
+
+    def grown(
+        self,
+        transformer: VideoDiT,
+        vae: torch.nn.Module | None = None,
+        text: TextEncoder | None = None,
+        *,
+        num_frames: int,
+        fps: float | None = None,
+    ) -> VideoDiTPipeline:
+        """This pipeline around a grown transformer (with its VAE and text encoder), for clips of `num_frames`."""
+        parts = self.components | {"transformer": transformer}
+        if vae is not None:
+            parts["vae"] = vae
+        if text is not None:
+            parts |= {"text_encoder": text.text_encoder, "tokenizer": text.tokenizer}
+        size = self.default_size
+        return type(self)(
+            **parts,
+            default_num_frames=num_frames,
+            default_height=size.height,
+            default_width=size.width,
+            default_fps=fps or size.fps,
+        )
+
+    @classmethod
     def shipped(cls, **kwargs: Any) -> VideoDiTPipeline:
         """The model in the package: moving shapes, 17 frames of 64x64 at 8 frames a second; works offline.
 
@@ -116,7 +200,9 @@ class VideoDiTPipeline(DiffusionPipeline):
 
     @property
     def text(self) -> TextEncoder:
-        """Text encoder and tokenizer as one."""
+        """Text encoder and tokenizer as one. ValueError where there are none."""
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError("this model reads no text, it is told a class: give class_labels, not a prompt")
         return TextEncoder(self.text_encoder, self.tokenizer)
 
     @property
@@ -131,8 +217,9 @@ class VideoDiTPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
+        class_labels: list[int] | None = None,
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -143,28 +230,33 @@ class VideoDiTPipeline(DiffusionPipeline):
         latents: Tensor | None = None,
         output_type: str = "pt",
         return_dict: bool = True,
+        use_text_mask: bool = True,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> VideoDiTPipelineOutput | tuple[Any]:
-        """Makes one clip a prompt.
+        """Makes one clip a prompt, or one a class.
 
         Args:
-            prompt: one or several; never empty.
+            prompt: one or several; never empty. None for a model that is told a class.
             negative_prompt: what to stay away from, one for all or one each; None: the empty prompt, with which the
                 model was trained for guidance.
+            class_labels: for a model that is told a class, in place of prompts: integers below its `num_classes`.
             num_frames, height, width, fps: of the clip; None: the model's own. One frame is an image.
             num_inference_steps: scheduler steps, at least 1.
             guidance_scale: 1 is none; above, the prompt counts more.
             generator: a list (one a prompt) makes each clip independent of its neighbours; a single one serves all.
             latents: the starting noise, b c f h w, unit variance, instead of a drawn one.
             output_type: "pt", "np", "pil" or "latent".
+            use_text_mask: False lets the model attend to padding, as diffusers' `LattePipeline` does, for its numbers:
+                clips then depend on the other prompts.
             callback_on_step_end: called as in diffusers with (pipe, step, timestep, {"latents": ...}); may return
                 {"latents": ...} in their place.
 
         Raises:
             ValueError: an empty prompt, an illegal size (names the nearest legal ones), lists of unequal length.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
+        count = len(prompts) if class_labels is None else len(class_labels)
         default = self.default_size
         size = ClipSize(
             num_frames if num_frames is not None else default.num_frames,
@@ -173,22 +265,27 @@ class VideoDiTPipeline(DiffusionPipeline):
             fps if fps is not None else default.fps,
         )
         codec = self.codec
-        shape = (len(prompts), *size.latent(codec.strides, self.transformer.patch_size))
-        self._check(prompts, negatives, generator, latents, shape, num_inference_steps, output_type)
-        text = self._encode(prompts)
-        null = self._encode(negatives) if guidance_scale != 1 else None
+        shape = (count, *size.latent(codec.strides, self.transformer.patch_size))
+        self._check(prompts, negatives, class_labels, generator, latents, shape, num_inference_steps, output_type)
+        guided = guidance_scale != 1
+        if class_labels is None:
+            conditions = self._text_conditions(prompts, negatives, guided, use_text_mask)
+        else:
+            conditions = self._class_conditions(class_labels, guided)
+        if self.transformer.config.use_additional_conditions:
+            conditions["added_cond_kwargs"] = self._size_conditions(size, (1 + guided) * count)
 
         device, dtype = self._execution_device, torch.float32
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         if latents is None:
-            latents = torch.cat([_noise(shape[1:], g) for g in _each(generator, len(prompts))])
+            latents = torch.cat([_noise(shape[1:], g) for g in _each(generator, count)])
         latents = latents.to(device, dtype) * getattr(self.scheduler, "init_noise_sigma", 1.0)
         step_kwargs = (
             {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         )
         with self.progress_bar(total=num_inference_steps) as bar:
             for index, t in enumerate(self.scheduler.timesteps):
-                prediction = self._predict(latents, t, text, null, guidance_scale, size.fps / codec.strides.time)
+                prediction = self._predict(latents, t, conditions, guidance_scale, size.fps / codec.strides.time)
                 latents = self.scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
                 if callback_on_step_end is not None:
                     latents = callback_on_step_end(self, index, t, {"latents": latents}).get("latents", latents)
@@ -201,18 +298,27 @@ class VideoDiTPipeline(DiffusionPipeline):
         self,
         prompts: list[str],
         negatives: list[str],
+        class_labels: list[int] | None,
         generator: torch.Generator | list[torch.Generator] | None,
         latents: Tensor | None,
         shape: tuple[int, ...],
         steps: int,
         output_type: str,
     ) -> None:
-        if not prompts or any(not p.strip() for p in prompts):
+        classes = self.transformer.config.num_classes
+        if class_labels is not None:
+            if prompts or classes is None:
+                raise ValueError("class_labels are for a model that is told a class, in place of a prompt")
+            if not class_labels or not all(0 <= label < classes for label in class_labels):
+                raise ValueError(f"class_labels={class_labels} must be numbers from 0 to {classes - 1}, at least one")
+        elif classes is not None:
+            raise ValueError(f"this model is told a class: give class_labels (0 to {classes - 1}), not a prompt")
+        elif not prompts or any(not p.strip() for p in prompts):
             raise ValueError("the prompt is empty; say what the clip should show")
         if len(negatives) != len(prompts):
             raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one, or one each")
-        if isinstance(generator, list) and len(generator) != len(prompts):
-            raise ValueError(f"{len(generator)} generators for {len(prompts)} prompts; give one, or one each")
+        if isinstance(generator, list) and len(generator) != shape[0]:
+            raise ValueError(f"{len(generator)} generators for {shape[0]} clips; give one, or one each")
         if latents is not None and tuple(latents.shape) != shape:
             raise ValueError(f"latents have shape {tuple(latents.shape)}, but these sizes need {shape}")
         if steps < 1:
@@ -225,6 +331,16 @@ class VideoDiTPipeline(DiffusionPipeline):
                     "%r: the model never saw the words %s; they have no effect it learned", p, ", ".join(unknown)
                 )
 
+    # --- conditions: keyword arguments of the model, for the pass that is told and, if guided, the one that is not ---
+
+    def _text_conditions(
+        self, prompts: list[str], negatives: list[str], guided: bool, use_text_mask: bool
+    ) -> dict[str, Any]:
+        if not use_text_mask:
+            return {"encoder_hidden_states": self._unmasked_text(prompts, negatives, guided)}
+        text = _join([self._encode(prompts)] + ([self._encode(negatives)] if guided else []))
+        return {"encoder_hidden_states": text.states, "encoder_attention_mask": text.mask}
+
     def _encode(self, prompts: list[str]) -> TextStates:
         """Text states; each distinct prompt is encoded once."""
         distinct = list(dict.fromkeys(prompts))
@@ -232,26 +348,46 @@ class VideoDiTPipeline(DiffusionPipeline):
         rows = torch.tensor([distinct.index(p) for p in prompts], device=states.device)
         return TextStates(states[rows], mask[rows])
 
-    def _predict(
-        self, latents: Tensor, t: Tensor, text: TextStates, null: TextStates | None, scale: float, fps: float
-    ) -> Tensor:
+    def _unmasked_text(self, prompts: list[str], negatives: list[str], guided: bool) -> Tensor:
+        """The states that `LattePipeline` gives its model: one prompt at its own length, several at the longest
+        possible with zeros behind them, and the negative prompt's with the states of its padding."""
+        states = self.text(prompts).states
+        length = states.shape[1] if len(prompts) == 1 else self.text.max_length
+        states = torch.nn.functional.pad(states, (0, 0, 0, length - states.shape[1]))
+        return torch.cat([states, self.text.padded_states(negatives, length)]) if guided else states
+
+    def _class_conditions(self, class_labels: list[int], guided: bool) -> dict[str, Any]:
+        none = [self.transformer.config.num_classes] * len(class_labels) if guided else []
+        return {"class_labels": torch.tensor([*class_labels, *none], device=self._execution_device)}
+
+    def _size_conditions(self, size: ClipSize, rows: int) -> dict[str, Tensor]:
+        """What PixArt-alpha at 1024 is told of the picture: height and width in pixels, and their ratio."""
+        values = {"resolution": [size.height, size.width], "aspect_ratio": [size.height / size.width]}
+        device = self._execution_device
+        return {k: torch.tensor([v] * rows, dtype=torch.float32, device=device) for k, v in values.items()}
+
+    @property
+    def _takes_variance(self) -> bool:
+        """Whether the scheduler wants the second half of a learned range; most leave it to training."""
+        learned = getattr(self.scheduler.config, "variance_type", None) in ("learned", "learned_range")
+        return learned and isinstance(self.scheduler, DDPMScheduler)
+
+    def _predict(self, latents: Tensor, t: Tensor, conditions: dict[str, Any], scale: float, fps: float) -> Tensor:
         """The model's guided prediction; both passes of guidance go through the model as one batch."""
         scaled = (
             self.scheduler.scale_model_input(latents, t) if hasattr(self.scheduler, "scale_model_input") else latents
         )
-        batch = [text] if null is None else [text, null]
-        states, mask = _join(batch)
+        passes = 1 if scale == 1 else 2
         prediction = self.transformer(
-            scaled.repeat(len(batch), 1, 1, 1, 1),
-            t.to(latents.device).float().expand(len(states)),
-            states,
-            mask,
+            scaled.repeat(passes, 1, 1, 1, 1),
+            t.to(latents.device).float().expand(passes * len(latents)),
             fps=fps,
             return_dict=False,
+            **conditions,
         )[0].float()
-        if prediction.shape[1] == 2 * latents.shape[1]:  # a learned range: the variance half serves training only
+        if prediction.shape[1] == 2 * latents.shape[1] and not self._takes_variance:
             prediction = prediction.chunk(2, dim=1)[0]
-        if null is None:
+        if passes == 1:
             return prediction
         conditional, unconditional = prediction.chunk(2)
         return classifier_free_guidance(conditional, unconditional, scale)
@@ -260,6 +396,37 @@ class VideoDiTPipeline(DiffusionPipeline):
 def named_folder(name: str) -> str:
     """Where a saved model lies: the packaged one for "shipped", else the folder or hub name itself."""
     return str(SHIPPED) if name == "shipped" else name
+
+
+def open_model(source: str | Path, torch_dtype: torch.dtype = torch.float32) -> VideoDiT | VideoDiTPipeline:
+    """Whatever holds a model, as one: a pipeline or transformer, ours or diffusers' DiT, PixArt or Latte, or a file.
+
+    Args:
+        source: a folder or hub name, "shipped", or a project's own checkpoint (`.pt`, `.pth`, `.safetensors`).
+        torch_dtype: of the weights.
+
+    Raises:
+        ConversionError: none of these; OSError: its weights cannot be loaded.
+    """
+    name = named_folder(str(source))
+    if Path(name).is_file() or Path(name).suffix in (".pt", ".pth", ".safetensors"):
+        return from_checkpoint(name)[0].to(torch_dtype)
+    try:
+        kind = DiffusionPipeline.load_config(name)["_class_name"]
+    except (OSError, KeyError):  # no pipeline: a transformer alone
+        try:
+            ours = VideoDiT.load_config(name).get("_class_name") == "VideoDiT"
+        except OSError as error:
+            raise ConversionError(
+                f"{name}: no model here; name a folder with model_index.json or config.json, a checkpoint file, or a "
+                f"hub name that can be reached"
+            ) from error
+        if ours:
+            return VideoDiT.from_pretrained(name, torch_dtype=torch_dtype)
+        return VideoDiT.from_diffusers(name).to(torch_dtype)
+    if "VideoDiTPipeline" in kind:  # alone, or behind the name of its module
+        return VideoDiTPipeline.from_pretrained(name, torch_dtype=torch_dtype)
+    return VideoDiTPipeline.from_diffusers(DiffusionPipeline.from_pretrained(name, torch_dtype=torch_dtype))
 
 
 def _noise(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

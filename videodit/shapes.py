@@ -36,7 +36,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "pink": (255, 135, 190),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
-SIZES = {"small": 0.13, "large": 0.19}
+SIZES = {"small": 0.165, "large": 0.24}
 MOTIONS: dict[str, tuple[str, ...]] = {
     "left": ("moving left", "moves to the left", "going left", "drifts to the left"),
     "right": ("moving right", "moves to the right", "going right", "drifts to the right"),
@@ -195,7 +195,7 @@ def render(scene: Scene, size: ClipSize, rng: np.random.Generator) -> np.ndarray
     cells = _cells(scene, size.width / side, size.height / side, rng)
     frames = np.repeat(background_pixels(scene.background, size.height, size.width)[None], size.num_frames, axis=0)
     times = np.arange(size.num_frames) / size.fps
-    scale = 1.0 if len(scene.things) == 1 else 0.8
+    scale = 1.0 if len(scene.things) == 1 else 0.64
     for thing, cell in zip(scene.things, cells, strict=True):
         track = _track(thing, cell, scale * SIZES[thing.size], times, max(size.duration, 1e-9), rng)
         color = np.array(COLORS[thing.color], dtype=np.float64)

@@ -212,6 +212,19 @@ class TextEncoder(nn.Module):
         mask = mask.to(states.device)
         return TextStates(states.masked_fill(~mask[..., None], 0), mask)
 
+    def padded_states(self, prompts: list[str], length: int) -> Tensor:
+        """States (b m e) of prompts padded or cut to `length` tokens, those of the padding included.
+
+        For a model that was used without a mask (diffusers' Latte); the padding is masked in the encoder all the same.
+        """
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        ids, mask = _attending(tokens["input_ids"], tokens["attention_mask"].bool(), self.tokenizer.pad_token_id)
+        device = self.text_encoder.device
+        output = self.text_encoder(input_ids=ids.to(device), attention_mask=mask.to(device).long())
+        return output.last_hidden_state[:, :length]
+
     def truncated(self, prompt: str) -> str | None:
         """The end of the prompt, as written, that does not fit into `max_length` tokens; None if all of it does."""
         tokens = self._content_tokens(prompt)

@@ -166,9 +166,9 @@ def test_given_frames_are_at_time_zero() -> None:
 
 def test_times_a_bfloat16_apart_are_told_apart() -> None:
     """1000 t is fp32 inside: in bf16 900 and 901 would be one."""
-    model, x = tiny_dit().to(torch.bfloat16), inputs()
+    model = tiny_dit().to(torch.bfloat16)
     model.adaln_single.float()
-    tables = [model._times(torch.tensor([t, t]), None, x["hidden_states"])[0] for t in (900.0, 901.0)]
+    tables = [model._times(torch.tensor([t, t]), None, None, None)[0][0] for t in (900.0, 901.0)]
     assert not torch.equal(*tables)
 
 
@@ -248,7 +248,7 @@ def test_wrong_configurations_are_named() -> None:
 
 
 def test_a_silent_block_passes_its_input_on() -> None:
-    block = awaken(DiTBlock(16, 2, "time", 16, 2.0, True))
+    block = awaken(DiTBlock(16, 2, "time", cross_attention_dim=16, mlp_ratio=2.0))
     x, modulation, text = torch.randn(2, 3, 4, 16), torch.randn(2, 1, 96), torch.randn(2, 5, 16)
     assert not torch.allclose(block(x, modulation, text), x)
     block.silence()

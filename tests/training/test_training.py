@@ -110,6 +110,41 @@ def test_muon_and_adamw_together_step_every_weight_and_resume(tmp_path: Path) ->
     assert equal(after, second.raw_model.state_dict())
 
 
+def test_muons_own_rate_moves_its_matrices_so_much_further(tmp_path: Path) -> None:
+    """The first step's length is the rate's: Muon's update is orthogonal, whatever the gradient."""
+    steps = {}
+    for rate in (1e-3, 4e-3):
+        train = {"optimizer": "muon", "learning_rate": 1e-3, "muon_learning_rate": rate, "weight_decay": 0.0}
+        trainer = Trainer(run(tmp_path, train=train | {"warmup_steps": 0, "schedule": "constant"}))
+        weights = trainer.raw_model.transformer.blocks[0].attn1.to_q.weight, trainer.raw_model.transformer.proj_out.bias
+        before = [w.detach().clone() for w in weights]
+        for step in range(2):  # the head starts at zero: in the first step nothing behind it has a gradient
+            trainer.step(step)
+        steps[rate] = [float((w.detach() - b).norm()) for w, b in zip(weights, before, strict=True)]
+    assert steps[4e-3][0] == pytest.approx(4 * steps[1e-3][0], rel=0.05)
+    assert steps[4e-3][1] == pytest.approx(steps[1e-3][1], rel=0.2)
+    with pytest.raises(ValueError, match="muon_learning_rate is read with optimizer: muon only"):
+        Trainer(run(tmp_path, train={"muon_learning_rate": 1e-3}))
+
+
+def test_images_first_then_clips(tmp_path: Path) -> None:
+    """A run of images alone validates on images and leaves `time` blocks silent; a run of clips goes on from it."""
+    images = run(tmp_path / "images", data={"num_frames": 1})
+    pipe = VideoDiTPipeline.from_pretrained(Trainer(images).train())
+    losses = (tmp_path / "images" / "losses.jsonl").read_text()
+    assert "loss_image" in losses
+    assert "validation_loss" in losses
+    assert "loss_clip" not in losses
+    silent = pipe.transformer.blocks[1]
+    assert silent.axis == "time"
+    assert not silent.attn1.to_out[0].weight.any()
+    clips = Trainer(run(tmp_path / "clips", train={"start_from": str(tmp_path / "images" / "pipeline")}))
+    ours = clips.raw_model.transformer.state_dict()
+    assert equal(dict(pipe.transformer.state_dict()), dict(ours))
+    assert equal(dict(pipe.text_encoder.state_dict()), dict(clips.raw_model.text.text_encoder.state_dict()))
+    assert "loss_clip" in clips.step(1)
+
+
 @pytest.mark.parametrize("prediction_type", ["flow", "epsilon", "v_prediction", "sample"])
 def test_every_objective_learns(prediction_type: str, tmp_path: Path) -> None:
     """On one batch seen again and again the loss falls."""
@@ -177,11 +212,48 @@ def test_a_cache_goes_on_where_it_stopped_and_is_refused_for_other_data(tmp_path
     with torch.no_grad():
         torch.testing.assert_close(train.latent(5, image=False), codec.encode(pixels)[0], rtol=1e-2, atol=1e-2)
         torch.testing.assert_close(train.latent(5, image=True), codec.encode(pixels[:, :, :1])[0], rtol=1e-2, atol=1e-2)
-    (tmp_path / "latents" / "train" / "index.json").unlink()  # as if stopped after the shards
+    next((tmp_path / "latents").glob("train-*/index.json")).unlink()  # as if stopped after the shards
     again, _ = encode_clips_of(config, codec)
     assert again.entries == train.entries
+    other, _ = encode_clips_of(run(tmp_path, data={"fps": 4.0}), codec)  # lies beside it
+    assert any(not torch.equal(other.latent(i, image=False), train.latent(i, image=False)) for i in range(12))
+    folder = next((tmp_path / "latents").glob("train-*"))
+    (folder / "key.txt").write_text("of another VAE")
+    (folder / "index.json").unlink()
     with pytest.raises(CacheError, match="other data or another VAE; delete it"):
-        encode_clips_of(run(tmp_path, data={"fps": 4.0}), codec)
+        [encode_clips_of(run(tmp_path, data={"fps": fps}), codec) for fps in (4.0, 8.0)]
+
+
+def test_stages_are_legs_that_go_on_from_each_other(tmp_path: Path) -> None:
+    """First images, every weight; then clips, the `time` blocks alone."""
+    stages = [
+        {"data": {"num_frames": 1}, "train": {"steps": 2}},
+        {"data": {"image_share": 0.0}, "train": {"weights": ["time"]}},
+    ]
+    first, second = Run.model_validate(run(tmp_path).model_dump() | {"stages": stages}).legs()
+    assert (first.train.steps, second.train.steps) == (2, 4)
+    assert (first.output, second.output) == (f"{tmp_path}/stage_1", str(tmp_path))
+    image_model = VideoDiTPipeline.from_pretrained(Trainer(first).train())
+    video_model = VideoDiTPipeline.from_pretrained(Trainer(second).train())
+    before, after = image_model.transformer.state_dict(), video_model.transformer.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("blocks.1.") for name in changed)
+    text = [dict(pipe.text_encoder.state_dict()) for pipe in (image_model, video_model)]
+    assert equal(*text)
+    x, t = torch.randn(1, 4, 1, 4, 4), torch.tensor([300.0])
+    states = torch.randn(1, 3, 24)
+    assert torch.equal(image_model.transformer(x, t, states).sample, video_model.transformer(x, t, states).sample)
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.weights: 'tmie' is neither an axis"):
+        Trainer(run(tmp_path, train={"weights": ["tmie"]}))
+    with pytest.raises(ValueError, match=r"set data\.image_share: 0"):
+        Trainer(run(tmp_path, train={"weights": ["time"]}))
+    trainer = Trainer(run(tmp_path, train={"weights": ["joint", "*.attn2.*"]}, model={"axes": ["space", "joint"]}))
+    names = {name for name, weight in trainer.raw_model.named_parameters() if weight.requires_grad}
+    assert names == {n for n, _ in trainer.raw_model.named_parameters() if ".blocks.1." in n or ".attn2." in n}
 
 
 def test_a_frozen_text_encoder_is_run_once_a_caption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

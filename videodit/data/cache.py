@@ -124,8 +124,8 @@ def _digest(caption: str) -> str:
 
 def cache_key(data: Data, seed: int, codec_fingerprint: str, part: str) -> str:
     """What a cache depends on: the data that decide its clips, the seed, the codec and the part."""
-    fields = ("source", "clips", "num_frames", "height", "width", "fps", "reader", "start", "validation", "spans")
-    facts = {name: getattr(data, name) for name in fields} | {"seed": seed, "codec": codec_fingerprint, "part": part}
+    no_matter = {"image_share", "max_bad_share", "memory_gb"}
+    facts = data.model_dump(exclude=no_matter) | {"seed": seed, "codec": codec_fingerprint, "part": part}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

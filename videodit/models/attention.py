@@ -69,15 +69,21 @@ class Attention(nn.Module, AttentionModuleMixin):
     processor: Any
 
     def __init__(
-        self, dim: int, heads: int, axis: Axis = "joint", cross_attention_dim: int | None = None, qk_norm: bool = True
+        self,
+        dim: int,
+        heads: int,
+        axis: Axis = "joint",
+        cross_attention_dim: int | None = None,
+        bias: bool = True,
+        qk_norm: bool = True,
     ):
         super().__init__()
         self.heads, self.axis = heads, axis
         self.is_cross_attention = cross_attention_dim is not None
         source = cross_attention_dim or dim
-        self.to_q = nn.Linear(dim, dim)
-        self.to_k = nn.Linear(source, dim)
-        self.to_v = nn.Linear(source, dim)
+        self.to_q = nn.Linear(dim, dim, bias=bias)
+        self.to_k = nn.Linear(source, dim, bias=bias)
+        self.to_v = nn.Linear(source, dim, bias=bias)
         self.norm_q = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
         self.norm_k = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # a list, as diffusers names it for LoRA

@@ -4,8 +4,8 @@
     x = x + CrossAttention(x, text)                                        no norm, no gate (PixArt-alpha)
     x = x + gate_2 * MLP(modulate(LN(x), shift_2, scale_2))
 
-The six modulations are adaLN-single (PixArt-alpha, Chen et al. 2023): one projection of the timestep shared by all
-blocks, plus a table of the block's own.
+The six modulations are adaLN-single's (PixArt-alpha, Chen et al. 2023): one projection of the timestep shared by all
+blocks, plus a table of the block's own; or adaLN-zero's (DiT, Peebles & Xie 2022): a projection of the block's own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockR
 from diffusers.models.attention import FeedForward
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from videodit.models.attention import Attention, Axis
 
@@ -27,23 +28,46 @@ class DiTBlock(nn.Module):
         heads: attention heads.
         axis: `space` (each frame on its own), `time` (each place through time), `joint` (all tokens at once).
         cross_attention_dim: width of the text states; None: no text.
+        norm_type: `ada_norm_single` or `ada_norm_zero`.
         mlp_ratio: hidden width of the MLP over d.
+        activation_fn: of the MLP, as diffusers' `FeedForward` names it.
+        attention_bias: of queries, keys and values.
+        norm_elementwise_affine, norm_eps: of the layer norms (adaLN-zero's first is always plain, eps 1e-6).
         qk_norm: RMS-normalize queries and keys of the self-attention.
     """
 
     def __init__(
-        self, dim: int, heads: int, axis: Axis, cross_attention_dim: int | None, mlp_ratio: float, qk_norm: bool
+        self,
+        dim: int,
+        heads: int,
+        axis: Axis,
+        *,
+        cross_attention_dim: int | None = None,
+        norm_type: str = "ada_norm_single",
+        mlp_ratio: float = 4.0,
+        activation_fn: str = "gelu-approximate",
+        attention_bias: bool = True,
+        norm_elementwise_affine: bool = False,
+        norm_eps: float = 1e-6,
+        qk_norm: bool = True,
     ):
         super().__init__()
         self.axis = axis
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.attn1 = Attention(dim, heads, axis, qk_norm=qk_norm)
+        self.modulation: nn.Linear | None = None
+        if norm_type == "ada_norm_zero":
+            self.modulation = nn.Linear(dim, 6 * dim)
+            self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        else:
+            self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
+            self.norm1 = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=norm_elementwise_affine)
+        self.attn1 = Attention(dim, heads, axis, bias=attention_bias, qk_norm=qk_norm)
         self.attn2: Attention | None = None
         if cross_attention_dim is not None:
-            self.attn2 = Attention(dim, heads, cross_attention_dim=cross_attention_dim, qk_norm=False)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.ff = FeedForward(dim, activation_fn="gelu-approximate", inner_dim=round(dim * mlp_ratio))
-        self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
+            self.attn2 = Attention(
+                dim, heads, cross_attention_dim=cross_attention_dim, bias=attention_bias, qk_norm=False
+            )
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=norm_elementwise_affine)
+        self.ff = FeedForward(dim, activation_fn=activation_fn, inner_dim=round(dim * mlp_ratio))
 
     def forward(
         self,
@@ -56,11 +80,16 @@ class DiTBlock(nn.Module):
         """b f s d -> b f s d.
 
         Args:
-            modulation: b f 6d or b 1 6d, the shared projection of the timestep.
+            modulation: b f 6d or b 1 6d, the shared projection of the timestep; with adaLN-zero b f d or b 1 d, the
+                embedding that the block projects itself.
             encoder_hidden_states: b m e; encoder_attention_mask: b 1 1 m, True = attend.
             rotary: (cos, sin) of the frames' times, used where the axis looks along time.
         """
-        table = self.scale_shift_table + rearrange(modulation, "b f (k d) -> b f 1 k d", k=6)
+        if self.modulation is not None:
+            modulation = self.modulation(silu(modulation.to(self.modulation.weight.dtype)))
+        table = rearrange(modulation, "b f (k d) -> b f 1 k d", k=6)
+        if self.modulation is None:
+            table = self.scale_shift_table + table
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = table.to(hidden_states.dtype).unbind(dim=-2)  # b f 1 d
         states = self.norm1(hidden_states) * (1 + scale_1) + shift_1
         rotary = None if self.axis == "space" else rotary

@@ -8,7 +8,12 @@ from __future__ import annotations
 import math
 
 import torch
-from diffusers.models.embeddings import get_2d_sincos_pos_embed
+from diffusers.models.embeddings import (
+    TimestepEmbedding,
+    Timesteps,
+    get_1d_sincos_pos_embed_from_grid,
+    get_2d_sincos_pos_embed,
+)
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -43,12 +48,48 @@ def unpatchify(tokens: Tensor, patch_size: Patch, num_frames: int, height: int) 
     return latent[:, :, -num_frames:]
 
 
-def spatial_positions(rows: int, columns: int, dim: int, base: int, device: torch.device) -> Tensor:
-    """2D sin-cos positions, s d: each side is scaled to `base`, so that places mean the same at any size.
+class TimeEmbedding(nn.Module):
+    """Time and, where there are classes, class as one vector: n, n -> n d in fp32 (DiT, Peebles & Xie 2022).
+
+    Args:
+        num_classes: besides "none", which is the last row of the table. None: time alone.
+        freq_shift: of the sinusoids, as in diffusers (its DiT: 1; the paper's: 0).
+    """
+
+    def __init__(self, dim: int, num_classes: int | None, freq_shift: int):
+        super().__init__()
+        self.time_proj = Timesteps(256, flip_sin_to_cos=True, downscale_freq_shift=freq_shift)
+        self.timestep_embedder = TimestepEmbedding(256, dim)
+        self.class_embedder = nn.Embedding(num_classes + 1, dim) if num_classes is not None else None
+
+    def forward(self, timestep: Tensor, class_labels: Tensor | None) -> Tensor:
+        weights = self.timestep_embedder.linear_1.weight.dtype
+        embedded = self.timestep_embedder(self.time_proj(timestep).to(weights))
+        return embedded if self.class_embedder is None else embedded + self.class_embedder(class_labels)
+
+
+def spatial_positions(
+    rows: int, columns: int, dim: int, base: int, interpolation_scale: float, device: torch.device
+) -> Tensor:
+    """2D sin-cos positions, s d: each side is scaled to `base / interpolation_scale`, so that places mean the same at
+    any size.
 
     As in PixArt-alpha (Chen et al. 2023), which scales DiT's fixed table (Peebles & Xie 2022).
     """
-    return get_2d_sincos_pos_embed(dim, (rows, columns), base_size=base, device=device, output_type="pt").float()
+    return get_2d_sincos_pos_embed(
+        dim,
+        (rows, columns),
+        base_size=base,
+        interpolation_scale=interpolation_scale,
+        device=device,
+        output_type="pt",
+    ).float()
+
+
+def temporal_sincos(positions: Tensor, dim: int) -> Tensor:
+    """Sin-cos positions in time, b f -> b f 1 d, fp32 (Latte, Ma et al. 2024)."""
+    table = get_1d_sincos_pos_embed_from_grid(dim, rearrange(positions, "b f -> (b f)"), output_type="pt")
+    return rearrange(table.float(), "(b f) d -> b f 1 d", b=len(positions))
 
 
 def temporal_rotary(seconds: Tensor, head_dim: int, periods: tuple[float, float]) -> tuple[Tensor, Tensor]:

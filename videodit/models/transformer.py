@@ -9,6 +9,7 @@ Axes: `b` batch, `c` channels, `f` frames, `h w` rows and columns, `s` places, `
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,12 +22,20 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.normalization import AdaLayerNormSingle
 from diffusers.utils import apply_lora_scale
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from videodit.models.attention import GROUPS
 from videodit.models.block import DiTBlock
-from videodit.models.embeddings import PatchEmbed, spatial_positions, temporal_rotary, unpatchify
+from videodit.models.embeddings import (
+    PatchEmbed,
+    TimeEmbedding,
+    spatial_positions,
+    temporal_rotary,
+    temporal_sincos,
+    unpatchify,
+)
 
 # name: (layers, width, heads) after DiT (Peebles & Xie 2022); a layer is one turn of `axes`. `tiny` is for a CPU.
 SIZES = {
@@ -36,10 +45,18 @@ SIZES = {
     "L": (24, 1024, 16),
     "XL": (28, 1152, 16),
 }
+NORM_TYPES = ("ada_norm_single", "ada_norm_zero")
+TIME_POSITIONS = ("rotary", "sincos")
+# what a call gives, and the key of the configuration that asks for it
+CONDITIONS = {
+    "encoder_hidden_states": "caption_channels",
+    "class_labels": "num_classes",
+    "added_cond_kwargs": "use_additional_conditions",
+}
 
 
 class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterMixin):
-    """Predicts noise, velocity or data from a noised video latent, a time and a text.
+    """Predicts noise, velocity or data from a noised video latent, a time and a text or a class.
 
     Args:
         in_channels: latent channels c.
@@ -49,11 +66,22 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         axes: the pattern of blocks, of `space`, `time`, `joint`.
         patch_size: latent (frames, rows, columns) a token.
         caption_channels: width of the text encoder's states; None for a model without text.
+        cross_attention_axes: the axes whose blocks look at the text (None: all; Latte: space alone).
+        num_classes: for a model told a class instead of a text, besides "none" (needs `ada_norm_zero`).
+        norm_type: `ada_norm_single`, one modulation for all blocks and a table each (PixArt-alpha), or `ada_norm_zero`,
+            a projection in each block (DiT).
+        shared_embedder: with `ada_norm_zero`, one embedding of time and class for all blocks, or one a block.
+        use_additional_conditions: embed resolution and aspect ratio too (PixArt-alpha at 1024; `ada_norm_single`).
         mlp_ratio: hidden width of the MLP over d.
-        qk_norm: RMS-normalize queries and keys before they are rotated.
+        activation_fn, attention_bias, norm_elementwise_affine, norm_eps: as in diffusers' DiT and PixArt.
+        qk_norm: RMS-normalize queries and keys before they are rotated: in all self-attention, or along these axes.
         sample_size: tokens a side to which sin-cos places are scaled.
+        interpolation_scale: by which they are then divided (PixArt-alpha 1024: 2).
         sample_fps: latent frames a second where a call names none.
+        time_positions: `rotary`, in the `time` and `joint` blocks, or `sincos`, added once before the first `time`
+            block where there is more than one frame, in frames at `sample_fps` (Latte).
         rotary_periods: shortest and longest period of the rotary time positions, in seconds.
+        timestep_freq_shift: of the sinusoids of the timestep, as in diffusers (its DiT: 1; all others: 0).
 
     Raises:
         ValueError: a configuration that no model can have; names the key.
@@ -62,8 +90,14 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["DiTBlock"]
     _repeated_blocks: ClassVar[list[str]] = ["DiTBlock"]
-    _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["patch_embed", "adaln_single", "norm", "scale_shift_table"]
-    _keep_in_fp32_modules: ClassVar[list[str]] = ["adaln_single", "scale_shift_table"]
+    _skip_layerwise_casting_patterns: ClassVar[list[str]] = [
+        "patch_embed",
+        "adaln_single",
+        "embedders",
+        "norm",
+        "scale_shift_table",
+    ]
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["adaln_single", "embedders", "scale_shift_table"]
 
     @register_to_config
     def __init__(
@@ -76,33 +110,61 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         axes: tuple[str, ...] = ("space", "time"),
         patch_size: tuple[int, int, int] = (1, 2, 2),
         caption_channels: int | None = None,
+        cross_attention_axes: tuple[str, ...] | None = None,
+        num_classes: int | None = None,
+        norm_type: str = "ada_norm_single",
+        shared_embedder: bool = True,
+        use_additional_conditions: bool = False,
         mlp_ratio: float = 4.0,
-        qk_norm: bool = True,
+        activation_fn: str = "gelu-approximate",
+        attention_bias: bool = True,
+        norm_elementwise_affine: bool = False,
+        norm_eps: float = 1e-6,
+        qk_norm: bool | tuple[str, ...] = True,
         sample_size: int = 16,
+        interpolation_scale: float = 1.0,
         sample_fps: float = 8.0,
+        time_positions: str = "rotary",
         rotary_periods: tuple[float, float] = (0.5, 64.0),
+        timestep_freq_shift: int = 0,
     ):
         super().__init__()
         dim = num_attention_heads * attention_head_dim
-        if not axes or any(axis not in GROUPS for axis in axes):
-            raise ValueError(f"axes={list(axes)} must be some of {', '.join(GROUPS)}")
-        if attention_head_dim % 2 or dim % 4:
-            raise ValueError(
-                f"attention_head_dim={attention_head_dim} must be even and the width {dim} a multiple of 4"
-            )
+        self._check_config()
         self.patch_size: tuple[int, int, int] = (patch_size[0], patch_size[1], patch_size[2])
         self.out_channels = out_channels or in_channels
         self.patch_embed = PatchEmbed(self.patch_size, in_channels, dim)
-        self.adaln_single = AdaLayerNormSingle(dim)
+        single = norm_type == "ada_norm_single"
+        if single:
+            self.adaln_single = AdaLayerNormSingle(dim, use_additional_conditions)
+            self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
+        else:
+            self.embedders = nn.ModuleList(
+                TimeEmbedding(dim, num_classes, timestep_freq_shift)
+                for _ in range(1 if shared_embedder else num_layers * len(axes))
+            )
+            self.modulation_out = nn.Linear(dim, 2 * dim)
         self.caption_projection = PixArtAlphaTextProjection(caption_channels, dim) if caption_channels else None
-        text_dim = dim if caption_channels else None
+        reads_text = (cross_attention_axes or axes) if caption_channels else ()
+        normed = (axes if qk_norm else ()) if isinstance(qk_norm, bool) else qk_norm
         self.blocks = nn.ModuleList(
-            DiTBlock(dim, num_attention_heads, axis, text_dim, mlp_ratio, qk_norm)  # type: ignore[arg-type]
+            DiTBlock(
+                dim,
+                num_attention_heads,
+                axis,  # type: ignore[arg-type]
+                cross_attention_dim=dim if axis in reads_text else None,
+                norm_type=norm_type,
+                mlp_ratio=mlp_ratio,
+                activation_fn=activation_fn,
+                attention_bias=attention_bias,
+                norm_elementwise_affine=norm_elementwise_affine,
+                norm_eps=norm_eps,
+                qk_norm=axis in normed,
+            )
             for _ in range(num_layers)
             for axis in axes
         )
         self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
         self.proj_out = nn.Linear(dim, self.out_channels * patch_size[0] * patch_size[1] * patch_size[2])
         self.gradient_checkpointing = False
         self.initialize_weights()
@@ -116,11 +178,49 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         shape = {"num_layers": layers, "num_attention_heads": heads, "attention_head_dim": dim // heads}
         return cls(**(shape | config))
 
+    @classmethod
+    def from_diffusers(cls, source: str | Path | ModelMixin, subfolder: str | None = None) -> VideoDiT:
+        """A model that computes what a diffusers DiT, PixArt or Latte computes; see `conversion.from_diffusers`."""
+        from videodit.models.conversion import from_diffusers  # it builds this class
+
+        return from_diffusers(source, subfolder)[0]
+
+    @classmethod
+    def grow(cls, image_model: VideoDiT, **changes: Any) -> VideoDiT:
+        """A video model that on every frame is the image model, until it is trained; see `growth.grow`."""
+        from videodit.models.growth import grow  # it builds this class
+
+        return grow(image_model, **changes)[0]
+
+    def _check_config(self) -> None:
+        c = self.config
+        dim = c.num_attention_heads * c.attention_head_dim
+        for key in ("axes", "cross_attention_axes", "qk_norm"):
+            value = c[key]
+            if not (isinstance(value, bool) or value is None) and (
+                not value or any(axis not in GROUPS for axis in value)
+            ):
+                raise ValueError(f"{key}={list(value)} must be some of {', '.join(GROUPS)}")
+        if c.attention_head_dim % 2 or dim % 4:
+            raise ValueError(
+                f"attention_head_dim={c.attention_head_dim} must be even and the width {dim} a multiple of 4"
+            )
+        for key, allowed in (("norm_type", NORM_TYPES), ("time_positions", TIME_POSITIONS)):
+            if c[key] not in allowed:
+                raise ValueError(f"{key}={c[key]!r} must be one of {', '.join(allowed)}")
+        if c.norm_type == "ada_norm_single" and (c.num_classes is not None or not c.shared_embedder):
+            raise ValueError("num_classes and shared_embedder=False need norm_type='ada_norm_zero'")
+        if c.norm_type == "ada_norm_single" and c.timestep_freq_shift:
+            raise ValueError("timestep_freq_shift needs norm_type='ada_norm_zero'")
+        if c.norm_type == "ada_norm_zero" and c.use_additional_conditions:
+            raise ValueError("use_additional_conditions needs norm_type='ada_norm_single'")
+
     def initialize_weights(self) -> None:
         """All initialization, in one place.
 
-        Linear layers xavier, biases zero; timestep MLP and modulation N(0, 0.02) (DiT). Cross-attention and head start
-        at zero (PixArt-alpha), and `time` blocks are silent (Open-Sora): a fresh model predicts zero, and a fresh video
+        Linear layers xavier, biases zero; timestep MLP, label table and shared modulation N(0, 0.02), adaLN-zero
+        projections zero (DiT). Cross-attention and head start at zero (PixArt-alpha), and `time` blocks are silent
+        (Open-Sora; under adaLN-zero all blocks are, by their gates): a fresh model predicts zero, and a fresh video
         model on top of image weights is the image model.
         """
         for module in self.modules():
@@ -128,15 +228,19 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for module in self.adaln_single.modules():
-            if isinstance(module, nn.Linear):
+        for module in (self.adaln_single if hasattr(self, "adaln_single") else self.embedders).modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         for block in self.blocks:
             assert isinstance(block, DiTBlock)
             if block.attn2 is not None:
                 nn.init.zeros_(block.attn2.get_parameter("to_out.0.weight"))
-            if block.axis == "time":
+            if block.modulation is not None:  # its gates; zeros behind them too would stop all gradients
+                nn.init.zeros_(block.modulation.weight)
+            elif block.axis == "time":
                 block.silence()
+        if self.config.norm_type == "ada_norm_zero":
+            nn.init.zeros_(self.modulation_out.weight)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
@@ -147,6 +251,8 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         timestep: Tensor,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
         fps: float | Tensor | None = None,
         frame_mask: Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,
@@ -159,6 +265,9 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
             timestep: b, or b f for one time a frame; as the scheduler counts it (flow: 1000 t), integer or float.
             encoder_hidden_states: b m e, text states; needed if and only if the model has `caption_channels`.
             encoder_attention_mask: b m, True = attend; None: all. A row of False means no text.
+            class_labels: b, integers in [0, num_classes], the last meaning "none"; if and only if it has `num_classes`.
+            added_cond_kwargs: `{"resolution": b 2 (height, width), "aspect_ratio": b 1}` in pixels, float, as in
+                diffusers' PixArt; if and only if the model has `use_additional_conditions`.
             fps: frames of `hidden_states` a second, a number or b; None: `sample_fps`.
             frame_mask: b f, True = given: the frame is clean and is treated as at time 0, whatever `timestep` says.
             attention_kwargs: `{"scale": ...}` for LoRA, as in diffusers.
@@ -170,29 +279,42 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
             ValueError: shapes that do not fit the model or each other.
         """
         _, _, f, h, w = hidden_states.shape
-        self._check(hidden_states, timestep, encoder_hidden_states, frame_mask)
+        self._check(hidden_states, timestep, encoder_hidden_states, class_labels, added_cond_kwargs, frame_mask)
         x = self.patch_embed(hidden_states.to(self.patch_embed.proj.weight.dtype))  # b f s d
         rows, columns = h // self.patch_size[1], w // self.patch_size[2]
-        x = x + spatial_positions(rows, columns, x.shape[-1], self.config.sample_size, x.device).to(x.dtype)
-        modulation, embedded = self._times(timestep, frame_mask, x)
-        rotary = self._rotary(fps, x)
+        base, scale = self.config.sample_size, self.config.interpolation_scale
+        x = x + spatial_positions(rows, columns, x.shape[-1], base, scale, x.device).to(x.dtype)
+        modulations, shift_scale = self._times(timestep, frame_mask, class_labels, added_cond_kwargs)
+        seconds = self._seconds(fps, x)
+        rotary, positions = self._time_positions(seconds, x)
         text, text_mask = self._text(encoder_hidden_states, encoder_attention_mask, x)
-        for block in self.blocks:
-            if block.axis == "time" and f == 1:
-                continue
+        for block, modulation in zip(self.blocks, modulations, strict=True):
+            if block.axis == "time":
+                if f == 1:
+                    continue
+                if positions is not None:
+                    x, positions = x + positions, None
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = self._gradient_checkpointing_func(block, x, modulation, text, text_mask, rotary)
             else:
                 x = block(x, modulation, text, text_mask, rotary)
-        shift, scale = (self.scale_shift_table + rearrange(embedded, "b f d -> b f 1 1 d")).to(x.dtype).unbind(-2)
+        shift, scale = rearrange(shift_scale, "b f (k d) -> b f 1 k d", k=2).to(x.dtype).unbind(-2)
         x = self.proj_out(self.norm_out(x) * (1 + scale) + shift)
         sample = unpatchify(x, self.patch_size, f, h)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
-    def _check(self, latent: Tensor, timestep: Tensor, text: Tensor | None, frame_mask: Tensor | None) -> None:
-        b, c, f, h, w = latent.shape
-        if c != self.config.in_channels:
-            raise ValueError(f"hidden_states has {c} channels, this model takes {self.config.in_channels}")
+    def _check(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        text: Tensor | None,
+        labels: Tensor | None,
+        added: dict[str, Tensor] | None,
+        frame_mask: Tensor | None,
+    ) -> None:
+        (b, c, f, h, w), config = latent.shape, self.config
+        if c != config.in_channels:
+            raise ValueError(f"hidden_states has {c} channels, this model takes {config.in_channels}")
         if h % self.patch_size[1] or w % self.patch_size[2]:
             raise ValueError(f"a latent of {h} x {w} is not divided by the patch {self.patch_size[1:]}")
         if timestep.shape not in ((b,), (b, f)):
@@ -201,26 +323,59 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
             raise ValueError(f"frame_mask has shape {tuple(frame_mask.shape)}; it must be ({b}, {f})")
         if self.patch_size[0] > 1 and (timestep.ndim == 2 or frame_mask is not None):
             raise ValueError("times or masks a frame need a patch of one frame (patch_size[0] = 1)")
-        if (text is None) != (self.caption_projection is None):
-            have = "has no text" if text is not None else "needs encoder_hidden_states"
-            raise ValueError(f"this model {have} (caption_channels={self.config.caption_channels})")
+        for name, given, wanted in (
+            ("encoder_hidden_states", text, config.caption_channels),
+            ("class_labels", labels, config.num_classes),
+            ("added_cond_kwargs", added, config.use_additional_conditions or None),
+        ):
+            if (given is None) != (wanted is None):
+                have = f"takes no {name}" if given is not None else f"needs {name}"
+                raise ValueError(f"this model {have} ({CONDITIONS[name]}={wanted})")
+        if labels is not None and (labels.shape != (b,) or labels.is_floating_point()):
+            raise ValueError(
+                f"class_labels has shape {tuple(labels.shape)} of {labels.dtype}; it must be ({b},) integers"
+            )
 
-    def _times(self, timestep: Tensor, frame_mask: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Shared modulation b f' 6d and embedded time b f' d, with f' = 1 unless times differ from frame to frame."""
+    def _times(
+        self,
+        timestep: Tensor,
+        frame_mask: Tensor | None,
+        labels: Tensor | None,
+        added: dict[str, Tensor] | None,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Each block's modulation (b f' 6d, or with adaLN-zero the embedding b f' d) and the head's, b f' 2d.
+
+        f' is 1 unless times differ from frame to frame.
+        """
         times = timestep.float()
         times = rearrange(times, "b -> b 1") if times.ndim == 1 else times
         if frame_mask is not None:
             times = torch.where(frame_mask, 0.0, times)
-        b = len(times)
+        b, f = times.shape
+        flat = rearrange(times, "b f -> (b f)")
+        if self.config.norm_type == "ada_norm_zero":
+            labels = None if labels is None else repeat(labels, "b -> (b f)", f=f)
+            embedded = [rearrange(embed(flat, labels), "(b f) d -> b f d", b=b) for embed in self.embedders]
+            head = self.modulation_out(silu(embedded[0].to(self.modulation_out.weight.dtype)))
+            return embedded * (len(self.blocks) // len(embedded)), head
+        conditions = {k: repeat(v, "b k -> (b f) k", f=f) for k, v in (added or {}).items()}
         weights = self.adaln_single.linear.weight.dtype
-        modulation, embedded = self.adaln_single(rearrange(times, "b f -> (b f)"), hidden_dtype=weights)
-        return rearrange(modulation, "(b f) d -> b f d", b=b), rearrange(embedded, "(b f) d -> b f d", b=b)
+        modulation, time = self.adaln_single(flat, conditions or None, batch_size=b * f, hidden_dtype=weights)
+        head = rearrange(self.scale_shift_table, "k d -> (k d)") + repeat(time, "(b f) d -> b f (k d)", b=b, k=2)
+        return [rearrange(modulation, "(b f) d -> b f d", b=b)] * len(self.blocks), head
 
-    def _rotary(self, fps: float | Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _seconds(self, fps: float | Tensor | None, x: Tensor) -> Tensor:
+        """When each frame of tokens is shown: 1 f or b f, fp32."""
         rate = torch.as_tensor(self.config.sample_fps if fps is None else fps, dtype=torch.float32, device=x.device)
         index = torch.arange(x.shape[1], dtype=torch.float32, device=x.device) * self.patch_size[0]
-        seconds = index / rearrange(torch.atleast_1d(rate), "b -> b 1")
-        return temporal_rotary(seconds, self.config.attention_head_dim, self.config.rotary_periods)
+        return index / rearrange(torch.atleast_1d(rate), "b -> b 1")
+
+    def _time_positions(self, seconds: Tensor, x: Tensor) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
+        """Rotary (cos, sin), or sin-cos positions b f 1 d to be added: the model has one or the other."""
+        config = self.config
+        if config.time_positions == "rotary":
+            return temporal_rotary(seconds, config.attention_head_dim, config.rotary_periods), None
+        return None, temporal_sincos(seconds * config.sample_fps, x.shape[-1]).to(x.dtype)
 
     def _text(self, text: Tensor | None, mask: Tensor | None, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Projected text b m d and mask b 1 1 m. Where a row has no token, all are seen, and all are zero."""

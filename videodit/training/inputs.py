@@ -19,6 +19,8 @@ from videodit.text import TextEncoder
 
 log = logging.getLogger(__name__)
 
+PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def load_codec(config: Run) -> VideoCodec:
     """The VAE that a run encodes with: `codec`, or `<output>/vae` as `train_vae` leaves it."""
@@ -44,7 +46,9 @@ def encode_clips_of(config: Run, codec: VideoCodec) -> tuple[LatentCache, Latent
     caches = []
     for part, clips, spans in (("train", data.train, config.data.spans), ("validation", data.validation, 1)):
         key = cache_key(config.data, config.seed, fingerprint, part)
-        cache = encode_clips(clips, codec, _latents_folder(config) / part, key, spans)
+        precision = PRECISIONS[config.data.encode_precision]
+        with torch.autocast(codec.device.type, precision, enabled=precision is not None):
+            cache = encode_clips(clips, codec, latents_folder(config) / f"{part}-{key[:8]}", key, spans)
         for where, why in cache.skips:
             log.warning("left out %s: %s", where, why)
         caches.append(cache)
@@ -58,10 +62,11 @@ def captions_of(*caches: LatentCache) -> list[str]:
 
 def encode_text_of(config: Run, text: TextEncoder, captions: list[str]) -> TextCache:
     """The states of all captions and of the empty one, encoded where they are not there yet."""
-    return TextCache(_latents_folder(config) / "text.safetensors", text, [*captions, ""])
+    return TextCache(latents_folder(config) / "text.safetensors", text, [*captions, ""])
 
 
-def _latents_folder(config: Run) -> Path:
+def latents_folder(config: Run) -> Path:
+    """Where a run keeps what it encoded; each set of data and VAE has a folder of its own in it."""
     return Path(config.latents) if config.latents else Path(config.output) / "latents"
 
 

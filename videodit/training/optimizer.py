@@ -1,7 +1,7 @@
 """Which weights are stepped by what: AdamW for all, or Muon for the inner matrices and kernels and AdamW for the rest.
 
 AdamW: Loshchilov & Hutter 2019. Muon: Jordan et al. 2024, with the update scaled to AdamW's (Moonshot AI 2025), so that
-one learning rate serves both. Both are torch's own.
+one learning rate serves both; matrices stand several times more. Both are torch's own.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def build_optimizers(
     learning_rate: float,
     betas: tuple[float, float],
     weight_decay: float,
+    muon_learning_rate: float | None = None,
 ) -> list[torch.optim.Optimizer]:
     """Optimizers that together step each of `weights` once; those in `inner` that are matrices or kernels by Muon.
 
@@ -54,5 +55,6 @@ def build_optimizers(
     ]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, learning_rate, betas=betas, fused=True)]
     if matrices:
-        optimizers.append(Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        rate = muon_learning_rate or learning_rate
+        optimizers.append(Muon(matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
     return optimizers

@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,18 @@ class Trainer:
         encoded = inputs.encode_text_of(config, text, captions) if config.text.source else None
         model = Model(self._build_transformer(text), text, encoded)
         model.to(self.accelerator.device)
+        self._choose_weights(model)
         weights = [p for p in model.parameters() if p.requires_grad]
         train = config.train
         blocks = model.transformer.blocks
         inner: list[nn.Parameter] = []
         if train.optimizer == "muon":
             inner = [m.get_parameter("weight") for m in blocks.modules() if isinstance(m, nn.Linear)]
-        self.raw_optimizers = build_optimizers(weights, inner, train.learning_rate, train.betas, train.weight_decay)
+        if train.muon_learning_rate and not inner:
+            raise ValueError("train.muon_learning_rate is read with optimizer: muon only; leave it out, or choose muon")
+        self.raw_optimizers = build_optimizers(
+            weights, inner, train.learning_rate, train.betas, train.weight_decay, train.muon_learning_rate
+        )
         self.schedules = [
             get_scheduler(
                 "cosine" if train.schedule == "cosine" else "constant_with_warmup",
@@ -153,6 +159,17 @@ class Trainer:
                 f"{config.train.start_from}: a transformer of {transformer.config.in_channels} latent channels, but "
                 f"the VAE has {channels}; set codec: to the VAE it was trained with"
             )
+        if transformer.config.num_classes is not None:
+            raise ValueError(
+                f"{config.train.start_from}: a transformer that is told a class; grow it with tools/inflate.py "
+                f"--text-encoder ... --drop-classes"
+            )
+        halves = transformer.out_channels // channels
+        if halves != (2 if config.objective.learned_range else 1):
+            raise ValueError(
+                f"{config.train.start_from}: a transformer with {halves} outputs a channel; set "
+                f"objective.learned_range: {'true' if halves == 2 else 'false'}"
+            )
         if config.model.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         if config.model.attention_backend:
@@ -165,6 +182,29 @@ class Trainer:
             )
             transformer.compile_repeated_blocks()
         return transformer
+
+    def _choose_weights(self, model: Model) -> None:
+        """Freezes all but `train.weights`, where it names any."""
+        patterns = self.config.train.weights
+        if not patterns:
+            return
+        axes = {f"transformer.blocks.{i}.": str(block.axis) for i, block in enumerate(model.transformer.blocks)}
+        names = {
+            name: next((a for block, a in axes.items() if name.startswith(block)), "")
+            for name, _ in model.named_parameters()
+        }
+        for pattern in patterns:
+            if not any(pattern == axis or fnmatchcase(name, pattern) for name, axis in names.items()):
+                raise ValueError(
+                    f"train.weights: {pattern!r} is neither an axis of this model nor the name of a weight"
+                )
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(any(p == names[name] or fnmatchcase(name, p) for p in patterns))
+        trained = {axis for name, axis in names.items() if model.get_parameter(name).requires_grad}
+        if trained == {"time"} and self.config.data.image_share > 0:
+            raise ValueError(
+                "images skip the time blocks, and train.weights trains nothing else: set data.image_share: 0"
+            )
 
     @property
     def latent_fps(self) -> float:
@@ -283,21 +323,27 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss of the averaged weights on the clips kept out of training, at fixed noise and evenly spread times."""
+        """Loss of the averaged weights on the clips kept out of training, at fixed noise and evenly spread times.
+
+        Where none of them is a clip, on the images; where nothing was kept out, none.
+        """
         clips, size, errors = self.validation_clips, self.config.train.batch_size, []
-        usable = [i for i in range(len(clips)) if clips.has_clip(i)]
-        if not usable:
+        if not len(clips):
             return {}
+        usable = [i for i in range(len(clips)) if clips.has_clip(i)]
+        images = not usable
+        usable = usable or list(range(len(clips)))
         self.ema.store(self.weights)
         self.ema.copy_to(self.weights)
         self.raw_model.eval()
         for first in range(0, len(usable), size):
             part = usable[first : first + size]
-            latents = torch.stack([clips.latent(i, image=False) for i in part]).to(self.accelerator.device)
+            latents = torch.stack([clips.latent(i, images) for i in part]).to(self.accelerator.device)
             rngs = [rng_for(self.config.seed, VALIDATION, i) for i in part]
             noise, t = self._draws(rngs, latents, [(i + 0.5) / len(clips) for i in part])
             noisy = self.path.add_noise(latents, noise, t)
-            captions = [clips.entries[i].captions[0] for i in part]
+            entries = [clips.entries[i] for i in part]
+            captions = [(entry.image_captions if images else entry.captions)[0] for entry in entries]
             with self.accelerator.autocast():
                 prediction = self.raw_model(noisy, self.path.model_time(t), captions, self.latent_fps)
             errors.append(self.loss(prediction.float(), latents, noise, noisy, t))

@@ -1,0 +1,202 @@
+"""Peer law from prompt to pixels: the same parts give the pictures of diffusers' pipelines; folders go over whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
+    LattePipeline,
+    LatteTransformer3DModel,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+)
+from tiny import awaken
+
+from videodit.models.conversion import ConversionError
+from videodit.pipeline import VideoDiTPipeline, open_model
+from videodit.text import TextEncoder
+
+SHAPE: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 24,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 2,
+    "sample_size": 8,
+    "patch_size": 2,
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "norm_elementwise_affine": False,
+}
+PROMPTS = ["a red circle", "two blue stars moving left"]
+
+
+def tiny_vae() -> AutoencoderKL:
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    return AutoencoderKL(block_out_channels=[8, 8], norm_num_groups=4, latent_channels=4, **blocks).eval()
+
+
+def peer(name: str) -> Any:
+    """A diffusers pipeline of tiny random parts."""
+    torch.manual_seed(0)
+    text = TextEncoder.from_captions(PROMPTS, width=20, depth=1, heads=2)
+    words = {"text_encoder": text.text_encoder, "tokenizer": text.tokenizer}
+    reads: dict[str, Any] = {"cross_attention_dim": 48, "caption_channels": 20, "norm_type": "ada_norm_single"}
+    scheduler: Any = DPMSolverMultistepScheduler()
+    if name == "dit":
+        model: Any = DiTTransformer2DModel(**SHAPE, num_embeds_ada_norm=1000)
+        return DiTPipeline(awaken(model, scale=0.05), tiny_vae(), DDIMScheduler(clip_sample=False))
+    if name == "latte":
+        model = LatteTransformer3DModel(**SHAPE | reads, video_length=4, norm_eps=1e-6)
+        parts = {
+            "vae": tiny_vae(),
+            "transformer": awaken(model, scale=0.05),
+            "scheduler": DDIMScheduler(clip_sample=False),
+        }
+        return LattePipeline(**parts, **words)
+    model = PixArtTransformer2DModel(**SHAPE | reads | ({"sample_size": 128} if name == "alpha 1024" else {}))
+    cls = PixArtSigmaPipeline if name == "sigma" else PixArtAlphaPipeline
+    return cls(vae=tiny_vae(), transformer=awaken(model, scale=0.05), scheduler=scheduler, **words)
+
+
+def quiet(pipe: Any) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.5])
+@pytest.mark.parametrize("name", ["alpha", "alpha 1024", "sigma"])
+def test_peer_law_pixart_from_prompt_to_pixels(name: str, guidance_scale: float) -> None:
+    theirs = quiet(peer(name))
+    latents = torch.randn(2, 4, 8, 12)
+    expected = theirs(
+        PROMPTS,
+        negative_prompt="stars",
+        latents=latents,
+        height=16,
+        width=24,
+        num_inference_steps=4,
+        guidance_scale=guidance_scale,
+        output_type="pt",
+        use_resolution_binning=False,
+        clean_caption=False,
+    ).images
+    ours = quiet(VideoDiTPipeline.from_diffusers(theirs))
+    actual = ours(
+        PROMPTS,
+        negative_prompt="stars",
+        latents=latents.unsqueeze(2),
+        height=16,
+        width=24,
+        num_inference_steps=4,
+        guidance_scale=guidance_scale,
+    ).frames
+    assert actual.shape == (2, 1, 3, 16, 24)
+    torch.testing.assert_close(actual[:, 0], expected, rtol=1e-4, atol=1e-4)
+    assert expected.std() > 0.01
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+def test_peer_law_dit_from_class_to_pixels(guidance_scale: float) -> None:
+    theirs = quiet(peer("dit"))
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    expected = theirs(
+        [7, 999], guidance_scale=guidance_scale, generator=generators, num_inference_steps=4, output_type="pt"
+    ).images
+    ours = quiet(VideoDiTPipeline.from_diffusers(theirs))
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    actual = ours(
+        class_labels=[7, 999], guidance_scale=guidance_scale, generator=generators, num_inference_steps=4
+    ).frames
+    torch.testing.assert_close(actual[:, 0], expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="is told a class"):
+        ours("a red circle")
+    with pytest.raises(ValueError, match="from 0 to 999"):
+        ours(class_labels=[1000])
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS], ids=["one", "two"])
+def test_peer_law_latte_from_prompt_to_pixels_without_a_text_mask(prompts: list[str]) -> None:
+    theirs = quiet(peer("latte"))
+    latents = torch.randn(len(prompts), 4, 4, 8, 8)
+    expected = theirs(
+        prompts,
+        negative_prompt="stars",
+        latents=latents,
+        video_length=4,
+        height=16,
+        width=16,
+        num_inference_steps=4,
+        output_type="pt",
+        clean_caption=False,
+    ).frames
+    ours = quiet(VideoDiTPipeline.from_diffusers(theirs))
+    kwargs = {"negative_prompt": "stars", "latents": latents, "num_inference_steps": 4, "guidance_scale": 7.5}
+    actual = ours(prompts, use_text_mask=False, **kwargs).frames
+    torch.testing.assert_close(actual, expected.reshape(actual.shape), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(ours(prompts, **kwargs).frames, actual, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["alpha", "dit", "latte"])
+def test_round_trip_law_a_whole_pipeline_goes_over_and_comes_back(tmp_path: Path, name: str) -> None:
+    theirs = peer(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours: Any = open_model(tmp_path / "theirs")
+    ours.save_pretrained(tmp_path / "ours")
+    again: Any = open_model(tmp_path / "ours")
+    assert isinstance(again, VideoDiTPipeline)
+    assert again.default_size.num_frames == (4 if name == "latte" else 1)
+    back = again.to_diffusers({"alpha": "pixart"}.get(name, name))
+    back.save_pretrained(tmp_path / "back")
+    last: Any = DiffusionPipeline.from_pretrained(str(tmp_path / "back"))
+    assert type(last) is type(theirs)
+    for part in ("transformer", "vae", "text_encoder"):
+        if getattr(theirs, part, None) is None:
+            continue
+        before, after = getattr(theirs, part).state_dict(), getattr(last, part).state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_learned_variance_is_sampled_with_ddpm() -> None:
+    """A scheduler that wants the second half of the prediction gets it."""
+    ours = quiet(VideoDiTPipeline.from_diffusers(peer("dit")))
+    frames = {}
+    for kind in ("fixed_small", "learned_range"):
+        ours.scheduler = DDPMScheduler(variance_type=kind, clip_sample=False)
+        generator = [torch.Generator().manual_seed(0)]
+        frames[kind] = ours(class_labels=[3], num_inference_steps=4, generator=generator).frames
+    assert all(clip.isfinite().all() for clip in frames.values())
+    assert not torch.equal(*frames.values())
+
+
+def test_other_pipelines_are_named(tmp_path: Path) -> None:
+    from diffusers import DDPMPipeline, UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
+    with pytest.raises(ConversionError, match=r"DDPMPipeline cannot be converted; .* PixArtAlphaPipeline"):
+        open_model(tmp_path / "ddpm")
+    with pytest.raises(ConversionError, match="UNet2DModel; a VideoDiT can be made from DiT"):
+        open_model(tmp_path / "ddpm" / "unet")
+    with pytest.raises(ConversionError, match="nothing: no model here"):
+        open_model(tmp_path / "nothing")

@@ -24,7 +24,6 @@ check: .venv/.stamp  ## format, lint, types, fast tests: what a change must pass
 
 shipped: .venv/.stamp  ## train the packaged model anew (hours on two cores) into runs/shipped
 	.venv/bin/python tools/train_vae.py --config configs/shapes.yaml
-	.venv/bin/python tools/train.py --config configs/shapes_images.yaml
 	.venv/bin/python tools/train.py --config configs/shapes.yaml
 	.venv/bin/python tools/convert.py --from runs/shapes/pipeline --to runs/shipped --dtype float16
 

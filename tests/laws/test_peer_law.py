@@ -5,6 +5,8 @@ In float64 the two agree to rounding; in float32 to 1e-5 of the output's size.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from diffusers import DiTTransformer2DModel, LatteTransformer3DModel, ModelMixin, PixArtTransformer2DModel
 from tiny import awaken
 
-from videodit.models.conversion import from_diffusers, to_diffusers
+from videodit.models.conversion import ConversionError, from_diffusers, to_diffusers
 from videodit.models.transformer import VideoDiT
 
 COMMON: dict[str, Any] = {
@@ -166,6 +168,25 @@ def test_round_trip_law_one_embedder_is_shared_where_all_blocks_have_the_same() 
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     back = to_diffusers(shared, "dit").state_dict()
     assert all(torch.equal(tensor, back[key]) for key, tensor in theirs.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["dit", "pixart alpha 1024"])
+def test_the_first_releases_are_called_transformer_2d(tmp_path: Path, name: str) -> None:
+    """On the hub DiT and PixArt-alpha carry the name of a class that diffusers has split since."""
+    family, options = PEERS[name]
+    theirs = tiny_peer(family, **options)
+    theirs.save_pretrained(tmp_path / "transformer")
+    file = tmp_path / "transformer" / "config.json"
+    extra = {"_class_name": "Transformer2DModel", "double_self_attention": False, "num_vector_embeds": None}
+    file.write_text(json.dumps(json.loads(file.read_text()) | extra))
+    live, loaded = from_diffusers(theirs)[0], VideoDiT.from_diffusers(tmp_path, subfolder="transformer")
+    weights = live.state_dict()
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in loaded.state_dict().items())
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"norm_type": "layer_norm"}))
+    with pytest.raises(ConversionError, match=r"holds a Transformer2DModel; .* can be made from DiT"):
+        VideoDiT.from_diffusers(tmp_path, subfolder="transformer")
+    with pytest.raises(ConversionError, match="elsewhere: no diffusers model here"):
+        VideoDiT.from_diffusers(tmp_path, subfolder="elsewhere")
 
 
 FULL = {

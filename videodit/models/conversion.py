@@ -109,9 +109,16 @@ def to_diffusers(model: VideoDiT, family: str) -> ModelMixin:
 
 def _load(source: str | Path, subfolder: str | None) -> ModelMixin:
     try:
-        name = VideoDiT.load_config(str(source), subfolder=subfolder)["_class_name"]
+        config: Any = VideoDiT.load_config(str(source), subfolder=subfolder)
+        name = config["_class_name"]
     except (OSError, KeyError) as error:
-        raise ConversionError(f"{source}: no diffusers model here ({str(error).splitlines()[0]})") from error
+        where = f"{source}/{subfolder}" if subfolder else source
+        raise ConversionError(
+            f"{where}: no diffusers model here, neither a folder with config.json nor a hub name"
+        ) from error
+    if name == "Transformer2DModel":  # as DiT and PixArt were first published
+        kinds = {"ada_norm_zero": DiTTransformer2DModel.__name__, "ada_norm_single": PixArtTransformer2DModel.__name__}
+        name = kinds.get(config.get("norm_type"), name)
     for cls in CLASSES.values():
         if cls.__name__ == name:
             return cls.from_pretrained(str(source), subfolder=subfolder)

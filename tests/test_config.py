@@ -28,7 +28,9 @@ def test_every_config_of_the_repository_is_valid(file: Path) -> None:
         ("output: a\ntrain: {step: 5}", "train.step: unknown key; did you mean 'steps'"),
         ("output: a\ntrian: {}", "trian: unknown key; did you mean 'train'"),
         ("output: a\nvae: {stages: [{steps: 1, crops: 3}]}", "vae.stages.0.crops: unknown key; did you mean 'crop'"),
-        ("output: a\nstages: [{train: {step: 1}}]", "train.step: unknown key; did you mean 'steps'"),
+        ("output: a\nstages: [{}, {train: {step: 1}}]", r"stages\.1\.train\.step: unknown key; did you mean 'steps'"),
+        ("output: a\nstages: [{stages: []}]", r"stages\.0\.stages: is the whole run's"),
+        ("output: a\nstages: [{train: {precision: no}}, {}]", "train.precision is one for all legs"),
         ("output: a\ntrain: {steps: many}", "train.steps: .*integer.*'many'"),
         ("output: a\ntrain: {steps: 0}", "train.steps: .*greater than 0"),
         ("output: a\ndata: {image_share: 1.5}", "data.image_share: .*less than or equal to 1"),
@@ -75,6 +77,15 @@ def test_stages_lie_on_top_of_the_rest_and_share_vae_and_latents(tmp_path: Path)
         (5, 2, 4.0, 0),
         (5, 2, 8.0, 7),
     ]
-    assert {(leg.codec, leg.latents, leg.stages) for leg in legs} == {("a/vae", "a/latents", ())}
+    assert [leg.codec for leg in legs] == ["a/vae", "a/vae", None]
+    assert {(leg.latents, leg.stages) for leg in legs} == {("a/latents", ())}
+    for override, message in [
+        ("train.steps=9", r"sets it in stages; write stages\.0\.train\.steps=9"),
+        ("stages.3.train.steps=9", "'3' must be a number below 3"),
+        ("stages.0=9", "name a key after the number"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            load_config(write(tmp_path, text), [override])
+    assert load_config(write(tmp_path, text), ["stages.0.train.steps=9"]).legs()[0].train.steps == 9
     plain = load_config(write(tmp_path, "output: a"))
     assert plain.legs() == [plain]

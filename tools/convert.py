@@ -26,24 +26,30 @@ def main() -> int:
         "--format", choices=("videodit", "dit", "pixart", "latte"), default="videodit", help="(videodit)"
     )
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the weights")
+    parser.add_argument("--num-attention-heads", type=int, help="of a checkpoint file of no published width")
+    parser.add_argument("--interpolation-scale", type=float, help="of a checkpoint file of no published size")
     args = parser.parse_args()
     if args.target.exists():
         print(f"convert: {args.target} exists; choose another --to, or remove it", file=sys.stderr)
         return 2
     import torch
 
+    from videodit import VideoDiTPipeline
+    from videodit.exchange import open_model, pipeline_to_diffusers, save_whole
     from videodit.models.conversion import to_diffusers
-    from videodit.pipeline import VideoDiTPipeline, open_model
 
     try:
-        model = open_model(args.source, torch_dtype=getattr(torch, args.dtype))
+        file = {"num_attention_heads": args.num_attention_heads, "interpolation_scale": args.interpolation_scale}
+        model, report = open_model(args.source, torch_dtype=getattr(torch, args.dtype), **file)
         if args.format != "videodit":
-            whole = isinstance(model, VideoDiTPipeline)
-            model = model.to_diffusers(args.format) if whole else to_diffusers(model, args.format)
-        model.save_pretrained(args.target)
+            back = pipeline_to_diffusers if isinstance(model, VideoDiTPipeline) else to_diffusers
+            model = back(model, args.format)
+        save_whole(model, args.target, {"conversion.txt": f"{report}\n"} if report.copied else {})
     except (ValueError, OSError) as error:
-        print(f"convert: {error}", file=sys.stderr)
+        print("convert:", *str(error).split(), file=sys.stderr)
         return 2
+    if report.copied:
+        print(f"{str(report).splitlines()[0]} (conversion.txt)")
     print(args.target)
     return 0
 

@@ -181,17 +181,27 @@ class Run(Section):
         """What `tools/train.py` runs one after the other: this run, or one for each of its `stages`.
 
         A leg before the last writes into `<output>/stage_1` and so on; VAE and latents are shared by all.
+
+        Raises:
+            ConfigError: a stage is wrong; names it and the key.
         """
         legs: list[Run] = []
-        for number, changes in enumerate(self.stages, start=1):
-            start = {"train": {"start_from": f"{legs[-1].output}/pipeline"}} if legs else {}
-            shared = {
-                "stages": (),
-                "output": self.output if number == len(self.stages) else f"{self.output}/stage_{number}",
-                "codec": self.codec or f"{self.output}/vae",
-                "latents": self.latents or f"{self.output}/latents",
-            }
-            legs.append(Run.model_validate(_merged(_merged(_merged(self.model_dump(), shared), start), changes)))
+        for number, changes in enumerate(self.stages):
+            last = number == len(self.stages) - 1
+            shared: dict[str, Any] = {"stages": (), "latents": self.latents or f"{self.output}/latents"}
+            if not last:
+                shared |= {"output": f"{self.output}/stage_{number + 1}", "codec": self.codec or f"{self.output}/vae"}
+            if legs:
+                shared["train"] = {"start_from": f"{legs[-1].output}/pipeline"}
+            for key in ("output", "stages", "vae"):
+                if key in changes:
+                    raise ConfigError(f"stages.{number}.{key}: is the whole run's; take it out of the stage")
+            try:
+                legs.append(Run.model_validate(_merged(_merged(self.model_dump(), shared), changes)))
+            except ValidationError as error:
+                raise ConfigError("; ".join(f"stages.{number}.{_explain(e)}" for e in error.errors())) from error
+        if len({leg.train.precision for leg in legs}) > 1:
+            raise ConfigError("stages: train.precision is one for all legs; set it outside of them")
         return legs or [self]
 
 
@@ -222,22 +232,47 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Run:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"{override!r} is no override; write key=value, for example train.steps=100")
-        _set(values, key.split("."), yaml.safe_load(text), override)
+        try:
+            _set(values, key.split("."), yaml.safe_load(text), override)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{override!r}: not valid YAML: {' '.join(str(error).split())}") from error
     try:
         run = Run.model_validate(values)
         run.legs()
     except ValidationError as error:
         lines = "; ".join(_explain(e) for e in error.errors())
         raise ConfigError(f"{path}: {lines}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for override in overrides:
+        key = override.partition("=")[0]
+        if setters := [i for i, stage in enumerate(run.stages) if _has(stage, key.split("."))]:
+            raise ConfigError(f"{override!r}: {path} sets it in stages; write stages.{setters[0]}.{override}")
     return run
 
 
-def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+def _set(values: Any, keys: list[str], value: Any, override: str) -> None:
     for key in keys[:-1]:
-        values = values.setdefault(key, {})
-        if not isinstance(values, dict):
+        if isinstance(values, list):  # stages.0.train.steps
+            if not key.isdecimal() or int(key) >= len(values):
+                raise ConfigError(f"{override!r}: {key!r} must be a number below {len(values)}")
+            values = values[int(key)]
+        else:
+            values = values.setdefault(key, {})
+        if not isinstance(values, dict | list):
             raise ConfigError(f"{override!r}: {key!r} is a value, not a section")
+    if isinstance(values, list):
+        raise ConfigError(f"{override!r}: name a key after the number")
     values[keys[-1]] = value
+
+
+def _has(values: Any, keys: list[str]) -> bool:
+    """Whether a mapping has something at this path."""
+    for key in keys:
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True
 
 
 def _explain(error: Any) -> str:

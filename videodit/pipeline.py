@@ -20,14 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import (
-    DDPMScheduler,
-    DiffusionPipeline,
-    DiTPipeline,
-    LattePipeline,
-    PixArtAlphaPipeline,
-    SchedulerMixin,
-)
+from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from einops import rearrange
 from torch import Tensor
@@ -36,8 +29,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from videodit.codec import VideoCodec
 from videodit.diffusion.guidance import classifier_free_guidance
 from videodit.geometry import ClipSize
-from videodit.models.conversion import ConversionError, to_diffusers
-from videodit.models.originals import from_checkpoint
 from videodit.models.transformer import VideoDiT
 from videodit.text import TextEncoder, TextStates
 
@@ -69,6 +60,7 @@ class VideoDiTPipeline(DiffusionPipeline):
             and UniPC or DPM++ with flow sigmas; epsilon and v: DDIM, DDPM, DPM++, UniPC).
         default_num_frames, default_height, default_width, default_fps: what a call takes unless told otherwise: the
             size that the model was trained at.
+        id2label: names of the classes of a model that is told one, by number.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -85,6 +77,7 @@ class VideoDiTPipeline(DiffusionPipeline):
         default_height: int = 64,
         default_width: int = 64,
         default_fps: float = 8.0,
+        id2label: dict[int, str] | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -95,6 +88,7 @@ class VideoDiTPipeline(DiffusionPipeline):
             default_height=default_height,
             default_width=default_width,
             default_fps=default_fps,
+            id2label=id2label,
         )
 
     @classmethod
@@ -103,79 +97,6 @@ class VideoDiTPipeline(DiffusionPipeline):
         if not {"dtype", "torch_dtype"} & kwargs.keys():
             kwargs["torch_dtype"] = torch.float32
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-
-    @classmethod
-    def from_diffusers(cls, source: str | Path | DiffusionPipeline) -> VideoDiTPipeline:
-        """A diffusers DiT, PixArt-alpha, PixArt-sigma or Latte pipeline with its own VAE, text encoder and scheduler.
-
-        Args:
-            source: the pipeline, or its folder or hub name.
-
-        Raises:
-            ConversionError: another pipeline, or a transformer that a `VideoDiT` cannot be.
-        """
-        theirs: Any = source
-        if not isinstance(source, DiffusionPipeline):
-            theirs = DiffusionPipeline.from_pretrained(str(source))
-        known = {"DiTPipeline": 0, "PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300, "LattePipeline": 120}
-        name = type(theirs).__name__
-        if name not in known:
-            raise ConversionError(f"{name} cannot be converted; a VideoDiTPipeline can be made from {', '.join(known)}")
-        parts = theirs.components
-        if parts.get("tokenizer") is not None:
-            parts["tokenizer"].model_max_length = known[name]
-        model, config = VideoDiT.from_diffusers(parts["transformer"]), parts["transformer"].config
-        size = config.sample_size * VideoCodec(parts["vae"]).strides.space
-        return cls(
-            parts["vae"],
-            parts.get("text_encoder"),
-            parts.get("tokenizer"),
-            model,
-            parts["scheduler"],
-            default_num_frames=config.video_length if name == "LattePipeline" else 1,
-            default_height=size,
-            default_width=size,
-        )
-
-    def to_diffusers(self, family: str) -> DiffusionPipeline:
-        """The same parts as diffusers' DiT, PixArt-alpha or Latte pipeline.
-
-        Args:
-            family: `dit`, `pixart` or `latte`.
-
-        Raises:
-            ConversionError: the transformer's structure is not that class's; says which part.
-        """
-        transformer = to_diffusers(self.transformer, family)
-        parts = {"vae": self.vae, "transformer": transformer, "scheduler": self.scheduler}
-        if family == "dit":
-            return DiTPipeline(**parts)
-        cls = PixArtAlphaPipeline if family == "pixart" else LattePipeline
-        return cls(**parts, text_encoder=self.text_encoder, tokenizer=self.tokenizer)
-
-    def grown(
-        self,
-        transformer: VideoDiT,
-        vae: torch.nn.Module | None = None,
-        text: TextEncoder | None = None,
-        *,
-        num_frames: int,
-        fps: float | None = None,
-    ) -> VideoDiTPipeline:
-        """This pipeline around a grown transformer (with its VAE and text encoder), for clips of `num_frames`."""
-        parts = self.components | {"transformer": transformer}
-        if vae is not None:
-            parts["vae"] = vae
-        if text is not None:
-            parts |= {"text_encoder": text.text_encoder, "tokenizer": text.tokenizer}
-        size = self.default_size
-        return type(self)(
-            **parts,
-            default_num_frames=num_frames,
-            default_height=size.height,
-            default_width=size.width,
-            default_fps=fps or size.fps,
-        )
 
     @classmethod
     def shipped(cls, **kwargs: Any) -> VideoDiTPipeline:
@@ -273,7 +194,8 @@ class VideoDiTPipeline(DiffusionPipeline):
         else:
             conditions = self._class_conditions(class_labels, guided)
         if self.transformer.config.use_additional_conditions:
-            conditions["added_cond_kwargs"] = self._size_conditions(size, (1 + guided) * count)
+            rows = (1 + guided) * count
+            conditions["added_cond_kwargs"] = size_conditions(size.height, size.width, rows, self._execution_device)
 
         device, dtype = self._execution_device, torch.float32
         self.scheduler.set_timesteps(num_inference_steps, device=device)
@@ -360,12 +282,6 @@ class VideoDiTPipeline(DiffusionPipeline):
         none = [self.transformer.config.num_classes] * len(class_labels) if guided else []
         return {"class_labels": torch.tensor([*class_labels, *none], device=self._execution_device)}
 
-    def _size_conditions(self, size: ClipSize, rows: int) -> dict[str, Tensor]:
-        """What PixArt-alpha at 1024 is told of the picture: height and width in pixels, and their ratio."""
-        values = {"resolution": [size.height, size.width], "aspect_ratio": [size.height / size.width]}
-        device = self._execution_device
-        return {k: torch.tensor([v] * rows, dtype=torch.float32, device=device) for k, v in values.items()}
-
     @property
     def _takes_variance(self) -> bool:
         """Whether the scheduler wants the second half of a learned range; most leave it to training."""
@@ -398,35 +314,10 @@ def named_folder(name: str) -> str:
     return str(SHIPPED) if name == "shipped" else name
 
 
-def open_model(source: str | Path, torch_dtype: torch.dtype = torch.float32) -> VideoDiT | VideoDiTPipeline:
-    """Whatever holds a model, as one: a pipeline or transformer, ours or diffusers' DiT, PixArt or Latte, or a file.
-
-    Args:
-        source: a folder or hub name, "shipped", or a project's own checkpoint (`.pt`, `.pth`, `.safetensors`).
-        torch_dtype: of the weights.
-
-    Raises:
-        ConversionError: none of these; OSError: its weights cannot be loaded.
-    """
-    name = named_folder(str(source))
-    if Path(name).is_file() or Path(name).suffix in (".pt", ".pth", ".safetensors"):
-        return from_checkpoint(name)[0].to(torch_dtype)
-    try:
-        kind = DiffusionPipeline.load_config(name)["_class_name"]
-    except (OSError, KeyError):  # no pipeline: a transformer alone
-        try:
-            ours = VideoDiT.load_config(name).get("_class_name") == "VideoDiT"
-        except OSError as error:
-            raise ConversionError(
-                f"{name}: no model here; name a folder with model_index.json or config.json, a checkpoint file, or a "
-                f"hub name that can be reached"
-            ) from error
-        if ours:
-            return VideoDiT.from_pretrained(name, torch_dtype=torch_dtype)
-        return VideoDiT.from_diffusers(name).to(torch_dtype)
-    if "VideoDiTPipeline" in kind:  # alone, or behind the name of its module
-        return VideoDiTPipeline.from_pretrained(name, torch_dtype=torch_dtype)
-    return VideoDiTPipeline.from_diffusers(DiffusionPipeline.from_pretrained(name, torch_dtype=torch_dtype))
+def size_conditions(height: int, width: int, rows: int, device: torch.device) -> dict[str, Tensor]:
+    """What PixArt-alpha at 1024 is told of a picture: height and width in pixels, and their ratio."""
+    values = {"resolution": [height, width], "aspect_ratio": [height / width]}
+    return {k: torch.tensor([v] * rows, dtype=torch.float32, device=device) for k, v in values.items()}
 
 
 def _noise(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

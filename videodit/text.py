@@ -57,7 +57,8 @@ class TextEncoder(nn.Module):
     Args:
         text_encoder: any encoder whose output has `last_hidden_state` (b m e).
         tokenizer: the fast tokenizer it was trained with. It is set to pad and cut on the right, and `max_length`
-            becomes its `model_max_length`, so that whoever saves the tokenizer saves the length with it.
+            becomes its `model_max_length`, so that whoever saves the tokenizer saves the length with it. Where its
+            configuration says `lowercase_prompts`, prompts are lower-cased and stripped first, as PixArt and Latte do.
         max_length: the most tokens of a prompt that are kept, special ones included. None is what the tokenizer states,
             or 120 if it states nothing, and never more than the encoder has positions for.
 
@@ -98,6 +99,7 @@ class TextEncoder(nn.Module):
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.lowercase = bool(tokenizer.init_kwargs.get("lowercase_prompts", False))
         self.eval()
 
     @classmethod
@@ -201,29 +203,31 @@ class TextEncoder(nn.Module):
         """
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"Expected a list of at least one prompt, but got {prompts!r}.")
-        tokens = self.tokenizer(
-            list(prompts), padding="longest", truncation=True, max_length=self.max_length, return_tensors="pt"
-        )
-        ids, mask = _attending(tokens["input_ids"], tokens["attention_mask"].bool(), self.tokenizer.pad_token_id)
+        states, mask = self._states(prompts, "longest")
         self._warn_of_cuts(prompts, mask)
-        device = self.text_encoder.device
-        output = self.text_encoder(input_ids=ids.to(device), attention_mask=mask.to(device).long())
-        states = output.last_hidden_state  # b m e
         mask = mask.to(states.device)
         return TextStates(states.masked_fill(~mask[..., None], 0), mask)
+
+    def _states(self, prompts: list[str], padding: str) -> tuple[Tensor, Tensor]:
+        """All states (b m e), padding included, and the mask (b m), which the encoder sees."""
+        tokens = self.tokenizer(
+            [prompt.lower().strip() if self.lowercase else prompt for prompt in prompts],
+            padding=padding,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        ids, mask = _attending(tokens["input_ids"], tokens["attention_mask"].bool(), self.tokenizer.pad_token_id)
+        device = self.text_encoder.device
+        output = self.text_encoder(input_ids=ids.to(device), attention_mask=mask.to(device).long())
+        return output.last_hidden_state, mask
 
     def padded_states(self, prompts: list[str], length: int) -> Tensor:
         """States (b m e) of prompts padded or cut to `length` tokens, those of the padding included.
 
         For a model that was used without a mask (diffusers' Latte); the padding is masked in the encoder all the same.
         """
-        tokens = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
-        )
-        ids, mask = _attending(tokens["input_ids"], tokens["attention_mask"].bool(), self.tokenizer.pad_token_id)
-        device = self.text_encoder.device
-        output = self.text_encoder(input_ids=ids.to(device), attention_mask=mask.to(device).long())
-        return output.last_hidden_state[:, :length]
+        return self._states(prompts, "max_length")[0][:, :length]
 
     def truncated(self, prompt: str) -> str | None:
         """The end of the prompt, as written, that does not fit into `max_length` tokens; None if all of it does."""
@@ -259,7 +263,14 @@ class TextEncoder(nn.Module):
             "transformers_version",
         ):  # of the file, not of the numbers
             config.pop(key, None)
-        parts = [backend, self.tokenizer.pad_token_id, self.max_length, type(self.text_encoder).__name__, config]
+        parts = [
+            backend,
+            self.tokenizer.pad_token_id,
+            self.max_length,
+            self.lowercase,
+            type(self.text_encoder).__name__,
+            config,
+        ]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
         for name, weight in sorted(self.text_encoder.state_dict().items()):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
@@ -268,6 +279,7 @@ class TextEncoder(nn.Module):
 
     def _content_tokens(self, prompt: str) -> list[_Token]:
         """All tokens of a prompt of any length, without the special ones that the tokenizer adds."""
+        prompt = prompt.lower() if self.lowercase else prompt  # as long as it was, so that places stay
         tokens = self.tokenizer(
             prompt, return_offsets_mapping=True, return_special_tokens_mask=True, truncation=False, verbose=False
         )

@@ -22,9 +22,11 @@ from diffusers import (
     PixArtTransformer2DModel,
 )
 from tiny import awaken
+from tokenizers import normalizers
 
+from videodit.exchange import open_model, pipeline_from_diffusers, pipeline_to_diffusers
 from videodit.models.conversion import ConversionError
-from videodit.pipeline import VideoDiTPipeline, open_model
+from videodit.pipeline import VideoDiTPipeline
 from videodit.text import TextEncoder
 
 SHAPE: dict[str, Any] = {
@@ -57,7 +59,8 @@ def peer(name: str) -> Any:
     scheduler: Any = DPMSolverMultistepScheduler()
     if name == "dit":
         model: Any = DiTTransformer2DModel(**SHAPE, num_embeds_ada_norm=1000)
-        return DiTPipeline(awaken(model, scale=0.05), tiny_vae(), DDIMScheduler(clip_sample=False))
+        names = {0: "tench", 1: "goldfish, carp"}
+        return DiTPipeline(awaken(model, scale=0.05), tiny_vae(), DDIMScheduler(clip_sample=False), id2label=names)
     if name == "latte":
         model = LatteTransformer3DModel(**SHAPE | reads, video_length=4, norm_eps=1e-6)
         parts = {
@@ -93,7 +96,7 @@ def test_peer_law_pixart_from_prompt_to_pixels(name: str, guidance_scale: float)
         use_resolution_binning=False,
         clean_caption=False,
     ).images
-    ours = quiet(VideoDiTPipeline.from_diffusers(theirs))
+    ours = quiet(pipeline_from_diffusers(theirs)[0])
     actual = ours(
         PROMPTS,
         negative_prompt="stars",
@@ -115,12 +118,13 @@ def test_peer_law_dit_from_class_to_pixels(guidance_scale: float) -> None:
     expected = theirs(
         [7, 999], guidance_scale=guidance_scale, generator=generators, num_inference_steps=4, output_type="pt"
     ).images
-    ours = quiet(VideoDiTPipeline.from_diffusers(theirs))
+    ours = quiet(pipeline_from_diffusers(theirs)[0])
     generators = [torch.Generator().manual_seed(i) for i in range(2)]
     actual = ours(
         class_labels=[7, 999], guidance_scale=guidance_scale, generator=generators, num_inference_steps=4
     ).frames
     torch.testing.assert_close(actual[:, 0], expected, rtol=1e-4, atol=1e-4)
+    assert pipeline_to_diffusers(ours, "dit").labels == theirs.labels == {"carp": 1, "goldfish": 1, "tench": 0}
     with pytest.raises(ValueError, match="is told a class"):
         ours("a red circle")
     with pytest.raises(ValueError, match="from 0 to 999"):
@@ -142,23 +146,41 @@ def test_peer_law_latte_from_prompt_to_pixels_without_a_text_mask(prompts: list[
         output_type="pt",
         clean_caption=False,
     ).frames
-    ours = quiet(VideoDiTPipeline.from_diffusers(theirs))
+    ours = quiet(pipeline_from_diffusers(theirs)[0])
     kwargs = {"negative_prompt": "stars", "latents": latents, "num_inference_steps": 4, "guidance_scale": 7.5}
     actual = ours(prompts, use_text_mask=False, **kwargs).frames
     torch.testing.assert_close(actual, expected.reshape(actual.shape), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(ours(prompts, **kwargs).frames, actual, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["alpha", "dit", "latte"])
+def test_prompts_are_lowercased_as_in_diffusers_and_stay_so_when_saved(tmp_path: Path) -> None:
+    """Their pipelines do it in code; a tokenizer that tells cases apart (T5's) needs it."""
+    theirs = quiet(peer("alpha"))
+    theirs.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()  # tells cases apart
+    kwargs = {"num_inference_steps": 2, "guidance_scale": 1.0, "height": 16, "width": 16}
+    latents = torch.randn(1, 4, 8, 8)
+    shouted = " A Red CIRCLE "
+    expected = theirs(
+        shouted, latents=latents, output_type="pt", use_resolution_binning=False, clean_caption=False, **kwargs
+    ).images
+    ours = pipeline_from_diffusers(theirs)[0]
+    ours.save_pretrained(tmp_path / "ours")
+    for pipe in (ours, VideoDiTPipeline.from_pretrained(tmp_path / "ours")):
+        actual = quiet(pipe)(shouted, latents=latents.unsqueeze(2), **kwargs).frames
+        torch.testing.assert_close(actual[:, 0], expected, rtol=1e-4, atol=1e-4)
+    assert ours.unknown_words("A Red cube") == ["cube"]
+
+
+@pytest.mark.parametrize("name", ["alpha", "sigma", "dit", "latte"])
 def test_round_trip_law_a_whole_pipeline_goes_over_and_comes_back(tmp_path: Path, name: str) -> None:
     theirs = peer(name)
     theirs.save_pretrained(tmp_path / "theirs")
-    ours: Any = open_model(tmp_path / "theirs")
+    ours: Any = open_model(tmp_path / "theirs")[0]
     ours.save_pretrained(tmp_path / "ours")
-    again: Any = open_model(tmp_path / "ours")
+    again: Any = open_model(tmp_path / "ours")[0]
     assert isinstance(again, VideoDiTPipeline)
     assert again.default_size.num_frames == (4 if name == "latte" else 1)
-    back = again.to_diffusers({"alpha": "pixart"}.get(name, name))
+    back = pipeline_to_diffusers(again, {"alpha": "pixart", "sigma": "pixart"}.get(name, name))
     back.save_pretrained(tmp_path / "back")
     last: Any = DiffusionPipeline.from_pretrained(str(tmp_path / "back"))
     assert type(last) is type(theirs)
@@ -172,7 +194,7 @@ def test_round_trip_law_a_whole_pipeline_goes_over_and_comes_back(tmp_path: Path
 
 def test_a_learned_variance_is_sampled_with_ddpm() -> None:
     """A scheduler that wants the second half of the prediction gets it."""
-    ours = quiet(VideoDiTPipeline.from_diffusers(peer("dit")))
+    ours = quiet(pipeline_from_diffusers(peer("dit"))[0])
     frames = {}
     for kind in ("fixed_small", "learned_range"):
         ours.scheduler = DDPMScheduler(variance_type=kind, clip_sample=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny import awaken, tiny_dit
@@ -159,13 +161,53 @@ def test_a_video_model_grows_on() -> None:
         ({"axes": ("depth",)}, "pattern"),
         ({"caption_channels": 12}, "reads states of 24"),
         ({"cross_attention_axes": ("time",)}, r"the text of \['space'\] would be lost"),
+        ({"in_channels": 2}, "in_channels=2: this model has 4, and some would be lost"),
+        ({"patch_frames": 0}, "patch_frames=0"),
+        ({"sample_size": -4}, "sample_size=-4 must be positive"),
+        ({"sample_fps": 0.0}, r"sample_fps=0\.0 must be positive"),
+        ({"time_positions": "sincos"}, "would change what the image model computes; choose rotary"),
+        ({"drop_classes": True}, "told no class"),
+        ({"time_blocks": "copied", "axes": ("space",)}, "no new blocks"),
     ],
 )
 def test_what_would_lose_weights_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ConversionError, match=message):
         grow(image_model(), **changes)
-    with pytest.raises(ConversionError, match="grown from 1 only"):
+
+
+def test_what_would_lose_weights_is_refused_of_other_models() -> None:
+    with pytest.raises(ConversionError, match="grown from 1 upwards"):
         grow(image_model(patch_size=(2, 2, 2)), patch_frames=4)
+    with pytest.raises(ConversionError, match="reads no text"):
+        grow(image_model("ada_norm_zero"), cross_attention_axes=("space",))
+
+
+def test_a_joint_model_keeps_its_positions() -> None:
+    model = tiny_dit(axes=("joint",), qk_norm=False, time_positions="sincos", out_channels=8)
+    grown, report = grow(model, axes=("joint", "space"))
+    x = torch.randn(2, 4, 3, 8, 8)
+    torch.testing.assert_close(call(grown, x), call(model, x), rtol=1e-4, atol=1e-5)
+    assert "time_positions" not in report.grown
+
+
+def test_each_weight_keeps_its_precision(tmp_path: Path) -> None:
+    """A model loaded in bfloat16 keeps its modulation in float32; so does what is grown from it."""
+    image_model().save_pretrained(tmp_path)
+    image = VideoDiT.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    video, _ = grow(image)
+    dtypes = {name: tensor.dtype for name, tensor in image.state_dict().items()}
+    assert len(set(dtypes.values())) == 2
+    for name, tensor in video.state_dict().items():
+        axis = video.blocks[int(name.split(".")[1])].axis if name.startswith("blocks.") else ""
+        kept = any(part in name for part in ("adaln_single", "scale_shift_table"))
+        assert tensor.dtype == (torch.float32 if kept else torch.bfloat16), (name, axis)
+    x = torch.randn(2, 4, 3, 8, 8, dtype=torch.bfloat16)
+    g = torch.Generator().manual_seed(1)
+    text, t = torch.randn(2, 5, 24, generator=g, dtype=torch.bfloat16), torch.tensor([10.0, 700.0])
+    clip = video(x, t, text).sample
+    for frame in range(3):
+        still = image(x[:, :, frame : frame + 1], t, text).sample
+        torch.testing.assert_close(clip[:, :, frame : frame + 1], still, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize(

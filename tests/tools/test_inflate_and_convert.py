@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from diffusers import (
 from tiny import awaken, tiny_dit
 
 from videodit import VideoDiT, VideoDiTPipeline
-from videodit.pipeline import open_model
+from videodit.exchange import open_model
 from videodit.text import TextEncoder
 from videodit.video.writer import write_video
 
@@ -74,10 +75,12 @@ def test_from_pixart_to_a_video_model_of_ones_own(
     grown, clips = tmp_path / "grown", tmp_path / "clips"
     assert tool("inflate", "--from", pixart, "--to", grown, "--num-frames", 5, "--fps", 8) == 0
     assert "fresh" in capsys.readouterr().out
-    assert "blocks.1.attn1.to_q.weight" in (grown / "growth.txt").read_text()
-    image_model: Any = open_model(pixart)
+    notes = (grown / "growth.txt").read_text()
+    assert "blocks.1.attn1.to_q.weight" in notes
+    assert "transformer_blocks.1.attn1.to_q.weight" in notes  # the conversion before it
+    image_model: Any = open_model(pixart)[0]
     x, t, text = torch.randn(1, 4, 3, 8, 8), torch.tensor([500.0]), torch.randn(1, 4, 20)
-    video_model: Any = open_model(grown)
+    video_model: Any = open_model(grown)[0]
     for frame in range(3):
         still = image_model.transformer(x[:, :, frame : frame + 1], t, text).sample
         clip = video_model.transformer(x, t, text).sample[:, :, frame : frame + 1]
@@ -98,7 +101,7 @@ def test_from_pixart_to_a_video_model_of_ones_own(
     places = [f"{key}={grown}" for key in ("codec", "text.source", "train.start_from")]
     config = ["--config", ROOT / "configs" / "pixart_to_video.yaml", f"output={tmp_path / 'run'}"]
     assert tool("train", *config, f"data.source={clips / 'clips.jsonl'}", *places, *small, stages) == 0
-    first: Any = open_model(tmp_path / "run" / "stage_1" / "pipeline")
+    first: Any = open_model(tmp_path / "run" / "stage_1" / "pipeline")[0]
     still = image_model.transformer(x[:, :, :1], t, text).sample
     before, after = (dict(pipe.transformer.state_dict()) for pipe in (video_model, first))
     assert {k.split(".")[1] for k in before if not torch.equal(before[k], after[k])} == {"1", "3"}
@@ -109,28 +112,28 @@ def test_from_pixart_to_a_video_model_of_ones_own(
     model = ["--model", tmp_path / "run" / "pipeline"]
     assert tool("sample_video", "--prompt", "a red ball rolls", *model, "--steps", 2, "--out", out) == 0
     assert out.stat().st_size > 0
-    final: Any = open_model(tmp_path / "run" / "pipeline")
+    final: Any = open_model(tmp_path / "run" / "pipeline")[0]
     theirs = image_model.text_encoder.state_dict()
     assert all(torch.equal(value, theirs[key]) for key, value in final.text_encoder.state_dict().items())
 
 
 def test_convert_takes_pipelines_and_transformers_both_ways(pixart: Path, tmp_path: Path) -> None:
     assert tool("convert", "--from", pixart, "--to", tmp_path / "ours") == 0
-    assert isinstance(open_model(tmp_path / "ours"), VideoDiTPipeline)
+    assert isinstance(open_model(tmp_path / "ours")[0], VideoDiTPipeline)
     assert tool("convert", "--from", tmp_path / "ours", "--to", tmp_path / "back", "--format", "pixart") == 0
     back: Any = PixArtAlphaPipeline.from_pretrained(str(tmp_path / "back"))
     before: Any = PixArtAlphaPipeline.from_pretrained(str(pixart))
     weights = before.transformer.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in back.transformer.state_dict().items())
     assert tool("convert", "--from", pixart / "transformer", "--to", tmp_path / "model") == 0
-    assert isinstance(open_model(tmp_path / "model"), VideoDiT)
+    assert isinstance(open_model(tmp_path / "model")[0], VideoDiT)
 
 
 def test_a_transformer_grows_alone_and_to_another_vae(pixart: Path, tmp_path: Path) -> None:
     tiny_dit(axes=("space",), qk_norm=False).save_pretrained(tmp_path / "image")
     options = ["--patch-frames", 2, "--latent-channels", 8, "--time-blocks", "copied", "--qk-norm", "time"]
     assert tool("inflate", "--from", tmp_path / "image", "--to", tmp_path / "video", *options) == 0
-    model: Any = open_model(tmp_path / "video")
+    model: Any = open_model(tmp_path / "video")[0]
     assert (model.config.in_channels, model.patch_size) == (8, (2, 2, 2))
     from tiny import tiny_wan
 
@@ -138,7 +141,7 @@ def test_a_transformer_grows_alone_and_to_another_vae(pixart: Path, tmp_path: Pa
     assert (
         tool("inflate", "--from", pixart, "--to", tmp_path / "wan", "--vae", tmp_path / "vae", "--num-frames", 5) == 0
     )
-    pipe: Any = open_model(tmp_path / "wan")
+    pipe: Any = open_model(tmp_path / "wan")[0]
     pipe.set_progress_bar_config(disable=True)
     assert pipe.transformer.config.sample_fps == 2.0
     assert pipe("a red ball", num_inference_steps=1, height=32, width=32).frames.shape == (1, 5, 3, 32, 32)
@@ -152,7 +155,7 @@ def test_a_dit_is_told_a_text(pixart: Path, tmp_path: Path) -> None:
     dit.save_pretrained(tmp_path / "dit")
     to = ["--to", tmp_path / "grown", "--num-frames", 3]
     assert tool("inflate", "--from", tmp_path / "dit", *to, "--text-encoder", pixart, "--drop-classes") == 0
-    pipe: Any = open_model(tmp_path / "grown")
+    pipe: Any = open_model(tmp_path / "grown")[0]
     pipe.set_progress_bar_config(disable=True)
     assert pipe("a red ball", num_inference_steps=1).frames.shape == (1, 3, 3, 16, 16)
 
@@ -178,3 +181,35 @@ def test_what_a_user_can_mend_is_one_line(name: str, tmp_path: Path, capsys: pyt
         assert error.startswith(f"{name}: ")
         assert error.count("\n") == 1
         assert not (tmp_path / "out").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "cut.pt"}  # no scratch either
+
+
+def test_options_without_effect_are_refused(pixart: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for source, options, message in [
+        (pixart, ["--drop-classes"], "told no class"),
+        (pixart / "transformer", ["--num-frames", 9], "a pipeline's"),
+        (pixart, ["--vae", tmp_path / "none"], "none"),
+        (pixart, ["--latent-channels", 8], "the VAE has 4"),
+        (pixart, ["--num-frames", -3], "num_frames=-3 must be positive"),
+        (pixart, ["--fps", 0], "must be positive"),
+    ]:
+        assert tool("inflate", "--from", source, "--to", tmp_path / "out", *options) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("inflate: ")
+        assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_folders_are_named(pixart: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("transformer/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
+        folder = tmp_path / part.split("/")[0]
+        shutil.copytree(pixart, folder)
+        (folder / part).write_bytes((folder / part).read_bytes()[:-100])
+        assert tool("convert", "--from", folder, "--to", tmp_path / "out") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith(f"convert: {folder}")
+    index = pixart / "model_index.json"
+    shutil.copytree(pixart, tmp_path / "odd")
+    (tmp_path / "odd" / index.name).write_text(index.read_text().replace("PixArtAlphaPipeline", "NoPipeline"))
+    assert tool("convert", "--from", tmp_path / "odd", "--to", tmp_path / "out") == 2
+    assert "NoPipeline cannot be converted" in capsys.readouterr().err

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from tiny import tiny_wan
+from tiny import tiny_dit, tiny_wan
 
 from videodit import TextEncoder, VideoDiTPipeline
 from videodit.config import Run
@@ -17,6 +18,7 @@ from videodit.training import checkpoint
 from videodit.training.inputs import encode_clips_of, load_codec
 from videodit.training.trainer import Trainer
 from videodit.training.vae import learning_rates, train_vae
+from videodit.video.writer import write_video
 
 TINY = {
     "seed": 3,
@@ -244,6 +246,54 @@ def test_stages_are_legs_that_go_on_from_each_other(tmp_path: Path) -> None:
     x, t = torch.randn(1, 4, 1, 4, 4), torch.tensor([300.0])
     states = torch.randn(1, 3, 24)
     assert torch.equal(image_model.transformer(x, t, states).sample, video_model.transformer(x, t, states).sample)
+
+
+def test_time_blocks_cannot_be_trained_on_images(tmp_path: Path) -> None:
+    """An image skips them: a manifest that holds one is refused before training, not in the middle of it."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for i in range(3):
+        frames = np.full((5 if i else 1, 32, 32, 3), 40 * i, dtype=np.uint8)
+        write_video(clips / (f"{i}.mp4" if i else "0.png"), frames, 8)
+        (clips / f"{i}.txt").write_text("a red circle")
+    data = {"source": str(clips), "clips": None, "validation": 0, "image_share": 0.0}
+    with pytest.raises(ValueError, match="leave the 1 images out of"):
+        Trainer(run(tmp_path / "run", data=data, train={"weights": ["time"]}))
+
+
+def test_a_model_that_is_told_the_picture_size_is_trained_with_it(tmp_path: Path) -> None:
+    """PixArt-alpha 1024: resolution and aspect ratio come from the clips."""
+    text = TextEncoder.from_captions(["a red circle moving"], width=24, depth=1, heads=2)
+    tiny_dit(use_additional_conditions=True, attention_head_dim=24).save_pretrained(tmp_path / "from" / "transformer")
+    text.save_pretrained(tmp_path / "from")
+    trainer = Trainer(run(tmp_path, train={"start_from": str(tmp_path / "from")}))
+    seen = {}
+    trainer.raw_model.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.update(kwargs["added_cond_kwargs"]), with_kwargs=True
+    )
+    trainer.step(0)
+    assert seen["resolution"].tolist() == [[32.0, 32.0]] * 4
+    assert seen["aspect_ratio"].tolist() == [[1.0]] * 4
+
+
+def test_weights_that_do_not_fit_the_run_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    text = TextEncoder.from_captions(["a red circle moving"], width=16, depth=1, heads=2)
+    text.save_pretrained(tmp_path / "narrow")
+    tiny_dit().save_pretrained(tmp_path / "narrow" / "transformer")
+    tiny_dit(caption_channels=None, norm_type="ada_norm_zero", num_classes=3).save_pretrained(
+        tmp_path / "told" / "transformer"
+    )
+    text.save_pretrained(tmp_path / "told")
+    for changes, message in [
+        ({"train": {"start_from": str(tmp_path / "empty")}}, "empty: no text encoder"),
+        ({"train": {"start_from": str(tmp_path / "narrow")}}, "reads states of 24, but the text encoder gives 16"),
+        ({"train": {"start_from": str(tmp_path / "told")}}, r"told a class; grow it with .*--drop-classes"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Trainer(run(tmp_path, **changes))
+    with pytest.raises(ValueError, match=r"nowhere: no VAE; run tools/train_vae\.py"):
+        load_codec(run(tmp_path).model_copy(update={"codec": str(tmp_path / "nowhere")}))
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from diffusers import DiTTransformer2DModel, LatteTransformer3DModel, ModelMixin, PixArtTransformer2DModel
+from safetensors import SafetensorError
 from torch import Tensor
 
-from videodit.models.transformer import VideoDiT
+from videodit.models.transformer import VideoDiT, check_loaded
 
 State = dict[str, Tensor]
 CLASSES: dict[str, type[ModelMixin]] = {
@@ -70,26 +71,27 @@ def from_diffusers(source: str | Path | ModelMixin, subfolder: str | None = None
     Raises:
         ConversionError: another class, or an option that a `VideoDiT` does not have.
     """
-    theirs = source if isinstance(source, ModelMixin) else _load(source, subfolder)
+    theirs = source if isinstance(source, ModelMixin) else load(source, subfolder)
     family = _family(theirs)
     state = theirs.state_dict()
     dropped = {name: "computed, not stored" for name in state if name == "pos_embed.pos_embed"}
     config = _config_from(family, theirs, state)
-    return fill(config, state, lambda name, model: places(family, name, model), dropped, theirs.dtype)
+    return fill(config, state, lambda name, model: places(family, name, model), dropped)
 
 
-def to_diffusers(model: VideoDiT, family: str) -> ModelMixin:
+def to_diffusers(model: VideoDiT, family: str, *, num_frames: int = 16) -> ModelMixin:
     """The same model as diffusers' DiT, PixArt or Latte class, bit for bit.
 
     Args:
         family: `dit`, `pixart` or `latte`.
+        num_frames: latent frames of every clip, which Latte's class wants to know (its `video_length`).
 
     Raises:
         ConversionError: the structure is not that class's; says which part.
     """
     if family not in CLASSES:
         raise ConversionError(f"{family!r} is none of {', '.join(CLASSES)}")
-    config = _config_to(family, model)
+    config = _config_to(family, model) | ({"video_length": num_frames} if family == "latte" else {})
     with torch.device("meta"):
         theirs: Any = CLASSES[family](**config)
     state = {
@@ -102,12 +104,12 @@ def to_diffusers(model: VideoDiT, family: str) -> ModelMixin:
     if missing or extra:
         raise ConversionError(f"{CLASSES[family].__name__} has no place for {extra[:3]} or lacks {missing[:3]}")
     theirs = CLASSES[family](**config)
-    theirs = theirs if theirs.dtype == model.dtype else theirs.to(model.dtype)
-    theirs.load_state_dict(state, strict=False)
+    theirs.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, strict=False, assign=True)
     return theirs.eval()
 
 
-def _load(source: str | Path, subfolder: str | None) -> ModelMixin:
+def load(source: str | Path, subfolder: str | None = None) -> ModelMixin:
+    """A diffusers DiT, PixArt or Latte from a folder or hub name, whole; ConversionError for anything else."""
     try:
         config: Any = VideoDiT.load_config(str(source), subfolder=subfolder)
         name = config["_class_name"]
@@ -121,8 +123,18 @@ def _load(source: str | Path, subfolder: str | None) -> ModelMixin:
         name = kinds.get(config.get("norm_type"), name)
     for cls in CLASSES.values():
         if cls.__name__ == name:
-            return cls.from_pretrained(str(source), subfolder=subfolder)
+            return whole(cls, str(source), subfolder=subfolder)
     raise ConversionError(f"{source}: holds a {name}; a VideoDiT can be made from {_class_names()}")
+
+
+def whole(cls: Any, name: str, **kwargs: Any) -> Any:
+    """`cls.from_pretrained(name)` of a diffusers class; ConversionError where it cannot be loaded whole."""
+    try:
+        model, info = cls.from_pretrained(name, output_loading_info=True, **kwargs)
+        check_loaded(info, name, cls.__name__, computed=("pos_embed.pos_embed",))
+    except (RuntimeError, SafetensorError, ValueError, NotImplementedError) as error:
+        raise ConversionError(" ".join(f"{name}: cannot be loaded as {cls.__name__}: {error}".split())) from error
+    return model
 
 
 def _family(theirs: ModelMixin) -> str:
@@ -314,7 +326,6 @@ def fill(
     state: State,
     where: Callable[[str, VideoDiT], list[Place]],
     dropped: dict[str, str],
-    dtype: torch.dtype,
 ) -> tuple[VideoDiT, Report]:
     """A model of this configuration with a checkpoint's weights, each of them used or `dropped` for a reason.
 
@@ -323,7 +334,6 @@ def fill(
     """
     with torch.device("meta"):
         model = VideoDiT(**config)
-    model = (model if model.dtype == dtype else model.to(dtype)).to_empty(device=next(iter(state.values())).device)
     ours, report, used = {}, Report(dropped=dropped), set(dropped)
     for name, tensor in model.state_dict().items():
         sources = where(name, model)
@@ -335,10 +345,10 @@ def fill(
                 raise ConversionError(
                     f"{place.name} gives {tuple(taken.shape)}, but {name} is {tuple(tensor.shape)}: another model"
                 )
-            ours[name] = taken
+            ours[name] = taken.clone()
             used.add(place.name)
         report.copied[name] = sources[0].name + (f" and {len(sources) - 1} equal" if len(sources) > 1 else "")
     if left := sorted(set(state) - used):
         raise ConversionError(f"{len(left)} tensors have no place in a VideoDiT: {', '.join(left[:5])}")
-    model.load_state_dict(ours)
+    model.load_state_dict(ours, assign=True)
     return model.eval(), report

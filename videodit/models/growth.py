@@ -46,12 +46,14 @@ def grow(
         axes: the new pattern; the old one must lie in it, in order. Blocks between are new, and silent.
         time_blocks: new blocks are initialized, or copied from their neighbour in `space` (and silenced).
         patch_frames: latent frames a token, from one upwards: the last tap carries the weights. None: as it is.
-        in_channels: another number of latent channels. Each new channel reads and writes what channel number
-            `new % old` did; inputs are divided among those that share one. None: as it is.
+        in_channels: more latent channels. Each new channel reads and writes what channel number `new % old` did; inputs
+            are divided among those that share one. None: as it is.
         sample_size: tokens a side that count as the model's own; the places in between are interpolated. None: as is.
         qk_norm: QK-norm in all self-attention, in none, or along these axes. None: the new blocks alone have it. Asked
             for along an axis that had none, it changes what the model computes, and the report says so.
-        time_positions: `rotary` or `sincos`. None: the model's own, or rotary where it had no `time` blocks.
+        time_positions: `rotary` or `sincos`. None: the model's own, or rotary where it looked along no time. To change
+            a model's own changes what it computes, and the report says so; sin-cos positions are added to the states of
+            all blocks, so an image model can be given rotary ones only.
         cross_attention_axes: axes whose blocks read the text. None: the model's own choice; without one, all.
         caption_channels: gives a model without text cross-attention, silent at first, to states of this width.
         drop_classes: of a model that is told a class, keep what it does when told "none": the way from a DiT to a model
@@ -68,6 +70,8 @@ def grow(
     old = dict(image_model.config)
     was = tuple(old["axes"])
     origin = _origins(was, tuple(axes))
+    if time_blocks == "copied" and None not in origin:
+        raise ConversionError(f"time_blocks='copied': axes={list(axes)} has no new blocks")
     had = {axis for axis in was if (old["qk_norm"] if isinstance(old["qk_norm"], bool) else axis in old["qk_norm"])}
     new_axes = {axis for axis, source in zip(axes, origin, strict=True) if source is None} - set(was)
     if qk_norm is None:
@@ -75,23 +79,37 @@ def grow(
     if had - set(_normed(qk_norm, axes)):
         raise ConversionError(f"qk_norm={qk_norm}: this model has QK-norm along {sorted(had)}, which would be lost")
     pt = old["patch_size"][0] if patch_frames is None else patch_frames
-    if old["patch_size"][0] not in (1, pt):
-        raise ConversionError(f"patch_frames={pt}: this model has {old['patch_size'][0]} and can be grown from 1 only")
+    if pt < 1 or old["patch_size"][0] not in (1, pt):
+        raise ConversionError(
+            f"patch_frames={pt}: this model has {old['patch_size'][0]} and can be grown from 1 upwards"
+        )
+    channels = old["in_channels"] if in_channels is None else in_channels
+    halves = image_model.out_channels // old["in_channels"]
+    if channels < old["in_channels"]:
+        raise ConversionError(f"in_channels={channels}: this model has {old['in_channels']}, and some would be lost")
+    if halves * old["in_channels"] != image_model.out_channels:
+        raise ConversionError(f"{image_model.out_channels} outputs of {old['in_channels']} channels cannot be grown")
+    for name, value in (("sample_size", sample_size), ("sample_fps", sample_fps)):
+        if value is not None and not value > 0:
+            raise ConversionError(f"{name}={value} must be positive")
     if caption_channels is not None and old["caption_channels"] not in (None, caption_channels):
         raise ConversionError(
             f"caption_channels={caption_channels}: this model reads states of {old['caption_channels']}"
         )
-    channels = in_channels or old["in_channels"]
-    halves = image_model.out_channels // old["in_channels"]
-    if halves * old["in_channels"] != image_model.out_channels:
-        raise ConversionError(f"{image_model.out_channels} outputs of {old['in_channels']} channels cannot be grown")
-    reads = old["cross_attention_axes"] if old["caption_channels"] else None
-    if reads is None and old["caption_channels"] and cross_attention_axes is not None:
-        reads = was
-    if cross_attention_axes is not None and reads and set(reads) & set(was) - set(cross_attention_axes):
-        raise ConversionError(
-            f"cross_attention_axes={list(cross_attention_axes)}: the text of {list(reads)} would be lost"
-        )
+    if drop_classes and old["num_classes"] is None:
+        raise ConversionError("drop_classes: this model is told no class")
+    reads = (old["cross_attention_axes"] or was) if old["caption_channels"] else ()
+    if cross_attention_axes is not None:
+        if not (reads or caption_channels):
+            raise ConversionError(f"cross_attention_axes={list(cross_attention_axes)}: this model reads no text")
+        if set(reads) - set(cross_attention_axes):
+            raise ConversionError(
+                f"cross_attention_axes={list(cross_attention_axes)}: the text of {list(reads)} would be lost"
+            )
+    looked = bool({"time", "joint"} & set(was))
+    positions = time_positions or (old["time_positions"] if looked else "rotary")
+    if positions == "sincos" and not looked:
+        raise ConversionError("time_positions='sincos' would change what the image model computes; choose rotary")
     size = sample_size or old["sample_size"]
     config = {key: value for key, value in old.items() if not key.startswith("_")} | {
         "axes": tuple(axes),
@@ -101,7 +119,7 @@ def grow(
         "sample_size": size,
         "interpolation_scale": old["interpolation_scale"] * size / old["sample_size"],
         "qk_norm": qk_norm,
-        "time_positions": time_positions or (old["time_positions"] if "time" in was else "rotary"),
+        "time_positions": positions,
         "cross_attention_axes": cross_attention_axes or old["cross_attention_axes"],
         "caption_channels": caption_channels or old["caption_channels"],
         "num_classes": None if drop_classes else old["num_classes"],
@@ -110,9 +128,8 @@ def grow(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = VideoDiT(**config)
-    model = model if model.dtype == image_model.dtype else model.to(image_model.dtype)
     report = _fill(model, image_model, origin, time_blocks, had)
-    if "time" in was and config["time_positions"] != old["time_positions"]:
+    if looked and positions != old["time_positions"]:
         report.grown["time_positions"] = f"{old['time_positions']} before: this changes what the model computes"
     return model.eval(), report
 
@@ -162,7 +179,7 @@ def _fill(model: VideoDiT, source: VideoDiT, origin: list[int | None], time_bloc
                 else f"embedders.{layer * old + (neighbour if place_before is None else place_before)}.{rest}"
             )
         if where not in theirs:
-            report.fresh[name] = _why_fresh(name, model, had)
+            report.fresh[name] = why or _why_fresh(name, model, had)
             continue
         used.add(where)
         tensor, rule = _changed(name, theirs[where], model, source)
@@ -178,7 +195,10 @@ def _fill(model: VideoDiT, source: VideoDiT, origin: list[int | None], time_bloc
             report.copied[name] = where
     if left := sorted(set(theirs) - used):
         raise ConversionError(f"{len(left)} tensors of the source would be lost: {', '.join(left[:5])}")
-    model.load_state_dict(ours)
+    fp32 = VideoDiT._keep_in_fp32_modules
+    for name in report.fresh.keys() & ours.keys():  # as from_pretrained would load them
+        ours[name] = ours[name] if any(part in name for part in fp32) else ours[name].to(source.dtype)
+    model.load_state_dict(ours, assign=True)
     for i, block in enumerate(model.blocks):
         assert isinstance(block, DiTBlock)
         if origin[i % period] is None and (block.modulation is None or time_blocks == "copied"):

@@ -5,6 +5,7 @@ The layouts are those of facebookresearch/DiT, PixArt-alpha, PixArt-sigma and La
 
 from __future__ import annotations
 
+import argparse
 import math
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,7 +13,6 @@ from typing import Any
 
 import torch
 from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid, get_2d_sincos_pos_embed
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,7 +21,11 @@ from videodit.models.transformer import SIZES, VideoDiT
 
 
 def from_checkpoint(
-    file: str | Path, *, num_attention_heads: int | None = None, interpolation_scale: float | None = None
+    file: str | Path,
+    *,
+    num_attention_heads: int | None = None,
+    interpolation_scale: float | None = None,
+    sample_size: int | None = None,
 ) -> tuple[VideoDiT, Report]:
     """A `VideoDiT` with the weights of a DiT `.pt`, PixArt `.pth` or Latte `.pt`, or of the same as safetensors.
 
@@ -32,77 +36,69 @@ def from_checkpoint(
         file: read without running any code that it may hold.
         num_attention_heads: where the width is not a published one.
         interpolation_scale: of the positions, where it is not a published model's.
+        sample_size: places a side, where the file holds no table of positions.
 
     Raises:
         ConversionError: an unreadable file, a pickle with anything but tensors and plain values, another architecture.
     """
     state = _unwrapped(_read(Path(file)), file)
     kind = _kind(state, file)
-    dim, channels, patch, _ = state[_EMBED[kind]].shape
+    names = _LANDMARKS["latte_text" if kind == "latte_text" else "blocks"]
+    for name, ndim in zip(names, (4, 2, 2), strict=True):
+        if name not in state or state[name].ndim != ndim:
+            raise ConversionError(f"{file}: {name} is missing or not of {ndim} dimensions: another architecture")
+    embed, mlp, head = (state[name] for name in names)
+    dim, channels, patch, _ = embed.shape
     heads = num_attention_heads or {width: heads for _, width, heads in SIZES.values()}.get(dim)
     if heads is None or dim % heads:
         raise ConversionError(f"{file}: width {dim} is no published one; give num_attention_heads (a divisor of it)")
-    single = kind in ("pixart", "latte_text")
+    table = next((n for n in ("pos_embed", "pos_embed.pos_embed") if n in state), None)
+    side = sample_size if table is None else math.isqrt(state[table].shape[-2])
+    if side is None or (table is not None and side**2 != state[table].shape[-2]):
+        raise ConversionError(f"{file}: no square table of positions; give sample_size (tokens a side)")
     blocks = len({name.split(".")[1] for name in state if name.startswith(("blocks.", "transformer_blocks."))})
-    outputs = state["final_layer.linear.weight" if kind != "latte_text" else "proj_out.weight"].shape[0]
+    temporal = kind in ("latte", "latte_text")
     config: dict[str, Any] = {
         "in_channels": channels,
-        "out_channels": outputs // patch**2,
+        "out_channels": len(head) // patch**2,
         "num_layers": blocks // 2 if kind == "latte" else blocks,
         "num_attention_heads": heads,
         "attention_head_dim": dim // heads,
-        "axes": ("space",) if kind in ("dit", "pixart") else ("space", "time"),
+        "axes": ("space", "time") if temporal else ("space",),
+        "time_positions": "sincos" if temporal else "rotary",
         "patch_size": (1, patch, patch),
-        "norm_type": "ada_norm_single" if single else "ada_norm_zero",
-        "mlp_ratio": state[_MLP[kind]].shape[0] / dim,
+        "norm_type": "ada_norm_single" if kind in ("pixart", "latte_text") else "ada_norm_zero",
+        "mlp_ratio": len(mlp) / dim,
         "qk_norm": False,
-        "sample_size": 32,
+        "sample_size": side,
+        "interpolation_scale": interpolation_scale or 1.0,
     }
-    dropped: dict[str, str] = {}
-    table = next((n for n in ("pos_embed", "pos_embed.pos_embed") if n in state), None)
-    if table is not None:
-        config["sample_size"] = math.isqrt(state[table].shape[-2])
     if kind == "pixart":
-        config |= _pixart_extras(state, config["sample_size"], interpolation_scale)
-    elif interpolation_scale is not None:
-        config["interpolation_scale"] = interpolation_scale
+        config |= _pixart_extras(state, side, interpolation_scale)
     if kind == "latte_text":
-        config |= {
-            "caption_channels": state["caption_projection.linear_1.weight"].shape[1],
-            "cross_attention_axes": ("space",),
-        }
+        width = state["caption_projection.linear_1.weight"].shape[1]
+        config |= {"caption_channels": width, "cross_attention_axes": ("space",)}
     if "y_embedder.embedding_table.weight" in state:
-        config["num_classes"] = state["y_embedder.embedding_table.weight"].shape[0] - 1
-    if "time" in config["axes"]:
-        config["time_positions"] = "sincos"
+        config["num_classes"] = len(state["y_embedder.embedding_table.weight"]) - 1
+    dropped: dict[str, str] = {}
     for name in state:
         if name in ("y_embedder.y_embedding", "caption_projection.y_embedding"):
-            dropped[name] = "the null caption, which this model says by a text mask of no token"
+            dropped[name] = "the null caption of its training; the empty prompt takes its place"
         elif name == table:
-            scale = config.get("interpolation_scale", 1.0)
-            expected = get_2d_sincos_pos_embed(
-                dim, config["sample_size"], base_size=config["sample_size"], interpolation_scale=scale, output_type="pt"
-            )
-            dropped[name] = _computed(name, state[name], expected, "interpolation_scale")
+            scale = config["interpolation_scale"]
+            places = get_2d_sincos_pos_embed(dim, side, base_size=side, interpolation_scale=scale, output_type="pt")
+            dropped[name] = _computed(name, state[name], places, "interpolation_scale")
         elif name in ("temp_embed", "temp_pos_embed"):
             frames = torch.arange(state[name].shape[-2])
-            expected = get_1d_sincos_pos_embed_from_grid(dim, frames, output_type="pt")
-            dropped[name] = _computed(name, state[name], expected, "the file: its times are not sin-cos")
-    dtype = state[_EMBED[kind]].dtype
-    return fill(config, state, lambda name, model: _own_places(kind, name, model), dropped, dtype)
+            times = get_1d_sincos_pos_embed_from_grid(dim, frames, output_type="pt")
+            dropped[name] = _computed(name, state[name], times, "the file: its times are not sin-cos")
+    return fill(config, state, lambda name, model: _own_places(kind, name, model), dropped)
 
 
-_EMBED = {
-    "dit": "x_embedder.proj.weight",
-    "pixart": "x_embedder.proj.weight",
-    "latte": "x_embedder.proj.weight",
-    "latte_text": "pos_embed.proj.weight",
-}
-_MLP = {
-    "dit": "blocks.0.mlp.fc1.weight",
-    "pixart": "blocks.0.mlp.fc1.weight",
-    "latte": "blocks.0.mlp.fc1.weight",
-    "latte_text": "transformer_blocks.0.ff.net.0.proj.weight",
+# tokenizer, first MLP and head: what a configuration is read from
+_LANDMARKS = {
+    "blocks": ("x_embedder.proj.weight", "blocks.0.mlp.fc1.weight", "final_layer.linear.weight"),
+    "latte_text": ("pos_embed.proj.weight", "transformer_blocks.0.ff.net.0.proj.weight", "proj_out.weight"),
 }
 
 
@@ -110,17 +106,17 @@ def _read(file: Path) -> Any:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # DiT keeps its arguments beside its weights
+            return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ConversionError(f"{file}: no such file") from error
     except UnpicklingError as error:
         raise ConversionError(
             f"{file}: a pickle that holds more than tensors, or no checkpoint; none of it ran. Save a state dict alone"
         ) from error
-    except (RuntimeError, EOFError, OSError, SafetensorError, ValueError, KeyError) as error:
-        raise ConversionError(
-            f"{file}: cannot be read, perhaps truncated ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-        ) from error
+    except Exception as error:  # a broken file can fail anywhere in its reader
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ConversionError(f"{file}: cannot be read, perhaps truncated ({reason})") from error
 
 
 def _unwrapped(loaded: Any, file: str | Path) -> State:
@@ -165,7 +161,9 @@ def _pixart_extras(state: State, sample_size: int, interpolation_scale: float | 
 
 def _computed(name: str, stored: Tensor, expected: Tensor, what: str) -> str:
     """Why a table of positions is left out: the model computes the same. ConversionError where it does not."""
-    if not torch.allclose(stored.reshape(expected.shape).double(), expected.double(), atol=1e-3):
+    rounding = 1e-3 if stored.dtype.itemsize > 2 else 1e-2
+    fits = stored.numel() == expected.numel()
+    if not fits or not torch.allclose(stored.reshape(expected.shape).double(), expected.double(), atol=rounding):
         raise ConversionError(f"{name}: not the positions that this model computes; look at {what}")
     return "computed, not stored"
 

@@ -179,6 +179,14 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         return cls(**(shape | config))
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
+        """Loads a folder or hub name as diffusers does; ValueError where weights are missing or left over."""
+        wanted = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        check_loaded(info, f"{pretrained_model_name_or_path}", cls.__name__)
+        return (model, info) if wanted else model
+
+    @classmethod
     def from_diffusers(cls, source: str | Path | ModelMixin, subfolder: str | None = None) -> VideoDiT:
         """A model that computes what a diffusers DiT, PixArt or Latte computes; see `conversion.from_diffusers`."""
         from videodit.models.conversion import from_diffusers  # it builds this class
@@ -388,3 +396,16 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         empty = ~mask.any(dim=1, keepdim=True)
         text = torch.where(rearrange(empty, "b m -> b m 1"), 0.0, text)
         return text, rearrange(mask | empty, "b m -> b 1 1 m")
+
+
+def check_loaded(info: dict[str, Any], name: str, cls: str, computed: tuple[str, ...] = ()) -> None:
+    """ValueError where `from_pretrained` left weights unset or dropped some, which diffusers itself only logs.
+
+    Args:
+        info: its loading info.
+        computed: names that a checkpoint may hold and the class computes.
+    """
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if wrong := sorted({str(key) for key in info.get(problem) or []} - set(computed)):
+            words = problem.removesuffix("_keys")
+            raise ValueError(f"{name}: {len(wrong)} {words} weights, so it is no whole {cls}: {', '.join(wrong[:3])}")

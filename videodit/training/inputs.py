@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,27 @@ def load_codec(config: Run) -> VideoCodec:
         raise ValueError(
             f"{folder}: no VAE here; run tools/train_vae.py with this config, or set codec: to a saved VAE"
         )
-    return VideoCodec.from_pretrained(folder)
+    with named(folder, "VAE; run tools/train_vae.py with this config, or set codec: to a saved one"):
+        return VideoCodec.from_pretrained(folder)
+
+
+@contextmanager
+def named(source: str, what: str) -> Iterator[None]:
+    """Turns a loader's OSError, of many lines, into a ValueError of one: `source` holds no `what`."""
+    try:
+        yield
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{source}: no {what} ({reason})") from error
 
 
 def load_text(config: Run) -> TextEncoder | None:
     """The saved text encoder that a run names, `text.source` or that of `train.start_from`; None: it builds its own."""
     folder = config.text.source or config.train.start_from
-    return TextEncoder.from_pretrained(named_folder(folder), dtype=torch.float32) if folder else None
+    if not folder:
+        return None
+    with named(folder, "text encoder"):
+        return TextEncoder.from_pretrained(named_folder(folder), dtype=torch.float32)
 
 
 def encode_clips_of(config: Run, codec: VideoCodec) -> tuple[LatentCache, LatentCache]:

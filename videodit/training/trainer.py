@@ -28,7 +28,7 @@ from videodit.data.cache import TextCache
 from videodit.diffusion import objectives
 from videodit.diffusion.times import index_from_time, shift_time, times_from_uniform
 from videodit.models.transformer import VideoDiT
-from videodit.pipeline import VideoDiTPipeline, named_folder
+from videodit.pipeline import VideoDiTPipeline, named_folder, size_conditions
 from videodit.shapes import rng_for, vocabulary_captions
 from videodit.text import TextEncoder
 from videodit.training import inputs
@@ -54,17 +54,23 @@ class Batch:
 class Model(nn.Module):
     """Transformer and, where it is trained along, the text encoder: what the optimizer sees and EMA follows."""
 
-    def __init__(self, transformer: VideoDiT, text: TextEncoder, encoded: TextCache | None):
+    def __init__(self, transformer: VideoDiT, text: TextEncoder, encoded: TextCache | None, pixels: int):
         super().__init__()
         self.transformer = transformer
         self.text = text
         self.encoded = encoded
+        self.pixels = pixels  # a latent's side
         text.requires_grad_(encoded is None)
 
     def forward(self, noisy: Tensor, timestep: Tensor, captions: list[str], fps: float) -> Tensor:
         states, mask = (self.encoded or self.text)(captions)
         states, mask = states.to(noisy.device), mask.to(noisy.device)
-        return self.transformer(noisy, timestep, states, mask, fps=fps, return_dict=False)[0]
+        added = None
+        if self.transformer.config.use_additional_conditions:
+            height, width = (side * self.pixels for side in noisy.shape[-2:])
+            added = size_conditions(height, width, len(noisy), noisy.device)
+        kwargs = {"added_cond_kwargs": added, "fps": fps, "return_dict": False}
+        return self.transformer(noisy, timestep, states, mask, **kwargs)[0]
 
 
 class Trainer:
@@ -87,7 +93,7 @@ class Trainer:
         captions = inputs.captions_of(self.train_clips, self.validation_clips)
         text = inputs.load_text(config) or self._build_text(captions)
         encoded = inputs.encode_text_of(config, text, captions) if config.text.source else None
-        model = Model(self._build_transformer(text), text, encoded)
+        model = Model(self._build_transformer(text), text, encoded, self.codec.strides.space)
         model.to(self.accelerator.device)
         self._choose_weights(model)
         weights = [p for p in model.parameters() if p.requires_grad]
@@ -135,7 +141,8 @@ class Trainer:
     def _build_transformer(self, text: TextEncoder) -> VideoDiT:
         config, channels = self.config, self.codec.strides.channels
         if config.train.start_from:
-            transformer = VideoDiT.from_pretrained(named_folder(config.train.start_from), subfolder="transformer")
+            with inputs.named(config.train.start_from, "transformer, as training and tools/inflate.py leave it"):
+                transformer = VideoDiT.from_pretrained(named_folder(config.train.start_from), subfolder="transformer")
         else:
             model = config.model
             shape = {} if model.num_layers is None else {"num_layers": model.num_layers}
@@ -163,6 +170,11 @@ class Trainer:
             raise ValueError(
                 f"{config.train.start_from}: a transformer that is told a class; grow it with tools/inflate.py "
                 f"--text-encoder ... --drop-classes"
+            )
+        if transformer.config.caption_channels != text.width:
+            raise ValueError(
+                f"{config.train.start_from}: a transformer that reads states of {transformer.config.caption_channels}, "
+                f"but the text encoder gives {text.width}; set text.source to the one it was trained or grown with"
             )
         halves = transformer.out_channels // channels
         if halves != (2 if config.objective.learned_range else 1):
@@ -201,9 +213,13 @@ class Trainer:
         for name, weight in model.named_parameters():
             weight.requires_grad_(any(p == names[name] or fnmatchcase(name, p) for p in patterns))
         trained = {axis for name, axis in names.items() if model.get_parameter(name).requires_grad}
-        if trained == {"time"} and self.config.data.image_share > 0:
+        if trained != {"time"}:
+            return
+        images = sum(not self.train_clips.has_clip(i) for i in range(len(self.train_clips)))
+        if self.config.data.image_share > 0 or images:
             raise ValueError(
-                "images skip the time blocks, and train.weights trains nothing else: set data.image_share: 0"
+                f"images skip the time blocks, and train.weights trains nothing else: set data.image_share: 0, and "
+                f"leave the {images} images out of {self.config.data.source}"
             )
 
     @property
@@ -233,8 +249,12 @@ class Trainer:
                 self.sample(step)
             loop.checkpoint(step, self.state, self.save_pipeline)
         if self.accelerator.is_main_process:
+            scratch = self.folder / ".pipeline"
+            shutil.rmtree(scratch, ignore_errors=True)
+            self.save_pipeline(scratch)
             shutil.rmtree(self.folder / "pipeline", ignore_errors=True)
-            self.save_pipeline(self.folder / "pipeline")
+            scratch.rename(self.folder / "pipeline")
+        self.accelerator.wait_for_everyone()  # a leg that goes on from it may begin at once
         return self.folder / "pipeline"
 
     def step(self, step: int) -> dict[str, Tensor]:

@@ -1,0 +1,178 @@
+"""Whole models in and out: diffusers' DiT, PixArt and Latte pipelines, transformers alone, checkpoint files.
+
+The transformer is converted (`models.conversion`, `models.originals`); VAE, text encoder, tokenizer and scheduler go
+over as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, DiTPipeline, LattePipeline, PixArtAlphaPipeline, PixArtSigmaPipeline
+
+from videodit.codec import VideoCodec
+from videodit.geometry import ClipSize
+from videodit.models.conversion import ConversionError, Report, from_diffusers, load, to_diffusers
+from videodit.models.originals import from_checkpoint
+from videodit.models.transformer import VideoDiT
+from videodit.pipeline import VideoDiTPipeline, named_folder
+from videodit.text import TextEncoder
+
+# the pipelines that can be converted, and how many tokens of a prompt each reads
+TOKENS = {"DiTPipeline": 0, "PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300, "LattePipeline": 120}
+
+
+def open_model(
+    source: str | Path, torch_dtype: torch.dtype = torch.float32, **unsaid: Any
+) -> tuple[VideoDiT | VideoDiTPipeline, Report]:
+    """Whatever holds a model, as one: a pipeline or transformer, ours or diffusers' DiT, PixArt or Latte, or a file.
+
+    Args:
+        source: a folder or hub name, "shipped", or a project's own checkpoint (`.pt`, `.pth`, `.safetensors`).
+        torch_dtype: of the weights.
+        **unsaid: what such a checkpoint does not say of itself; see `from_checkpoint`.
+
+    Returns:
+        The model, and what became of every tensor where it was converted (empty where it is ours already).
+
+    Raises:
+        ConversionError: none of these, or it cannot be loaded whole.
+    """
+    name = named_folder(str(source))
+    if Path(name).is_file() or Path(name).suffix in (".pt", ".pth", ".safetensors"):
+        model, report = from_checkpoint(name, **unsaid)
+        return _cast(model, torch_dtype), report
+    try:
+        return _open_folder(name, torch_dtype)
+    except ConversionError:
+        raise
+    except Exception as error:  # loaders of three libraries, on whatever the folder holds
+        raise ConversionError(" ".join(f"{name}: cannot be loaded: {type(error).__name__}: {error}".split())) from error
+
+
+def _open_folder(name: str, dtype: torch.dtype) -> tuple[VideoDiT | VideoDiTPipeline, Report]:
+    try:
+        index: Any = DiffusionPipeline.load_config(name)
+    except OSError:  # no pipeline: a transformer alone
+        try:
+            ours = VideoDiT.load_config(name).get("_class_name") == "VideoDiT"
+        except OSError as error:
+            raise ConversionError(
+                f"{name}: no model here; name a folder with model_index.json or config.json, a checkpoint file, or a "
+                f"hub name that can be reached"
+            ) from error
+        if ours:
+            return VideoDiT.from_pretrained(name, torch_dtype=dtype), Report()
+        model, report = from_diffusers(name)
+        return _cast(model, dtype), report
+    if "VideoDiTPipeline" in index["_class_name"]:  # alone, or behind the name of its module
+        return VideoDiTPipeline.from_pretrained(name, torch_dtype=dtype), Report()
+    if index["_class_name"] not in TOKENS:
+        raise ConversionError(
+            f"{index['_class_name']} cannot be converted; a VideoDiTPipeline can be made from {', '.join(TOKENS)}"
+        )
+    transformer = load(name, "transformer")
+    theirs = DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, transformer=_cast(transformer, dtype))
+    return pipeline_from_diffusers(theirs)
+
+
+def _cast(model: Any, dtype: torch.dtype) -> Any:
+    return model if model.dtype == dtype else model.to(dtype)
+
+
+def save_whole(model: VideoDiT | VideoDiTPipeline | DiffusionPipeline, folder: Path, notes: dict[str, str]) -> None:
+    """Saves a model, and each note under its file's name, into a new folder: whole, or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        model.save_pretrained(Path(scratch) / "model")
+        for name, text in notes.items():
+            (Path(scratch) / "model" / name).write_text(text)
+        (Path(scratch) / "model").rename(folder)
+
+
+def pipeline_from_diffusers(theirs: DiffusionPipeline) -> tuple[VideoDiTPipeline, Report]:
+    """A diffusers DiT, PixArt-alpha, PixArt-sigma or Latte pipeline with its own VAE, text encoder and scheduler.
+
+    Returns:
+        The pipeline, and what became of every tensor of its transformer.
+
+    Raises:
+        ConversionError: another pipeline, or a transformer that a `VideoDiT` cannot be.
+    """
+    name = type(theirs).__name__
+    if name not in TOKENS:
+        raise ConversionError(f"{name} cannot be converted; a VideoDiTPipeline can be made from {', '.join(TOKENS)}")
+    parts: dict[str, Any] = theirs.components
+    if (tokenizer := parts.get("tokenizer")) is not None:
+        tokenizer.model_max_length = TOKENS[name]
+        tokenizer.init_kwargs["lowercase_prompts"] = True  # their pipelines do so in code
+    transformer, report = from_diffusers(parts["transformer"])
+    config = parts["transformer"].config
+    names: dict[int, list[str]] = {}
+    for label, number in getattr(theirs, "labels", {}).items():  # a DiT's: several names a class
+        names.setdefault(number, []).append(label)
+    size = config.sample_size * VideoCodec(parts["vae"]).strides.space
+    pipe = VideoDiTPipeline(
+        parts["vae"],
+        parts.get("text_encoder"),
+        tokenizer,
+        transformer,
+        parts["scheduler"],
+        default_num_frames=config.video_length if name == "LattePipeline" else 1,
+        default_height=size,
+        default_width=size,
+        id2label={number: ", ".join(labels) for number, labels in names.items()} or None,
+    )
+    return pipe, report
+
+
+def pipeline_to_diffusers(pipe: VideoDiTPipeline, family: str) -> DiffusionPipeline:
+    """The same parts as diffusers' DiT, PixArt or Latte pipeline.
+
+    Args:
+        family: `dit`, `pixart` (sigma where it reads 300 tokens) or `latte`.
+
+    Raises:
+        ConversionError: the transformer's structure is not that class's; says which part.
+    """
+    strides, size = VideoCodec(pipe.vae).strides, pipe.default_size
+    if family == "latte" and size.fps / strides.time != pipe.transformer.config.sample_fps:
+        raise ConversionError(
+            f"LattePipeline counts frames, not seconds: these clips have {size.fps / strides.time:g} latent frames a "
+            f"second and the model's own {pipe.transformer.config.sample_fps:g}"
+        )
+    transformer = to_diffusers(pipe.transformer, family, num_frames=strides.latent_frames(size.num_frames))
+    parts = {"vae": pipe.vae, "transformer": transformer, "scheduler": pipe.scheduler}
+    if family == "dit":
+        return DiTPipeline(**parts, id2label=pipe.config.id2label)
+    sigma = pipe.text.max_length == TOKENS["PixArtSigmaPipeline"]
+    cls = LattePipeline if family == "latte" else PixArtSigmaPipeline if sigma else PixArtAlphaPipeline
+    return cls(**parts, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
+
+
+def grown_pipeline(
+    pipe: VideoDiTPipeline,
+    transformer: VideoDiT,
+    vae: torch.nn.Module,
+    text: TextEncoder | None = None,
+    *,
+    num_frames: int,
+    fps: float,
+) -> VideoDiTPipeline:
+    """A pipeline around a grown transformer, its VAE and (None: as before) text encoder, for clips of `num_frames`."""
+    parts = pipe.components | {"transformer": transformer, "vae": vae}
+    if text is not None:
+        parts |= {"text_encoder": text.text_encoder, "tokenizer": text.tokenizer}
+    size = ClipSize(num_frames, pipe.default_size.height, pipe.default_size.width, fps)
+    size.latent(VideoCodec(vae).strides, transformer.patch_size)  # a length or size that the VAE has not is an error
+    return VideoDiTPipeline(
+        **parts,
+        default_num_frames=size.num_frames,
+        default_height=size.height,
+        default_width=size.width,
+        default_fps=size.fps,
+        id2label=pipe.config.id2label if transformer.config.num_classes is not None else None,
+    )

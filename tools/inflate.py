@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--latent-channels", type=int, help="of another VAE (the VAE's)")
     parser.add_argument("--sample-size", type=int, help="tokens a side of the size to train at (as it is)")
     parser.add_argument("--qk-norm", type=names, help="axes with QK-norm (the new ones)")
-    parser.add_argument("--time-positions", choices=("rotary", "sincos"), help="(as it is, or rotary)")
+    parser.add_argument("--time-positions", choices=("rotary", "sincos", "both"), help="(as it is, or rotary)")
     parser.add_argument("--text-axes", type=names, help="axes whose blocks read the text (all)")
     parser.add_argument(
         "--text-encoder", help="for a model without text: the encoder it shall read, folder or hub name"

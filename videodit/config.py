@@ -104,6 +104,9 @@ class Model(Section):
     patch_size: tuple[Positive, Positive, Positive] = Field((1, 2, 2), strict=False)
     mlp_ratio: Annotated[float, Field(gt=0, strict=False)] = 4.0
     qk_norm: bool = True
+    time_positions: Literal["rotary", "sincos", "both"] = Field(
+        "both", description="both: sin-cos ones, which say which frame is the first, beside rotary ones"
+    )
     gradient_checkpointing: bool = False
     compile: bool = Field(False, description="torch.compile each block")
     attention_backend: str | None = Field(

@@ -148,6 +148,10 @@ def test_a_video_model_grows_on() -> None:
     same, report = grow(latte, patch_frames=1)
     torch.testing.assert_close(call(same, x), call(latte, x))
     assert not report.fresh
+    both, report = grow(image_model(), time_positions="both")
+    assert report.fresh["time_scale"] == "scale of the added time positions, zero"
+    expected = torch.cat([call(image_model(), x[:, :, f : f + 1]) for f in range(4)], dim=2)
+    torch.testing.assert_close(call(both, x), expected, rtol=1e-4, atol=1e-5)
     rotary, report = grow(latte, time_positions="rotary")
     assert "changes what the model computes" in report.grown["time_positions"]
     assert not torch.allclose(call(rotary, x), call(latte, x))
@@ -165,7 +169,7 @@ def test_a_video_model_grows_on() -> None:
         ({"patch_frames": 0}, "patch_frames=0"),
         ({"sample_size": -4}, "sample_size=-4 must be positive"),
         ({"sample_fps": 0.0}, r"sample_fps=0\.0 must be positive"),
-        ({"time_positions": "sincos"}, "would change what the image model computes; choose rotary"),
+        ({"time_positions": "sincos"}, "would change what the image model computes; choose rotary or both"),
         ({"drop_classes": True}, "told no class"),
         ({"time_blocks": "copied", "axes": ("space",)}, "no new blocks"),
     ],

@@ -126,6 +126,32 @@ def test_rotary_positions_depend_on_seconds_not_on_frame_numbers() -> None:
     torch.testing.assert_close(model(**x, fps=torch.tensor([4.0, 2.0])).sample[0], by_number[0], rtol=1e-5, atol=1e-5)
 
 
+def test_rotary_positions_alone_cannot_tell_the_first_frame_from_the_last() -> None:
+    """A clip of equal frames stays one through rotary attention in time; positions that are added tell them apart."""
+    x = inputs()
+    x["hidden_states"] = x["hidden_states"][:, :, :1].expand(-1, -1, 4, -1, -1)
+    apart = {}
+    for positions in ("rotary", "sincos", "both"):
+        frames = tiny_dit(time_positions=positions)(**x).sample
+        apart[positions] = float((frames - frames[:, :, :1]).abs().max() / frames.abs().max())
+    assert apart["rotary"] < 1e-5
+    assert apart["sincos"] > 1e-3
+    assert apart["both"] > 1e-3
+
+
+def test_added_positions_are_in_seconds_and_start_silent() -> None:
+    model, x = tiny_dit(time_positions="both"), inputs()
+    rotary = tiny_dit()
+    rotary.load_state_dict({k: v for k, v in model.state_dict().items() if k != "time_scale"})
+    assert not torch.allclose(model(**x).sample, rotary(**x).sample)
+    assert not torch.allclose(model(**x, fps=4.0).sample, model(**x, fps=2.0).sample)
+    torch.nn.init.zeros_(model.time_scale)
+    assert torch.equal(model(**x).sample, rotary(**x).sample)
+    x["hidden_states"] = x["hidden_states"][:, :, :1]
+    torch.nn.init.ones_(model.time_scale)
+    assert torch.equal(model(**x).sample, rotary(**x).sample)  # an image has no time
+
+
 def test_every_patch_size_is_undone() -> None:
     """Through a projection that copies, tokens come back as the latent; leading padding is dropped."""
     for patch in [(1, 2, 2), (2, 1, 2), (2, 2, 2), (4, 2, 1)]:

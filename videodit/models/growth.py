@@ -51,9 +51,9 @@ def grow(
         sample_size: tokens a side that count as the model's own; the places in between are interpolated. None: as is.
         qk_norm: QK-norm in all self-attention, in none, or along these axes. None: the new blocks alone have it. Asked
             for along an axis that had none, it changes what the model computes, and the report says so.
-        time_positions: `rotary` or `sincos`. None: the model's own, or rotary where it looked along no time. To change
-            a model's own changes what it computes, and the report says so; sin-cos positions are added to the states of
-            all blocks, so an image model can be given rotary ones only.
+        time_positions: `rotary`, `sincos` or `both`. None: the model's own, or rotary where it looked along no time. To
+            change a model's own changes what it computes, and the report says so; sin-cos positions are added to the
+            states of all blocks, so an image model can be given rotary ones, or both (the added ones silent), only.
         cross_attention_axes: axes whose blocks read the text. None: the model's own choice; without one, all.
         caption_channels: gives a model without text cross-attention, silent at first, to states of this width.
         drop_classes: of a model that is told a class, keep what it does when told "none": the way from a DiT to a model
@@ -109,7 +109,9 @@ def grow(
     looked = bool({"time", "joint"} & set(was))
     positions = time_positions or (old["time_positions"] if looked else "rotary")
     if positions == "sincos" and not looked:
-        raise ConversionError("time_positions='sincos' would change what the image model computes; choose rotary")
+        raise ConversionError(
+            "time_positions='sincos' would change what the image model computes; choose rotary or both"
+        )
     size = sample_size or old["sample_size"]
     config = {key: value for key, value in old.items() if not key.startswith("_")} | {
         "axes": tuple(axes),
@@ -129,7 +131,7 @@ def grow(
         torch.manual_seed(seed)
         model = VideoDiT(**config)
     report = _fill(model, image_model, origin, time_blocks, had)
-    if looked and positions != old["time_positions"]:
+    if looked and positions != old["time_positions"] and (old["time_positions"], positions) != ("rotary", "both"):
         report.grown["time_positions"] = f"{old['time_positions']} before: this changes what the model computes"
     return model.eval(), report
 
@@ -208,6 +210,8 @@ def _fill(model: VideoDiT, source: VideoDiT, origin: list[int | None], time_bloc
 
 def _why_fresh(name: str, model: VideoDiT, had: set[str]) -> str:
     """Why a tensor has no counterpart in the source; ConversionError where there is no good reason."""
+    if name == "time_scale":
+        return "scale of the added time positions, zero"
     if name.startswith("caption_projection.") or ".attn2." in name:
         return "cross-attention to a text, silent"
     if ".norm_q." in name or ".norm_k." in name:

@@ -46,7 +46,7 @@ SIZES = {
     "XL": (28, 1152, 16),
 }
 NORM_TYPES = ("ada_norm_single", "ada_norm_zero")
-TIME_POSITIONS = ("rotary", "sincos")
+TIME_POSITIONS = ("rotary", "sincos", "both")
 # what a call gives, and the key of the configuration that asks for it
 CONDITIONS = {
     "encoder_hidden_states": "caption_channels",
@@ -78,8 +78,9 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         sample_size: tokens a side to which sin-cos places are scaled.
         interpolation_scale: by which they are then divided (PixArt-alpha 1024: 2).
         sample_fps: latent frames a second where a call names none.
-        time_positions: `rotary`, in the `time` and `joint` blocks, or `sincos`, added once before the first `time`
-            block where there is more than one frame, in frames at `sample_fps` (Latte).
+        time_positions: `rotary`, in the `time` and `joint` blocks; `sincos`, added once before the first of them where
+            there is more than one frame, in frames at `sample_fps` (Latte); or `both`, the added ones then scaled by a
+            learned vector that starts at zero. Rotary ones alone tell frames apart, but not which is the first.
         rotary_periods: shortest and longest period of the rotary time positions, in seconds.
         timestep_freq_shift: of the sinusoids of the timestep, as in diffusers (its DiT: 1; all others: 0).
 
@@ -144,6 +145,8 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
                 for _ in range(1 if shared_embedder else num_layers * len(axes))
             )
             self.modulation_out = nn.Linear(dim, 2 * dim)
+        if time_positions == "both":
+            self.time_scale = nn.Parameter(torch.zeros(dim))
         self.caption_projection = PixArtAlphaTextProjection(caption_channels, dim) if caption_channels else None
         reads_text = (cross_attention_axes or axes) if caption_channels else ()
         normed = (axes if qk_norm else ()) if isinstance(qk_norm, bool) else qk_norm
@@ -297,11 +300,10 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         rotary, positions = self._time_positions(seconds, x)
         text, text_mask = self._text(encoder_hidden_states, encoder_attention_mask, x)
         for block, modulation in zip(self.blocks, modulations, strict=True):
-            if block.axis == "time":
-                if f == 1:
-                    continue
-                if positions is not None:
-                    x, positions = x + positions, None
+            if block.axis == "time" and f == 1:
+                continue
+            if block.axis != "space" and f > 1 and positions is not None:
+                x, positions = x + positions, None
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = self._gradient_checkpointing_func(block, x, modulation, text, text_mask, rotary)
             else:
@@ -379,11 +381,14 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         return index / rearrange(torch.atleast_1d(rate), "b -> b 1")
 
     def _time_positions(self, seconds: Tensor, x: Tensor) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
-        """Rotary (cos, sin), or sin-cos positions b f 1 d to be added: the model has one or the other."""
-        config = self.config
-        if config.time_positions == "rotary":
-            return temporal_rotary(seconds, config.attention_head_dim, config.rotary_periods), None
-        return None, temporal_sincos(seconds * config.sample_fps, x.shape[-1]).to(x.dtype)
+        """Rotary (cos, sin), and sin-cos positions b f 1 d to be added: what the model has of them."""
+        config, rotary, added = self.config, None, None
+        if config.time_positions != "sincos":
+            rotary = temporal_rotary(seconds, config.attention_head_dim, config.rotary_periods)
+        if config.time_positions != "rotary":
+            added = temporal_sincos(seconds * config.sample_fps, x.shape[-1])
+            added = (added * self.time_scale if config.time_positions == "both" else added).to(x.dtype)
+        return rotary, added
 
     def _text(self, text: Tensor | None, mask: Tensor | None, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Projected text b m d and mask b 1 1 m. Where a row has no token, all are seen, and all are zero."""

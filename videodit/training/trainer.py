@@ -155,6 +155,7 @@ class Trainer:
                 caption_channels=text.width,
                 mlp_ratio=model.mlp_ratio,
                 qk_norm=model.qk_norm,
+                time_positions=model.time_positions,
                 sample_size=max(config.data.height, config.data.width)
                 // self.codec.strides.space
                 // model.patch_size[1],

@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the weights")
     parser.add_argument("--num-attention-heads", type=int, help="of a checkpoint file of no published width")
     parser.add_argument("--interpolation-scale", type=float, help="of a checkpoint file of no published size")
+    parser.add_argument("--sample-size", type=int, help="of a checkpoint file without positions: tokens a side")
     args = parser.parse_args()
     if args.target.exists():
         print(f"convert: {args.target} exists; choose another --to, or remove it", file=sys.stderr)
@@ -39,7 +40,7 @@ def main() -> int:
     from videodit.models.conversion import to_diffusers
 
     try:
-        file = {"num_attention_heads": args.num_attention_heads, "interpolation_scale": args.interpolation_scale}
+        file = {name: getattr(args, name) for name in ("num_attention_heads", "interpolation_scale", "sample_size")}
         model, report = open_model(args.source, torch_dtype=getattr(torch, args.dtype), **file)
         if args.format != "videodit":
             back = pipeline_to_diffusers if isinstance(model, VideoDiTPipeline) else to_diffusers

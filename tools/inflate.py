@@ -55,7 +55,7 @@ def main() -> int:
     from videodit.models.growth import grow
 
     try:
-        file = {"num_attention_heads": args.num_attention_heads, "interpolation_scale": args.interpolation_scale}
+        file = {name: getattr(args, name) for name in ("num_attention_heads", "interpolation_scale", "sample_size")}
         source, converted = open_model(args.source, **file)
         pipe = source if isinstance(source, VideoDiTPipeline) else None
         if pipe is None and (args.vae or args.num_frames):
@@ -70,7 +70,7 @@ def main() -> int:
             axes=args.axes,
             time_blocks=args.time_blocks,
             patch_frames=args.patch_frames,
-            in_channels=args.latent_channels or (codec.strides.channels if codec else None),
+            in_channels=codec.strides.channels if codec and args.latent_channels is None else args.latent_channels,
             sample_size=args.sample_size,
             qk_norm=args.qk_norm,
             time_positions=args.time_positions,

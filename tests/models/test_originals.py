@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import pickle
@@ -116,6 +117,29 @@ def test_class_models_compute_what_their_papers_code_computes(tmp_path: Path, te
     actual = model.double()(x.double(), t, class_labels=y).sample
     torch.testing.assert_close(actual, dit_forward(state, x, t, y), rtol=1e-4, atol=1e-5)
     assert report.dropped.keys() == {"pos_embed"} | ({"temp_embed"} if temporal else set())
+
+
+def test_a_file_without_positions_needs_its_size_said(tmp_path: Path) -> None:
+    state = dit_state()
+    table = state.pop("pos_embed")
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(ConversionError, match="give sample_size"):
+        from_checkpoint(tmp_path / "m.pt", num_attention_heads=HEADS)
+    model, _ = from_checkpoint(tmp_path / "m.pt", num_attention_heads=HEADS, sample_size=SIDE)
+    assert model.config.sample_size == SIDE
+    torch.save(state | {"pos_embed": table[:, :-1]}, tmp_path / "m.pt")
+    with pytest.raises(ConversionError, match="no square table"):
+        from_checkpoint(tmp_path / "m.pt", num_attention_heads=HEADS)
+    half = {name: tensor.bfloat16() for name, tensor in (state | {"pos_embed": table}).items()}
+    torch.save(half | {"final_layer.linear.bias": state["final_layer.linear.bias"]}, tmp_path / "m.pt")
+    mixed, _ = from_checkpoint(tmp_path / "m.pt", num_attention_heads=HEADS)
+    assert {p.dtype for p in mixed.parameters()} == {torch.bfloat16, torch.float32}  # each as it was
+
+
+def test_a_training_checkpoint_keeps_its_arguments_beside_its_weights(tmp_path: Path) -> None:
+    """As DiT's own training saves them: averaged weights are taken, an argparse.Namespace is harmless."""
+    torch.save({"model": {}, "ema": dit_state(), "args": argparse.Namespace(lr=1e-4)}, tmp_path / "m.pt")
+    from_checkpoint(tmp_path / "m.pt", num_attention_heads=HEADS)
 
 
 def published_names(theirs: PixArtTransformer2DModel, null_tokens: int) -> State:

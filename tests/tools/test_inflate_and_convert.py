@@ -190,6 +190,7 @@ def test_options_without_effect_are_refused(pixart: Path, tmp_path: Path, capsys
         (pixart / "transformer", ["--num-frames", 9], "a pipeline's"),
         (pixart, ["--vae", tmp_path / "none"], "none"),
         (pixart, ["--latent-channels", 8], "the VAE has 4"),
+        (pixart, ["--latent-channels", 0], "in_channels=0"),
         (pixart, ["--num-frames", -3], "num_frames=-3 must be positive"),
         (pixart, ["--fps", 0], "must be positive"),
     ]:

@@ -77,6 +77,7 @@ def test_stages_lie_on_top_of_the_rest_and_share_vae_and_latents(tmp_path: Path)
         (5, 2, 4.0, 0),
         (5, 2, 8.0, 7),
     ]
+    assert [leg.train.steps_before for leg in legs] == [0, 1, 6]
     assert [leg.codec for leg in legs] == ["a/vae", "a/vae", None]
     assert {(leg.latents, leg.stages) for leg in legs} == {("a/latents", ())}
     for override, message in [

@@ -130,6 +130,9 @@ class Train(Section):
     """How the transformer is trained."""
 
     steps: Positive = 10000
+    steps_before: Annotated[int, Field(ge=0)] = Field(
+        0, description="of earlier stages: data order and noise go on from there (stages set it)"
+    )
     batch_size: Positive = Field(64, description="over all processes")
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for the blocks' matrices, AdamW for the rest"
@@ -195,7 +198,8 @@ class Run(Section):
             if not last:
                 shared |= {"output": f"{self.output}/stage_{number + 1}", "codec": self.codec or f"{self.output}/vae"}
             if legs:
-                shared["train"] = {"start_from": f"{legs[-1].output}/pipeline"}
+                before = legs[-1].train.steps_before + legs[-1].train.steps
+                shared["train"] = {"start_from": f"{legs[-1].output}/pipeline", "steps_before": before}
             for key in ("output", "stages", "vae"):
                 if key in changes:
                     raise ConfigError(f"stages.{number}.{key}: is the whole run's; take it out of the stage")

@@ -279,7 +279,8 @@ class TextEncoder(nn.Module):
 
     def _content_tokens(self, prompt: str) -> list[_Token]:
         """All tokens of a prompt of any length, without the special ones that the tokenizer adds."""
-        prompt = prompt.lower() if self.lowercase else prompt  # as long as it was, so that places stay
+        if self.lowercase:  # letter by letter, so that places stay what they are in the prompt
+            prompt = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in prompt)
         tokens = self.tokenizer(
             prompt, return_offsets_mapping=True, return_special_tokens_mask=True, truncation=False, verbose=False
         )

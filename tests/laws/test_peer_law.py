@@ -13,21 +13,11 @@ import pytest
 import torch
 from diffusers import DiTTransformer2DModel, LatteTransformer3DModel, ModelMixin, PixArtTransformer2DModel
 from safetensors.torch import load_file, save_file
-from tiny import awaken
+from tiny import PEER, awaken
 
 from videodit.models.conversion import ConversionError, from_diffusers, to_diffusers
 from videodit.models.transformer import VideoDiT
 
-COMMON: dict[str, Any] = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 24,
-    "in_channels": 4,
-    "out_channels": 8,
-    "num_layers": 2,
-    "sample_size": 8,
-    "patch_size": 2,
-    "activation_fn": "gelu-approximate",
-}
 TEXT: dict[str, Any] = {"cross_attention_dim": 48, "caption_channels": 20}
 LATTE: dict[str, Any] = TEXT | {
     "norm_type": "ada_norm_single",
@@ -41,12 +31,12 @@ LATTE: dict[str, Any] = TEXT | {
 def tiny_peer(family: str, **options: Any) -> ModelMixin:
     torch.manual_seed(0)
     if family == "dit":
-        theirs: ModelMixin = DiTTransformer2DModel(**COMMON | {"num_embeds_ada_norm": 5} | options)
+        theirs: ModelMixin = DiTTransformer2DModel(**PEER | {"num_embeds_ada_norm": 5} | options)
     elif family == "pixart":
-        theirs = PixArtTransformer2DModel(**COMMON | TEXT | {"use_additional_conditions": False} | options)
+        theirs = PixArtTransformer2DModel(**PEER | TEXT | {"use_additional_conditions": False} | options)
     else:
-        theirs = LatteTransformer3DModel(**COMMON | LATTE | options)
-    return awaken(theirs, scale=0.05)  # type: ignore[return-value]
+        theirs = LatteTransformer3DModel(**PEER | LATTE | options)
+    return awaken(theirs, scale=0.05)
 
 
 PEERS = {
@@ -220,7 +210,7 @@ def test_at_full_size_no_tensor_is_missing_and_none_is_left_over(family: str) ->
     """XL/2 and Latte-1, on the meta device: shapes only."""
     shape = {"num_attention_heads": 16, "attention_head_dim": 72, "num_layers": 28}
     text = {} if family == "dit" else {"cross_attention_dim": 1152, "caption_channels": 4096}
-    base = COMMON | (LATTE if family == "latte" else {}) | text | shape | FULL[family]
+    base = PEER | (LATTE if family == "latte" else {}) | text | shape | FULL[family]
     classes = {"dit": DiTTransformer2DModel, "pixart": PixArtTransformer2DModel, "latte": LatteTransformer3DModel}
     with torch.device("meta"):
         theirs = classes[family](**base)

@@ -38,7 +38,7 @@ def test_image_law_a_grown_model_is_the_image_model_on_every_frame(
     axes: tuple[str, ...], time_blocks: str, norm_type: str
 ) -> None:
     image = image_model(norm_type)
-    video, report = grow(image, axes=axes, time_blocks=time_blocks, sample_fps=4.0)  # type: ignore[arg-type]
+    video, report = grow(image, axes=axes, time_blocks=time_blocks, sample_fps=4.0)
     x = torch.randn(2, 4, 8, 8, 8)
     clip = call(video, x)
     for frame in range(8):
@@ -53,7 +53,7 @@ def test_image_law_a_grown_model_is_the_image_model_on_every_frame(
 @pytest.mark.parametrize("time_blocks", ["fresh", "copied"])
 def test_silent_blocks_are_not_dead(time_blocks: str, norm_type: str) -> None:
     """Gradients reach them, so that training wakes them; an image stays what it was, bit for bit."""
-    video, _ = grow(image_model(norm_type), time_blocks=time_blocks)  # type: ignore[arg-type]
+    video, _ = grow(image_model(norm_type), time_blocks=time_blocks)
     x = torch.randn(2, 4, 3, 8, 8)
     before, image_before = call(video, x).detach(), call(video, x[:, :, :1]).detach()
     time = [p for block in video.blocks if block.axis == "time" for p in block.parameters()]
@@ -171,6 +171,7 @@ def test_a_video_model_grows_on() -> None:
         ({"sample_fps": 0.0}, r"sample_fps=0\.0 must be positive"),
         ({"time_positions": "sincos"}, "would change what the image model computes; choose rotary or both"),
         ({"drop_classes": True}, "told no class"),
+        ({"time_blocks": "cpoied"}, "'cpoied' must be fresh or copied"),
         ({"time_blocks": "copied", "axes": ("space",)}, "no new blocks"),
     ],
 )

@@ -60,7 +60,7 @@ def pixart(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer=text.tokenizer,
         text_encoder=text.text_encoder,
         vae=AutoencoderKL(block_out_channels=[8, 8], norm_num_groups=4, latent_channels=4, **blocks),
-        transformer=awaken(model, scale=0.05),  # type: ignore[arg-type]
+        transformer=awaken(model, scale=0.05),
         scheduler=DPMSolverMultistepScheduler(),
     )
     folder = tmp_path_factory.mktemp("pixart") / "PixArt"

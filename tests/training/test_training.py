@@ -248,6 +248,21 @@ def test_stages_are_legs_that_go_on_from_each_other(tmp_path: Path) -> None:
     assert torch.equal(image_model.transformer(x, t, states).sample, video_model.transformer(x, t, states).sample)
 
 
+def test_a_later_stage_goes_on_in_the_data_and_sees_other_noise(tmp_path: Path) -> None:
+    """Step 0 after 3 steps of an earlier stage draws what step 3 of one long stage would have drawn."""
+    draws: dict[int, list] = {}
+    for before, step in ((0, 0), (0, 3), (3, 0)):
+        trainer = Trainer(run(tmp_path, train={"steps_before": before}))
+        batch, draw, seen = trainer.batch, trainer.draw, draws.setdefault(10 * before + step, [])
+        trainer.batch = lambda at, batch=batch, seen=seen: seen.append(batch(at)) or seen[-1]
+        trainer.draw = lambda x, at, draw=draw, seen=seen: seen.append(draw(x, at)) or seen[-1]
+        trainer.step(step)
+    (first, noise), (later, late), (staged, staged_noise) = draws.values()
+    assert staged.names == later.names != first.names
+    assert equal(staged_noise, late)
+    assert not torch.equal(staged_noise[1], noise[1])
+
+
 def test_time_blocks_cannot_be_trained_on_images(tmp_path: Path) -> None:
     """An image skips them: a manifest that holds one is refused before training, not in the middle of it."""
     clips = tmp_path / "clips"

@@ -92,10 +92,9 @@ def to_diffusers(model: VideoDiT, family: str, *, num_frames: int = 16) -> Model
     if family not in CLASSES:
         raise ConversionError(f"{family!r} is none of {', '.join(CLASSES)}")
     config = _config_to(family, model) | ({"video_length": num_frames} if family == "latte" else {})
-    with torch.device("meta"):
-        theirs: Any = CLASSES[family](**config)
+    theirs: Any = CLASSES[family](**config)
     state = {
-        place.name: place.give(tensor)
+        place.name: place.give(tensor).clone()
         for name, tensor in model.state_dict().items()
         for place in places(family, name, model)
     }
@@ -103,8 +102,7 @@ def to_diffusers(model: VideoDiT, family: str, *, num_frames: int = 16) -> Model
     extra = [name for name in state if name not in theirs.state_dict()]
     if missing or extra:
         raise ConversionError(f"{CLASSES[family].__name__} has no place for {extra[:3]} or lacks {missing[:3]}")
-    theirs = CLASSES[family](**config)
-    theirs.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, strict=False, assign=True)
+    theirs.load_state_dict(state, strict=False, assign=True)
     return theirs.eval()
 
 
@@ -123,11 +121,11 @@ def load(source: str | Path, subfolder: str | None = None) -> ModelMixin:
         name = kinds.get(config.get("norm_type"), name)
     for cls in CLASSES.values():
         if cls.__name__ == name:
-            return whole(cls, str(source), subfolder=subfolder)
+            return _load_whole(cls, str(source), subfolder=subfolder)
     raise ConversionError(f"{source}: holds a {name}; a VideoDiT can be made from {_class_names()}")
 
 
-def whole(cls: Any, name: str, **kwargs: Any) -> Any:
+def _load_whole(cls: Any, name: str, **kwargs: Any) -> Any:
     """`cls.from_pretrained(name)` of a diffusers class; ConversionError where it cannot be loaded whole."""
     try:
         model, info = cls.from_pretrained(name, output_loading_info=True, **kwargs)
@@ -231,9 +229,7 @@ def _config_to(family: str, model: VideoDiT) -> dict[str, Any]:
         have = c[key]
         if (tuple(have) if isinstance(have, list | tuple) else have) != value:
             raise ConversionError(f"{cls} needs {key}={_plain(value)}, but this model has {_plain(have)}")
-    if (c.qk_norm if isinstance(c.qk_norm, bool) else len(c.qk_norm)) and any(
-        isinstance(m, torch.nn.RMSNorm) for m in model.modules()
-    ):
+    if any(isinstance(module, torch.nn.RMSNorm) for module in model.modules()):
         raise ConversionError(f"{cls} has no QK-norm, but this model has qk_norm={_plain(c.qk_norm)}")
     if family == "dit" and c.num_classes is None:
         raise ConversionError(f"{cls} is told a class, but this model has num_classes=None")

@@ -10,8 +10,6 @@ Inflation as in AnimateDiff and Open-Sora (zero-initialized temporal branches) a
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
@@ -20,14 +18,12 @@ from videodit.models.block import DiTBlock
 from videodit.models.conversion import ConversionError, Report
 from videodit.models.transformer import VideoDiT
 
-TimeBlocks = Literal["fresh", "copied"]
-
 
 def grow(
     image_model: VideoDiT,
     *,
     axes: tuple[str, ...] = ("space", "time"),
-    time_blocks: TimeBlocks = "fresh",
+    time_blocks: str = "fresh",
     patch_frames: int | None = None,
     in_channels: int | None = None,
     sample_size: int | None = None,
@@ -44,7 +40,7 @@ def grow(
     Args:
         image_model: usually of `space` blocks alone; a model with `time` blocks can be grown further.
         axes: the new pattern; the old one must lie in it, in order. Blocks between are new, and silent.
-        time_blocks: new blocks are initialized, or copied from their neighbour in `space` (and silenced).
+        time_blocks: `fresh`, new blocks are initialized, or `copied` from their neighbour in `space` (and silenced).
         patch_frames: latent frames a token, from one upwards: the last tap carries the weights. None: as it is.
         in_channels: more latent channels. Each new channel reads and writes what channel number `new % old` did; inputs
             are divided among those that share one. None: as it is.
@@ -70,6 +66,8 @@ def grow(
     old = dict(image_model.config)
     was = tuple(old["axes"])
     origin = _origins(was, tuple(axes))
+    if time_blocks not in ("fresh", "copied"):
+        raise ConversionError(f"time_blocks={time_blocks!r} must be fresh or copied")
     if time_blocks == "copied" and None not in origin:
         raise ConversionError(f"time_blocks='copied': axes={list(axes)} has no new blocks")
     had = {axis for axis in was if (old["qk_norm"] if isinstance(old["qk_norm"], bool) else axis in old["qk_norm"])}
@@ -160,26 +158,16 @@ def _fill(model: VideoDiT, source: VideoDiT, origin: list[int | None], time_bloc
     used = set()
     for name in ours:
         where, why = name, ""
-        if name.startswith("blocks."):
-            _, index, rest = name.split(".", 2)
+        if name.startswith("blocks.") or (name.startswith("embedders.") and not source.config.shared_embedder):
+            part, index, rest = name.split(".", 2)
             layer, place = divmod(int(index), period)
-            place_before = origin[place]
-            if place_before is None and time_blocks == "fresh":
-                report.fresh[name] = "a new block, silent"
-                continue
-            if place_before is None:
-                place_before, why = neighbour, "a new block, silent"
-            where = f"blocks.{layer * old + place_before}.{rest}"
-        elif name.startswith("embedders."):
-            _, index, rest = name.split(".", 2)
-            layer, place = divmod(int(index), period)
-            shared = source.config.shared_embedder
-            place_before = origin[place]
-            where = (
-                name
-                if shared
-                else f"embedders.{layer * old + (neighbour if place_before is None else place_before)}.{rest}"
-            )
+            before = origin[place]
+            if before is None and part == "blocks":
+                why = "a new block, silent"
+                if time_blocks == "fresh":
+                    report.fresh[name] = why
+                    continue
+            where = f"{part}.{layer * old + (neighbour if before is None else before)}.{rest}"
         if where not in theirs:
             report.fresh[name] = why or _why_fresh(name, model, had)
             continue
@@ -249,8 +237,3 @@ def _changed(name: str, tensor: Tensor, model: VideoDiT, source: VideoDiT) -> tu
         rows = repeat(rows, "1 ... -> pt ...", pt=pt)
         rules.append(f"repeated for each of {pt} frames")
     return rearrange(rows, "pt ph pw half c ... -> (pt ph pw half c) ..."), ", ".join(rules)
-
-
-def summary(report: Report) -> dict[str, Any]:
-    """The report as plain data, for a file."""
-    return {kind: getattr(report, kind) for kind in ("copied", "grown", "fresh", "dropped")}

@@ -260,8 +260,9 @@ class Trainer:
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One optimizer step on this process's share of global batch `step`."""
-        batch = self.batch(step)
-        noise, times = self.draw(batch.latents, step)
+        drawn = self.config.train.steps_before + step
+        batch = self.batch(drawn)
+        noise, times = self.draw(batch.latents, drawn)
         noisy = self.path.add_noise(batch.latents, noise, times)
         self.raw_model.train()
         with self.accelerator.autocast():

@@ -28,7 +28,7 @@ shipped: .venv/.stamp  ## train the packaged model anew (hours on two cores) int
 	.venv/bin/python tools/convert.py --from runs/shapes/pipeline --to runs/shipped --dtype float16
 
 clean:  ## remove the environment, caches and demo.mp4 (runs/ stays)
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.mp4
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.mp4 demo.json
 	find videodit tools tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # .building marks an installation that did not end: it is thrown away. torch comes first and alone, so that pip

@@ -81,12 +81,12 @@ def sample(args: argparse.Namespace) -> list[Path]:
         raise ValueError(f"--batch-size {args.batch_size} must be at least 1")
     import torch
 
-    from videodit.pipeline import VideoDiTPipeline
+    from videodit.pipeline import VideoDiTPipeline, named_folder
     from videodit.video.writer import check_writable, write_video
 
     for path in paths:
         check_writable(path)
-    pipe: Any = VideoDiTPipeline.from_pretrained(args.model) if args.model else VideoDiTPipeline.shipped()
+    pipe: Any = VideoDiTPipeline.from_pretrained(named_folder(args.model)) if args.model else VideoDiTPipeline.shipped()
     size = pipe.default_size
     fps = args.fps if args.fps is not None else size.fps
     written = []

@@ -3,6 +3,11 @@
 Needs a VAE: `tools/train_vae.py` with the same config makes one, or set `codec:` to a saved one. Clips are encoded
 first, once. A run that was stopped goes on from its last checkpoint when started again. A config with `stages` is
 trained in legs, each going on from the one before.
+
+    tools/train.py --config configs/shapes.yaml --dry-run        what it would train on, and in how much memory
+    accelerate launch --num_processes 8 tools/train.py --config configs/shapes.yaml train.sharding=fsdp
+
+SIGTERM saves a checkpoint and ends with exit status 143; a loss that is no number ends with 1.
 """
 
 from __future__ import annotations
@@ -16,17 +21,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a YAML file of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example train.steps=2000")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained on, and stop")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from accelerate import PartialState
+
     from videodit.config import load_config
+    from videodit.training.loop import Interrupted
+    from videodit.training.plan import plan_of
     from videodit.training.trainer import Trainer
 
     try:
-        for leg in load_config(args.config, args.overrides).legs():
+        legs = load_config(args.config, args.overrides).legs()
+        if args.dry_run:
+            for number, text in enumerate(map(str, plan_of(legs)), start=1):
+                print(f"stage {number} of {len(legs)}\n{text}\n" if len(legs) > 1 else text)
+            return 0
+        for leg in legs:
             print(Trainer(leg).train())
-    except ValueError as error:
+    except (ValueError, FloatingPointError, Interrupted) as error:
         print(f"train: {error}", file=sys.stderr)
-        return 2
+        return {Interrupted: 143, FloatingPointError: 1}.get(type(error), 2)
+    finally:
+        PartialState().destroy_process_group()
     return 0
 
 

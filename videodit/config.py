@@ -10,10 +10,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -29,8 +29,23 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class Bucket(Section):
+    """A size that clips are brought to; what is left out is as in `data`."""
+
+    num_frames: Positive | None = None
+    height: Positive | None = None
+    width: Positive | None = None
+    fps: Annotated[float, Field(gt=0, strict=False)] | None = None
+    batch_size: Positive | None = Field(None, description="over all processes; null: as `train` says")
+
+
 class Data(Section):
-    """What to learn from, and at which size."""
+    """What to learn from, and at which size.
+
+    Each clip goes to one of `buckets`: of those that it fills (long enough, fast enough, not smaller) the one nearest
+    in aspect ratio, then the largest, then the longest. Without buckets there is one, of the size that stands here.
+    That size is also what the VAE is trained on and what the pipeline samples unless told otherwise.
+    """
 
     source: str = Field("shapes", description="'shapes', or a manifest (JSONL, CSV), or a folder of clips and images")
     clips: Positive | None = Field(None, description="at most so many of a manifest (null: all); shapes: drawn, 8192")
@@ -38,12 +53,16 @@ class Data(Section):
     height: Positive = 64
     width: Positive = 64
     fps: Annotated[float, Field(gt=0, strict=False)] = 8.0
+    buckets: tuple[Bucket, ...] = Field((), strict=False, description="sizes to train on; none: the one above")
+    upscale: bool = Field(False, description="enlarge what is smaller than a bucket, rather than leave it out")
+    crop: Literal["center", "random"] = Field("center", description="what of a picture of another shape is kept")
     reader: Literal["pyav", "decord"] = "pyav"
     start: Literal["random", "first"] = Field("random", description="where in a longer file a clip begins")
-    spans: Positive = Field(1, description="how many different stretches of a longer file are encoded")
+    spans: Positive = Field(1, description="how many stretches of a longer file (or random crops) are encoded")
+    repeat: Positive = Field(1, description="how often an epoch shows each of them")
     encode_precision: Precision = Field("no", description="of the VAE when clips are encoded")
     validation: Annotated[int, Field(ge=0)] = Field(64, description="clips kept out of training, to measure on")
-    image_share: Share = Field(0.1, description="share of training batches that are images: one frame of a clip")
+    image_share: Share = Field(0.1, description="share of the clips that an epoch shows as images: their first frame")
     max_bad_share: Share = Field(0.05, description="unreadable files beyond this share of the manifest stop the run")
     memory_gb: Annotated[float, Field(ge=0, strict=False)] = Field(2.0, description="decoded clips kept in memory")
 
@@ -107,7 +126,7 @@ class Model(Section):
     time_positions: Literal["rotary", "sincos", "both"] = Field(
         "both", description="both: sin-cos ones, which say which frame is the first, beside rotary ones"
     )
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Positive = Field(False, description="of all blocks, or of every n-th")
     compile: bool = Field(False, description="torch.compile each block")
     attention_backend: str | None = Field(
         None, description="of diffusers, for training: native, _native_math, flash ..."
@@ -122,8 +141,35 @@ class Objective(Section):
     logit_mean: Annotated[float, Field(strict=False)] = 0.0
     logit_std: Annotated[float, Field(gt=0, strict=False)] = 1.0
     shift: Annotated[float, Field(gt=0, strict=False)] = Field(1.0, description="of times towards noise, above 1")
+    shift_tokens: Positive | None = Field(
+        None, description="a sample of so many tokens has this shift, others more or less by the root of theirs"
+    )
+    given_frames: dict[Literal["first", "last", "ends", "start", "inner", "any"], Share] = Field(
+        {}, description="share of clips of which these frames are given, so that the model learns to go on from them"
+    )
+    frame_times: Share = Field(0.0, description="share of clips in which each frame has a time of its own")
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Objective:
+        if sum(self.given_frames.values()) > 1:
+            raise ValueError("the shares of given_frames add up to more than 1")
+        return self
+
     learned_range: bool = Field(False, description="learn the variance too (not for flow)")
     min_snr_gamma: Annotated[float, Field(gt=0, strict=False)] | None = Field(None, description="not for flow")
+
+
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), by peft."""
+
+    rank: Positive = 8
+    alpha: Positive = 8
+    targets: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0"),
+        strict=False,
+        min_length=1,
+        description="ends of the names of linear layers",
+    )
 
 
 class Train(Section):
@@ -133,7 +179,10 @@ class Train(Section):
     steps_before: Annotated[int, Field(ge=0)] = Field(
         0, description="of earlier stages: data order and noise go on from there (stages set it)"
     )
-    batch_size: Positive = Field(64, description="over all processes")
+    batch_size: Positive = Field(64, description="over all processes and accumulation steps")
+    batch_tokens: Positive | None = Field(None, description="instead: as many as have so many tokens together")
+    gradient_accumulation_steps: Positive = Field(1, description="pieces in which a process takes its share of a batch")
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="processes beside each that read batches ahead")
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for the blocks' matrices, AdamW for the rest"
     )
@@ -147,23 +196,54 @@ class Train(Section):
     betas: tuple[float, float] = Field((0.9, 0.99), strict=False)
     weight_decay: Annotated[float, Field(ge=0, strict=False)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0, strict=False)] = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.999, description="of the average that is sampled and saved"
+    )
+    ema_sigma_rels: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = Field(
+        (), strict=False, description="power-function averages stored with each checkpoint, for tools/average.py"
+    )
     caption_dropout: Share = 0.1
     precision: Precision = "bf16"
+    sharding: Literal["none", "fsdp"] = Field("none", description="fsdp: weights and their states split over processes")
+    on_nonfinite: Literal["stop", "skip"] = Field("stop", description="what a loss or gradient that is no number does")
+    spike_factor: Annotated[float, Field(gt=1, strict=False)] | None = Field(
+        None, description="a loss so many times the median of the last 100 steps goes back to the last checkpoint"
+    )
     start_from: str | None = Field(
         None, description="a pipeline folder whose transformer and text encoder to start from"
     )
     weights: tuple[str, ...] = Field(
         (), strict=False, description="what is trained: axes (time), names with * (*.attn1.*); none: everything"
     )
+    lora: Lora | None = Field(None, description="train low-rank adapters instead of the weights")
+    resume: str | None = Field("latest", description="a checkpoint folder; null: start anew, in an empty output")
     checkpoint_every: Positive = 1000
-    keep: Positive = 2
+    keep: Positive = Field(2, description="so many last checkpoints")
+    keep_best: Annotated[int, Field(ge=0)] = Field(0, description="and so many with the lowest validation loss")
     validate_every: Positive = 500
     sample_every: Positive = 1000
     prompts: tuple[str, ...] = Field((), strict=False, description="sampled while training; none: validation captions")
     num_inference_steps: Positive = 30
     guidance_scale: Annotated[float, Field(strict=False)] = 4.0
     log_every: Positive = 10
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        ("tensorboard",), strict=False, description="beside losses.jsonl"
+    )
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Train:
+        if self.keep_best and self.checkpoint_every % self.validate_every:
+            raise ValueError(
+                f"keep_best needs a validation at each checkpoint: checkpoint_every={self.checkpoint_every} must be a "
+                f"multiple of validate_every={self.validate_every}"
+            )
+        if self.lora and self.weights:
+            raise ValueError("lora trains adapters and no weights: take weights out")
+        if self.lora and not self.start_from:
+            raise ValueError("lora adapts a trained model: name it in start_from")
+        if self.lora and self.ema_sigma_rels:
+            raise ValueError("ema_sigma_rels are of whole models, not of adapters: take them out")
+        return self
 
 
 class Run(Section):
@@ -288,7 +368,8 @@ def _explain(error: Any) -> str:
         return f"{key}: {error['msg']} (got {error['input']!r})"
     section: Any = Run
     for part in error["loc"][:-1]:
-        field = section.model_fields.get(part) if isinstance(part, str) and hasattr(section, "model_fields") else None
-        section = field.annotation if field else VaeStage
+        if isinstance(part, str) and part in getattr(section, "model_fields", {}):
+            held = section.model_fields[part].annotation
+            section = next((kind for kind in (held, *get_args(held)) if hasattr(kind, "model_fields")), None)
     near = difflib.get_close_matches(str(error["loc"][-1]), getattr(section, "model_fields", {}), n=1)
     return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")

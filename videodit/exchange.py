@@ -41,7 +41,10 @@ def open_model(
     Raises:
         ConversionError: none of these, or it cannot be loaded whole.
     """
-    name = named_folder(str(source))
+    try:
+        name = named_folder(str(source))
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
     if Path(name).is_file() or Path(name).suffix in (".pt", ".pth", ".safetensors"):
         model, report = from_checkpoint(name, **unsaid)
         return _cast(model, torch_dtype), report

@@ -59,6 +59,10 @@ class ClipSize:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
 
+    def __str__(self) -> str:
+        picture = f"{self.height}x{self.width}"
+        return f"{self.num_frames}x{picture} at {self.fps:g} fps" if self.num_frames > 1 else f"images {picture}"
+
     @property
     def duration(self) -> float:
         """Seconds from the first frame to the last: (num_frames - 1) / fps."""

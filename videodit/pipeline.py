@@ -310,8 +310,16 @@ class VideoDiTPipeline(DiffusionPipeline):
 
 
 def named_folder(name: str) -> str:
-    """Where a saved model lies: the packaged one for "shipped", else the folder or hub name itself."""
-    return str(SHIPPED) if name == "shipped" else name
+    """Where a saved model lies: the packaged one for "shipped", else the folder or hub name itself.
+
+    Raises:
+        ValueError: it is a path, to nothing.
+    """
+    if name == "shipped":
+        return str(SHIPPED)
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ValueError(f"{name}: there is no such file or folder, and it is no name on the hub")
+    return name
 
 
 def size_conditions(height: int, width: int, rows: int, device: torch.device) -> dict[str, Tensor]:

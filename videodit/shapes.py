@@ -25,6 +25,7 @@ import numpy as np
 
 from videodit.geometry import ClipSize
 
+VERSION = 3  # of what is drawn: latents kept under another are encoded anew
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (220, 25, 30),
     "orange": (245, 135, 15),

@@ -216,5 +216,5 @@ def test_other_pipelines_are_named(tmp_path: Path) -> None:
         open_model(tmp_path / "ddpm")
     with pytest.raises(ConversionError, match="UNet2DModel; a VideoDiT can be made from DiT"):
         open_model(tmp_path / "ddpm" / "unet")
-    with pytest.raises(ConversionError, match="nothing: no model here"):
+    with pytest.raises(ConversionError, match="nothing: there is no such file or folder"):
         open_model(tmp_path / "nothing")

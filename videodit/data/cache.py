@@ -1,9 +1,11 @@
-"""Latents and text states encoded once: what the transformer trains from.
+"""Latents and text states, encoded once: a store of tensors under the names of what they were made from.
 
-`<folder>/index.json` tells what was encoded, under which key (data, codec, size); `shard_0000.safetensors` and so on
-hold the latents. For each clip: `clip` c f h w, and `image`, its first frame encoded as an image, c 1 h w; both
-normalized, float16. A shard is written whole or not at all, so that an interrupted encoding goes on where it was; a
-cache made for other data or by another codec is an error, never silently used.
+A latent's name is the hash of the content of its file, the span, the size, the VAE's fingerprint and the precision; a
+caption's that of its words and the encoder's fingerprint. So nothing can be taken for something else: a file that was
+replaced, another crop or another VAE has other names, and captions, which are read from the manifest each time, cannot
+slip. A folder may serve several runs. It holds safetensors files, each written whole or not at all, so that encoding
+goes on where it was stopped, on any number of processes; their headers are the index, and carry a checksum of every
+tensor, looked at when it is read.
 """
 
 from __future__ import annotations
@@ -11,200 +13,267 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from videodit.codec import VideoCodec
-from videodit.config import Data
-from videodit.data.source import Clips
+from videodit.data.buckets import Buckets
+from videodit.data.source import Clips, Span
 from videodit.data.transforms import to_pixels
+from videodit.geometry import ClipSize
 from videodit.text import TextEncoder, TextStates
 
-SHARD = 256  # clips a file
-BATCH = 8  # clips encoded at once
+SHARD = 256  # samples a file
+BATCH = 8  # encoded at once
+
+T = TypeVar("T")
 
 
 class CacheError(ValueError):
-    """A cache that cannot be used; the message names the folder and the fix."""
+    """A store that cannot be used; the message names the file and the fix."""
+
+
+class Store:
+    """Tensors by name in the safetensors files of a folder. Also says of what could not be encoded why (`failed`)."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._where: dict[str, Path] = {}
+        self._sums: dict[str, int] = {}
+        self._open: dict[Path, Any] = {}
+        self.failed: dict[str, str] = {}
+        self.scan()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}  # open files stay in their process
+
+    def scan(self) -> None:
+        """Looks for files that were added."""
+        known = set(self._where.values())
+        for file in sorted(set(self.folder.glob("*.safetensors")) - known):
+            try:
+                with safe_open(file, "pt") as shard:
+                    facts = shard.metadata() or {}
+                    self._where |= dict.fromkeys(shard.keys(), file)
+                    self._sums |= json.loads(facts["sums"])
+                    self.failed |= json.loads(facts["failed"])
+            except (SafetensorError, OSError, ValueError, KeyError) as error:
+                raise CacheError(f"{file}: damaged ({error}); delete it, and run tools/encode.py") from error
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those not in the store, once each, in their order."""
+        return [name for name in dict.fromkeys(names) if name not in self._where and name not in self.failed]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The tensor as stored. CacheError where its bytes are not those that were written."""
+        file = self._where[name]
+        if file not in self._open:
+            self._open[file] = safe_open(file, "pt")
+        tensor = self._open[file].get_tensor(name)
+        if _checksum(tensor) != self._sums[name]:
+            raise CacheError(f"{file}: its bytes have changed since it was written; delete it, and run tools/encode.py")
+        return tensor
+
+    def add(self, tensors: dict[str, Tensor], failed: dict[str, str] | None = None) -> None:
+        """Writes one file, whole or not at all; `scan` finds it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = sorted([*tensors, *(failed or {})])
+        file = self.folder / f"{_hash(*names)[:16]}.safetensors"
+        scratch = file.with_name(f".{file.name}.{os.getpid()}")
+        facts = {"sums": {name: _checksum(tensor) for name, tensor in tensors.items()}, "failed": failed or {}}
+        save_file(tensors, scratch, metadata={k: json.dumps(v) for k, v in facts.items()})
+        scratch.replace(file)
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
+
+
+def _hash(*facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _share(everything: Sequence[T], state: PartialState) -> Sequence[T]:
+    """What this process does of a work whose list all processes have made, before any has begun with it."""
+    state.wait_for_everyone()
+    return everything[state.process_index :: state.num_processes]
+
+
+# ----------------------------------------------------------------------------------------------------------- latents
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One encoded clip: its place in the shards, and its wordings as a clip and as an image."""
+class Sample:
+    """One thing to train on: its bucket's size, its wordings as a clip and as an image, and where its latents are."""
 
-    shard: int
-    row: int
     name: str
+    size: ClipSize
     captions: tuple[str, ...]
     image_captions: tuple[str, ...]
+    latent: str
+    image: str
+
+    @property
+    def is_image(self) -> bool:
+        return self.size.num_frames == 1
 
 
-class LatentCache:
-    """Encoded clips, read from memory-mapped shards.
+class Latents:
+    """Encoded samples. `latents[i, image]` is c f h w (an image: c 1 h w), normalized, float32."""
 
-    Raises:
-        CacheError: the folder holds no complete cache for this key.
-    """
-
-    def __init__(self, folder: Path, key: str):
-        try:
-            index = json.loads((folder / "index.json").read_text())
-        except (OSError, ValueError) as error:
-            raise CacheError(f"{folder}: no complete cache here; run tools/encode.py with this config") from error
-        if index["key"] != key:
-            raise CacheError(
-                f"{folder}: encoded from other data, another size or another VAE; delete it and run tools/encode.py"
-            )
-        self.skips: list[list[str]] = index["skips"]
-        self.entries = [
-            Entry(e["shard"], e["row"], e["name"], tuple(e["captions"]), tuple(e["image_captions"]))
-            for e in index["entries"]
-        ]
-        self._shards = [safe_open(folder / f"shard_{i:04d}.safetensors", "pt") for i in range(index["shards"])]
+    def __init__(self, samples: Sequence[Sample], store: Store):
+        self.samples, self.store = samples, store
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.samples)
 
-    def has_clip(self, index: int) -> bool:
-        """Whether the entry is a clip; otherwise it is an image only."""
-        entry = self.entries[index]
-        return f"clip/{entry.row}" in self._shards[entry.shard].keys()  # noqa: SIM118
-
-    def latent(self, index: int, image: bool) -> Tensor:
-        """Normalized latent c f h w (an image: c 1 h w), float32."""
-        entry = self.entries[index]
-        return self._shards[entry.shard].get_tensor(f"{'image' if image else 'clip'}/{entry.row}").float()
-
-
-class TextCache:
-    """The states of captions, encoded once by an encoder that is not trained; called as the encoder is.
-
-    Kept in one file of `float32` states `m e` under each caption's sha256, with the encoder's fingerprint. Captions
-    that are not in it yet are added; a file of another encoder is encoded anew.
-    """
-
-    def __init__(self, file: Path, encoder: TextEncoder, captions: Iterable[str]):
-        key = encoder.fingerprint()
-        states: dict[str, Tensor] = {}
-        if file.exists():
-            with safe_open(file, "pt") as stored:
-                if (stored.metadata() or {}).get("encoder") == key:
-                    states = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        missing = sorted({c for c in captions if _digest(c) not in states})
-        for first in tqdm(range(0, len(missing), BATCH), desc="encoding text", disable=not missing):
-            part = missing[first : first + BATCH]
-            with torch.no_grad():
-                encoded, mask = encoder(part)
-            for caption, one, real in zip(part, encoded, mask, strict=True):
-                states[_digest(caption)] = one[real].float().cpu().contiguous()
-        if missing:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            _replace(file, lambda p: save_file(states, p, metadata={"encoder": key}))
-        self._stored = safe_open(file, "pt")
-
-    def __call__(self, prompts: list[str]) -> TextStates:
-        """States b m e, zero where the mask b m is False, padded to the longest prompt."""
-        states = [self._stored.get_tensor(_digest(prompt)) for prompt in prompts]
-        mask = [torch.ones(len(s), dtype=torch.bool) for s in states]
-        return TextStates(pad_sequence(states, batch_first=True), pad_sequence(mask, batch_first=True))
-
-
-def _digest(caption: str) -> str:
-    return hashlib.sha256(caption.encode()).hexdigest()
-
-
-def cache_key(data: Data, seed: int, codec_fingerprint: str, part: str) -> str:
-    """What a cache depends on: the data that decide its clips, the seed, the codec and the part."""
-    no_matter = {"image_share", "max_bad_share", "memory_gb"}
-    facts = data.model_dump(exclude=no_matter) | {"seed": seed, "codec": codec_fingerprint, "part": part}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    def __getitem__(self, which: tuple[int, bool]) -> Tensor:
+        number, image = which
+        sample = self.samples[number]
+        return self.store[sample.image if image else sample.latent].float()
 
 
 @torch.no_grad()
-def encode_clips(clips: Clips, codec: VideoCodec, folder: Path, key: str, spans: int) -> LatentCache:
-    """Encodes all clips into a cache folder, going on where an earlier call stopped. `spans`: draws of a longer file.
+def encode_clips(
+    clips: Clips, buckets: Buckets, codec: VideoCodec, folder: Path, precision: torch.dtype | None, *, images: bool
+) -> Latents:
+    """The latents of all spans in the buckets, encoded where the folder does not hold them yet, in float16.
 
-    Under `torchrun` or `accelerate launch` each process encodes its share of the shards.
+    Under `torchrun` or `accelerate launch` each process encodes its share. What cannot be read is named in
+    `clips.skips`.
+
+    Args:
+        precision: of the VAE's arithmetic (None: float32).
+        images: whether the first frame of each clip is encoded as an image too.
+
+    Raises:
+        VideoError: too many clips are unreadable.
+        CacheError: a file of the store is damaged.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = folder / "key.txt"
-    if stamp.exists() and stamp.read_text() != key:
-        raise CacheError(f"{folder}: holds a cache of other data or another VAE; delete it, or choose another output")
-    _replace(stamp, lambda p: p.write_text(key))
-    if (folder / "index.json").exists():
-        return LatentCache(folder, key)
-    wanted = [(i, epoch) for i in range(len(clips)) for epoch in range(spans) if epoch == 0 or clips.varies(i)]
-    shards = list(enumerate(range(0, len(wanted), SHARD)))
-    listings = [folder / f"shard_{shard:04d}.json" for shard, _ in shards]
-    with tqdm(total=len(wanted), desc=f"encoding {folder.name}", disable=not state.is_main_process) as bar:
-        for shard, first in shards[state.process_index :: state.num_processes]:
-            part = wanted[first : first + SHARD]
-            if listings[shard].exists():
-                bar.update(len(part))
-                continue
-            tensors, listing = _encode_shard(clips, codec, part, shard, bar)
-            _replace(folder / f"shard_{shard:04d}.safetensors", lambda p, t=tensors: save_file(t, p))  # type: ignore[misc]
-            _replace(listings[shard], lambda p, t=listing: p.write_text(json.dumps(t)))  # type: ignore[misc]
+    fingerprint = codec.fingerprint()
+    store = Store(folder / f"vae-{fingerprint[:12]}")
+    maker = (fingerprint, str(precision), "float16")
+    named = [(span, _name(clips, span, maker), _name(clips, span, maker, image=True)) for span in _spans(buckets)]
+
+    def wanted(clip: str, image: str) -> tuple[str, ...]:
+        return (clip, image) if images else (clip,)
+
+    todo = [one for one in named if one[1] not in store.failed and store.missing(wanted(*one[1:]))]
+    shards = _share([todo[i : i + SHARD] for i in range(0, len(todo), SHARD)], state)
+    with tqdm(
+        total=sum(map(len, shards)), desc="encoding clips", disable=not shards or not state.is_main_process
+    ) as bar:
+        for shard in shards:
+            tensors, failed = _encode(clips, codec, shard, precision, images, bar)
+            store.add(tensors, failed)
     state.wait_for_everyone()
-    if state.is_main_process:
-        parts = [json.loads(listing.read_text()) for listing in listings]
-        index = {
-            "key": key,
-            "shards": len(shards),
-            **{k: [x for part in parts for x in part[k]] for k in ("entries", "skips")},
-        }
-        _replace(folder / "index.json", lambda p: p.write_text(json.dumps(index)))
-    state.wait_for_everyone()
-    return LatentCache(folder, key)
+    store.scan()
+    samples = []
+    for span, clip, image in named:
+        if why := store.failed.get(clip):
+            if span.index not in clips.skips:
+                clips.skip(span.index, why)
+            continue
+        words = (clips.source.captions(span.index, False), clips.source.captions(span.index, True))
+        samples.append(Sample(clips.source.name(span.index), span.size, *words, clip, image))
+    return Latents(samples, store)
 
 
-def _encode_shard(
-    clips: Clips, codec: VideoCodec, part: list[tuple[int, int]], shard: int, bar: tqdm
-) -> tuple[dict[str, Tensor], dict[str, list[object]]]:
-    """Tensors of a shard by name, and what the index says of it: `entries`, and `skips` as (where, why)."""
+def _spans(buckets: Buckets) -> list[Span]:
+    return [span for spans in buckets.spans.values() for span in spans]
+
+
+def _name(clips: Clips, span: Span, maker: tuple[str, ...], *, image: bool = False) -> str:
+    size = span.size.image() if image else span.size
+    rate = 0.0 if size.num_frames == 1 else size.fps
+    facts = (size.num_frames, size.height, size.width, rate, span.start, *span.place)
+    return _hash(clips.source.content(span.index), *facts, *maker)
+
+
+def _encode(
+    clips: Clips,
+    codec: VideoCodec,
+    shard: Sequence[tuple[Span, str, str]],
+    precision: torch.dtype | None,
+    images: bool,
+    bar: tqdm,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Latents by name, and why others could not be made."""
     tensors: dict[str, Tensor] = {}
-    listing: dict[str, list[object]] = {"entries": [], "skips": []}
-    waiting: list[tuple[int, Tensor]] = []
+    failed: dict[str, str] = {}
+    waiting: list[tuple[str, str, Tensor]] = []
 
     def encode() -> None:
-        pixels = torch.stack([p for _, p in waiting])
-        latents = {"image": codec.encode(pixels[:, :, :1])}
-        if pixels.shape[2] > 1:
-            latents["clip"] = codec.encode(pixels)
-        for kind, latent in latents.items():
-            for (row, _), one in zip(waiting, latent, strict=True):
-                tensors[f"{kind}/{row}"] = one.half().cpu().contiguous()
+        pixels = torch.stack([p for *_, p in waiting])
+        with torch.autocast(codec.device.type, precision, enabled=precision is not None):
+            latents = codec.encode(pixels)
+            firsts = codec.encode(pixels[:, :, :1]) if images and pixels.shape[2] > 1 else latents
+        for (clip, image, _), one, first in zip(waiting, latents, firsts, strict=True):
+            tensors[clip] = one.half().cpu().contiguous()
+            if images:
+                tensors[image] = first.half().cpu().contiguous()
         waiting.clear()
 
-    for row, (index, epoch) in enumerate(part):
-        frames = clips.try_read(index, epoch)
+    for span, clip, image in shard:
+        frames = clips.try_read(span)
         bar.update()
         if frames is None:
-            listing["skips"].append([clips.skips[index].where, clips.skips[index].why])
+            failed[clip] = clips.skips[span.index].why
             continue
         pixels = to_pixels(frames)
-        if waiting and (len(waiting) == BATCH or waiting[0][1].shape != pixels.shape):
+        if waiting and (len(waiting) == BATCH or waiting[0][-1].shape != pixels.shape):
             encode()
-        waiting.append((row, pixels))
-        captions = {"captions": clips.captions(index, False), "image_captions": clips.captions(index, True)}
-        listing["entries"].append({"shard": shard, "row": row, "name": clips.name(index), **captions})
+        waiting.append((clip, image, pixels))
     if waiting:
         encode()
-    return tensors, listing
+    return tensors, failed
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes under a temporary name, then renames: whole or not there."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    write(scratch)
-    scratch.replace(path)
+# -------------------------------------------------------------------------------------------------------------- text
+
+
+class TextCache:
+    """The states of captions, float32 `m e` each, encoded once by an encoder that is not trained; called as it is."""
+
+    def __init__(self, folder: Path, encoder: TextEncoder, captions: Iterable[str]):
+        state = PartialState(cpu=not torch.cuda.is_available())
+        self._encoder = encoder.fingerprint()
+        self.store = Store(folder / f"text-{self._encoder[:12]}")
+        todo = [c for c in sorted(set(captions)) if self.store.missing([self._name(c)])]
+        shards = _share([todo[i : i + SHARD] for i in range(0, len(todo), SHARD)], state)
+        for shard in tqdm(shards, desc="encoding text", disable=not shards or not state.is_main_process):
+            parts = [shard[i : i + BATCH] for i in range(0, len(shard), BATCH)]
+            self.store.add({self._name(c): states for part in parts for c, states in _states(encoder, part)})
+        state.wait_for_everyone()
+        self.store.scan()
+
+    def __call__(self, prompts: list[str]) -> TextStates:
+        """States b m e, zero where the mask b m is False, padded to the longest prompt."""
+        states = [self.store[self._name(prompt)] for prompt in prompts]
+        mask = [torch.ones(len(s), dtype=torch.bool) for s in states]
+        return TextStates(pad_sequence(states, batch_first=True), pad_sequence(mask, batch_first=True))
+
+    def _name(self, caption: str) -> str:
+        return _hash(self._encoder, caption)
+
+
+@torch.no_grad()
+def _states(encoder: TextEncoder, captions: Sequence[str]) -> Iterable[tuple[str, Tensor]]:
+    states, mask = encoder(list(captions))
+    for caption, one, real in zip(captions, states, mask, strict=True):
+        yield caption, one[real].float().cpu().contiguous()

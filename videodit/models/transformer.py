@@ -170,6 +170,7 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, self.out_channels * patch_size[0] * patch_size[1] * patch_size[2])
         self.gradient_checkpointing = False
+        self.checkpoint_every = 1  # of the blocks, with `enable_gradient_checkpointing`
         self.initialize_weights()
 
     @classmethod
@@ -299,12 +300,12 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         seconds = self._seconds(fps, x)
         rotary, positions = self._time_positions(seconds, x)
         text, text_mask = self._text(encoder_hidden_states, encoder_attention_mask, x)
-        for block, modulation in zip(self.blocks, modulations, strict=True):
+        for number, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
             if block.axis == "time" and f == 1:
                 continue
             if block.axis != "space" and f > 1 and positions is not None:
                 x, positions = x + positions, None
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
+            if torch.is_grad_enabled() and self.gradient_checkpointing and number % self.checkpoint_every == 0:
                 x = self._gradient_checkpointing_func(block, x, modulation, text, text_mask, rotary)
             else:
                 x = block(x, modulation, text, text_mask, rotary)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from videodit.codec import VideoCodec
 from videodit.config import Run
-from videodit.data.cache import LatentCache, TextCache, cache_key, encode_clips
-from videodit.data.source import open_data
+from videodit.data.buckets import Buckets, fill, sizes_of
+from videodit.data.cache import Latents, TextCache, encode_clips
+from videodit.data.manifest import Skip
+from videodit.data.source import Split, open_data
 from videodit.diffusion import objectives
 from videodit.pipeline import named_folder
 from videodit.text import TextEncoder
@@ -54,35 +58,73 @@ def load_text(config: Run) -> TextEncoder | None:
         return TextEncoder.from_pretrained(named_folder(folder), dtype=torch.float32)
 
 
-def encode_clips_of(config: Run, codec: VideoCodec) -> tuple[LatentCache, LatentCache]:
+@dataclass(frozen=True)
+class Survey:
+    """The clips of a run and their buckets, known without decoding any: to train on, and kept out to measure on."""
+
+    split: Split
+    train: Buckets
+    validation: Buckets
+
+
+def survey(config: Run) -> Survey:
+    """Measures the files of a run (once: `data.files`) and puts them into their buckets.
+
+    Raises:
+        ValueError: the source cannot be used, too many files are unreadable, or no clip fills a bucket.
+    """
+    data = config.data
+    with PartialState(cpu=not torch.accelerator.is_available()).main_process_first():
+        split = open_data(data, config.seed, latents_folder(config) / "files.json")
+        paths = [*split.train.source.paths(), *split.validation.source.paths()]
+        if paths:
+            split.files.measure(paths, "measuring files")
+    sizes = sizes_of(data)
+    train, validation = fill(split.train, sizes, data.spans), fill(split.validation, sizes, 1)
+    for number, size in enumerate(sizes):
+        if not train.spans[size] and (data.buckets or not len(train)):
+            key = f"data.buckets.{number}" if data.buckets else "data"
+            whys = [*train.dropped, *split.train.skips.values(), *split.skips]
+            first = f"; the first left out: {whys[0].where}: {whys[0].why}" if whys else ""
+            raise ValueError(f"{key}: no clip of {data.source} fills {size}{first}")
+    return Survey(split, train, validation)
+
+
+def encode_clips_of(config: Run, codec: VideoCodec) -> tuple[Latents, Latents]:
     """Latents of the clips to train on and of those kept out, encoded where they are not there yet."""
-    data, fingerprint = open_data(config.data, config.seed), codec.fingerprint()
-    for skip in data.skips:
-        log.warning("left out %s: %s", skip.where, skip.why)
-    caches = []
-    for part, clips, spans in (("train", data.train, config.data.spans), ("validation", data.validation, 1)):
-        key = cache_key(config.data, config.seed, fingerprint, part)
-        precision = PRECISIONS[config.data.encode_precision]
-        with torch.autocast(codec.device.type, precision, enabled=precision is not None):
-            cache = encode_clips(clips, codec, latents_folder(config) / f"{part}-{key[:8]}", key, spans)
-        for where, why in cache.skips:
-            log.warning("left out %s: %s", where, why)
-        caches.append(cache)
-    return caches[0], caches[1]
+    found = survey(config)
+    if paths := [*found.split.train.source.paths(), *found.split.validation.source.paths()]:
+        with PartialState().main_process_first():
+            found.split.files.measure(paths, "hashing files", hashed=True)
+    precision = PRECISIONS[config.data.encode_precision]
+    encoded = [
+        encode_clips(clips, buckets, codec, latents_folder(config), precision, images=config.data.image_share > 0)
+        for clips, buckets in ((found.split.train, found.train), (found.split.validation, found.validation))
+    ]
+    if PartialState().is_main_process:
+        for skip in left_out(found):
+            log.warning("left out %s: %s", skip.where, skip.why)
+    return encoded[0], encoded[1]
 
 
-def captions_of(*caches: LatentCache) -> list[str]:
-    """Every wording in the caches."""
-    return [c for cache in caches for e in cache.entries for c in (*e.captions, *e.image_captions)]
+def left_out(found: Survey) -> list[Skip]:
+    """What is not trained or measured on, and why."""
+    parts = ((found.split.train, found.train), (found.split.validation, found.validation))
+    return [*found.split.skips, *(skip for clips, b in parts for skip in (*clips.skips.values(), *b.dropped))]
+
+
+def captions_of(*caches: Latents) -> list[str]:
+    """Every wording of the samples."""
+    return [c for cache in caches for s in cache.samples for c in (*s.captions, *s.image_captions)]
 
 
 def encode_text_of(config: Run, text: TextEncoder, captions: list[str]) -> TextCache:
     """The states of all captions and of the empty one, encoded where they are not there yet."""
-    return TextCache(latents_folder(config) / "text.safetensors", text, [*captions, ""])
+    return TextCache(latents_folder(config), text, [*captions, ""])
 
 
 def latents_folder(config: Run) -> Path:
-    """Where a run keeps what it encoded; each set of data and VAE has a folder of its own in it."""
+    """Where a run keeps what it encoded, and what it knows of files; runs may share it."""
     return Path(config.latents) if config.latents else Path(config.output) / "latents"
 
 

@@ -1,111 +1,318 @@
-"""What every training loop shares: where it writes, how it logs, when it saves, how it resumes."""
+"""What every training loop shares: where it writes, how it logs, when it saves, how it stops, resumes and goes back."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
+import signal
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, TypeVar
 
 import torch
-from accelerate import PartialState
-from torch.utils.tensorboard import SummaryWriter
+from accelerate import Accelerator
 from tqdm import tqdm
 
 from videodit.config import Run
-from videodit.training import checkpoint
+from videodit.training import checkpoint, parallel
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+SPIKE_WINDOW, SPIKE_AFTER = 100, 20  # losses whose median a spike is measured by; how many there must be
+SKIPS = 10  # steps in a row without a finite loss or gradient, after which skipping is no help
+
+
+class Interrupted(Exception):
+    """SIGTERM: the run has saved a checkpoint and stopped; the same command goes on."""
+
 
 class Loop:
-    """The frame of a training run: a folder, a progress bar, losses to `losses.jsonl` and TensorBoard, checkpoints.
+    """The frame of a training run: a folder, a progress bar, losses to `losses.jsonl` and trackers, checkpoints.
 
     ```python
-    loop = Loop(folder, config, steps=1000, checkpoint_every=100, keep=2, log_every=10)
-    loop.resume(load_state)
-    for step in loop.remaining():       # 0-based number of the step to take
+    loop = Loop(folder, config, accelerator, steps=1000, checkpoint_every=100, keep=2, log_every=10)
+    loop.resume(state, load_state)
+    for step, batch in loop.run(batches):      # 0-based number of the step to take, and what `batches` gives for it
         loop.record(step, loss=...)
-        loop.checkpoint(step, state)    # when due
+        loop.checkpoint(step, state)           # when due
     ```
 
-    Of several processes the main one writes; the others only walk along.
+    Of several processes all walk along, and the main one writes.
+
+    Args:
+        keep: so many last checkpoints stay; and `keep_best` with the lowest metric.
+        trackers: of accelerate's, beside `losses.jsonl`.
 
     Raises:
-        ValueError: the folder cannot be written.
+        ValueError: the folder cannot be written, or a tracker is not installed.
     """
 
-    def __init__(self, folder: Path, config: Run, *, steps: int, checkpoint_every: int, keep: int, log_every: int):
-        self.folder, self.steps = folder, steps
-        self.checkpoint_every, self.keep, self.log_every = checkpoint_every, keep, log_every
-        self.start = 0
-        self.state = PartialState()
+    def __init__(
+        self,
+        folder: Path,
+        config: Run,
+        accelerator: Accelerator,
+        *,
+        steps: int,
+        checkpoint_every: int,
+        keep: int,
+        log_every: int,
+        keep_best: int = 0,
+        trackers: Iterable[str] = ("tensorboard",),
+    ):
+        self.folder, self.config, self.accelerator, self.steps = folder, config, accelerator, steps
+        self.checkpoint_every, self.keep, self.keep_best, self.log_every = checkpoint_every, keep, keep_best, log_every
+        self.at = 0  # steps taken
         self.losses = folder / "losses.jsonl"
+        self.metric: float | None = None  # of the weights as they are after the step, for `keep_best`
         self._sums: dict[str, list[float]] = {}
+        self._recent: list[float] = []
+        self._passed_over: set[int] = set()
+        self._go_back = self._signalled = False
+        self._extra: Callable[[Path], None] | None = None
         self._clock = time.monotonic()
-        if not self.state.is_main_process:
-            return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.json").write_text(config.model_dump_json(indent=1))
-            self.losses.touch()
-        except OSError as error:
-            raise ValueError(f"{folder}: cannot be written ({error.strerror}); choose another `output`") from error
-        self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._waited = self._waited_in_all = self._took_in_all = 0.0
+        for name in trackers:
+            if importlib.util.find_spec(name) is None:
+                raise ValueError(f"train.trackers: {name} is not installed; pip install {name}, or take it out")
+        if accelerator.is_main_process:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "config.json").write_text(config.model_dump_json(indent=1))
+                self.losses.touch()
+            except OSError as error:
+                raise ValueError(f"{folder}: cannot be written ({error.strerror}); choose another `output`") from error
+        accelerator.project_configuration.set_directories(str(folder / "trackers"))
+        accelerator.log_with = list(trackers)
+        accelerator.init_trackers("videodit")
 
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
-    def resume(self, load_state: Callable[[dict[str, Any]], None]) -> None:
-        """Goes on from the last whole checkpoint in the folder, where there is one; later losses are forgotten."""
-        found = checkpoint.list_checkpoints(self.checkpoints)
-        if found:
-            self.start, state = checkpoint.load(found[-1])
-            load_state(state)
-            log.info("resuming from %s", found[-1])
-        if self.state.is_main_process:
-            lines = self.losses.read_text().splitlines()
-            self.losses.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= self.start))
+    # --- going on ----------------------------------------------------------------------------------------------------
 
-    def remaining(self) -> Iterator[int]:
-        """The steps left, with a progress bar."""
-        steps = range(self.start, self.steps)
-        disable = not self.state.is_main_process
-        with tqdm(steps, initial=self.start, total=self.steps, dynamic_ncols=True, disable=disable) as self.bar:
-            yield from self.bar
-        if self.state.is_main_process:
-            self._board.close()
+    def resume(
+        self,
+        state: Callable[[], dict[str, Any]],
+        load_state: Callable[[dict[str, Any]], None],
+        wanted: str | None = "latest",
+    ) -> None:
+        """Goes on from the last whole checkpoint in the folder, where there is one; later losses are forgotten.
+
+        Args:
+            wanted: `train.resume`: another checkpoint to go on from, or None: from none.
+
+        Raises:
+            ValueError: `wanted` is no checkpoint, or is None and there are some.
+        """
+        self._state, self._load_state = state, load_state
+        self._passed_over = set(_passed_over(self.folder))
+        found = checkpoint.list_checkpoints(self.checkpoints)
+        if wanted is None and found:
+            raise ValueError(
+                f"{self.checkpoints}: holds checkpoints, but train.resume is null; delete them, choose another "
+                f"output, or set train.resume: latest"
+            )
+        if wanted not in (None, "latest"):
+            found = [Path(wanted)]  # type: ignore[arg-type]
+        if found:
+            self._load(found[-1])
+            for line in changes(found[-1] / "config.json", self.config):
+                log.warning("goes on under another configuration: %s", line)
+        self._forget()
+
+    def _load(self, folder: Path) -> None:
+        self.at, state = checkpoint.load(folder, self._state())
+        self._load_state(state)
+        log.info("going on from %s", folder)
+
+    def _forget(self) -> None:
+        """Lines of `losses.jsonl` about steps that will be taken anew."""
+        if self.accelerator.is_main_process:
+            lines = self.losses.read_text().splitlines()
+            self.losses.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= self.at))
+
+    def run(self, batches: Callable[[Sequence[int]], Iterable[T]]) -> Iterator[tuple[int, T]]:
+        """The steps left and their batches, with a progress bar; says at the end how long the data was waited for.
+
+        Raises:
+            Interrupted: after SIGTERM, when a checkpoint is saved.
+        """
+        before = _catch(signal.SIGTERM, self._interrupt)
+        disable = not self.accelerator.is_main_process
+        try:
+            with tqdm(initial=self.at, total=self.steps, dynamic_ncols=True, disable=disable) as self.bar:
+                while self.at < self.steps:
+                    yield from self._until_done_or_back(batches)
+        finally:
+            _catch(signal.SIGTERM, before)
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+        if self._took_in_all:
+            share = 100 * self._waited_in_all / self._took_in_all
+            log.info("waited for data: %.2f %% of %.0f s", share, self._took_in_all)
+
+    def _until_done_or_back(self, batches: Callable[[Sequence[int]], Iterable[T]]) -> Iterator[tuple[int, T]]:
+        steps = [step for step in range(self.at, self.steps) if step not in self._passed_over]
+        self._go_back = False
+        for step, batch in zip(steps, self._timed(batches(steps)), strict=True):
+            yield step, batch
+            self.bar.update(step + 1 - self.at)
+            self.at = step + 1
+            if self._go_back:
+                return self._return_to_last()
+            if parallel.any_process(self._signalled):
+                self._stop()
+        self.at = self.steps
+
+    def _timed(self, batches: Iterable[T]) -> Iterator[T]:
+        """Counts the seconds that batches are waited for, and all seconds."""
+        source = iter(batches)
+        while True:
+            began = time.monotonic()
+            try:
+                batch = next(source)
+            except StopIteration:
+                return
+            waited = time.monotonic() - began
+            yield batch
+            self._waited += waited
+            self._waited_in_all += waited
+            self._took_in_all += time.monotonic() - began
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._signalled = True
+
+    def _stop(self) -> None:
+        if not self._saved():
+            self._save(self.at)
+        raise Interrupted(f"stopped by SIGTERM after step {self.at}; the same command goes on from there")
+
+    # --- saying ------------------------------------------------------------------------------------------------------
 
     def record(self, step: int, **values: float | torch.Tensor) -> None:
         """Averages the values and writes them every `log_every` steps."""
         for name, value in values.items():
             self._sums.setdefault(name, []).append(float(value))
         if self.due(step, self.log_every):
+            seconds = time.monotonic() - self._clock
             means = {name: sum(v) / len(v) for name, v in self._sums.items()}
-            self.write(step, means | {"seconds": time.monotonic() - self._clock})
+            self.write(step, means | {"seconds": seconds, "data_wait": self._waited / max(seconds, 1e-9)})
             self.bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()})
             self._sums.clear()
-            self._clock = time.monotonic()
+            self._clock, self._waited = time.monotonic(), 0.0
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line of `losses.jsonl`, and TensorBoard."""
-        if not self.state.is_main_process:
+        """One line of `losses.jsonl`, and the trackers."""
+        if not self.accelerator.is_main_process:
             return
         with self.losses.open("a") as file:
-            file.write(json.dumps({"step": step + 1, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step + 1)
+            file.write(json.dumps({"step": step + 1, **{k: float(f"{v:.8g}") for k, v in values.items()}}) + "\n")
+        self.accelerator.log(dict(values), step=step + 1)
 
     def due(self, step: int, every: int) -> bool:
         """Whether something done every so many steps is due after `step`; always after the last."""
         return (step + 1) % every == 0 or step + 1 == self.steps
 
-    def checkpoint(
-        self, step: int, state: Callable[[], dict[str, Any]], extra: Callable[[Path], None] | None = None
-    ) -> None:
-        """Saves when due; `state` is called only then."""
-        if self.due(step, self.checkpoint_every) and self.state.is_main_process:
-            checkpoint.save(self.checkpoints, step + 1, state(), keep=self.keep, extra=extra)
+    # --- saving ------------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, step: int, extra: Callable[[Path], None] | None = None) -> None:
+        """Saves when due, and not when the step is to be taken back."""
+        self._extra = extra
+        if self.due(step, self.checkpoint_every) and not self._go_back:
+            self._save(step + 1)
+
+    def _save(self, steps: int) -> None:
+        def extra(folder: Path) -> None:
+            if self.accelerator.is_main_process:
+                (folder / "config.json").write_text(self.config.model_dump_json(indent=1))
+            if self._extra:
+                self._extra(folder)
+
+        checkpoint.save(
+            self.checkpoints,
+            steps,
+            self._state(),
+            keep=self.keep,
+            extra=extra,
+            metric=self.metric,
+            keep_best=self.keep_best,
+        )
+        self.metric = None
+
+    def _saved(self) -> bool:
+        found = checkpoint.list_checkpoints(self.checkpoints)
+        return bool(found) and checkpoint.describe(found[-1])["step"] == self.at
+
+    # --- going back --------------------------------------------------------------------------------------------------
+
+    def watch(self, step: int, loss: float, factor: float | None) -> None:
+        """Goes back to the last checkpoint where a loss is `factor` times the median of those before it (None: never).
+
+        The same on all processes, since the loss is. The step is passed over the second time.
+        """
+        if factor is None:
+            return
+        if len(self._recent) >= SPIKE_AFTER and loss > factor * statistics.median(self._recent):
+            if checkpoint.list_checkpoints(self.checkpoints):
+                self._go_back = True
+                self._passed_over.add(step)
+                return
+            log.warning("step %d: loss %.4g is a spike, but there is no checkpoint yet to go back to", step, loss)
+        self._recent = [*self._recent[1 - SPIKE_WINDOW :], loss]
+
+    def _return_to_last(self) -> None:
+        passed_over = sorted(self._passed_over)
+        if self.accelerator.is_main_process:
+            _replace_text(self.folder / "passed_over.json", json.dumps(passed_over))
+        self.accelerator.wait_for_everyone()
+        log.warning("step %d: the loss is a spike; it is passed over", self.at - 1)
+        self._load(checkpoint.list_checkpoints(self.checkpoints)[-1])
+        self._forget()
+        self._recent.clear()
+        self._sums.clear()
+        self.bar.n = self.at
+
+
+def changes(file: Path, config: Run) -> list[str]:
+    """What differs between the configuration in a file and this one: `key: before -> now`."""
+    if not file.is_file():
+        return []
+    before, now = _flat(json.loads(file.read_text())), _flat(json.loads(config.model_dump_json()))
+    return [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return flat
+
+
+def _passed_over(folder: Path) -> list[int]:
+    file = folder / "passed_over.json"
+    return json.loads(file.read_text()) if file.exists() else []
+
+
+def _replace_text(file: Path, text: str) -> None:
+    scratch = file.with_name(f".{file.name}")
+    scratch.write_text(text)
+    scratch.replace(file)
+
+
+def _catch(number: int, handler: Any) -> Any:
+    """Sets a signal's handler where that is possible (the main thread); returns the one before."""
+    try:
+        return signal.signal(number, handler)
+    except ValueError:
+        return None

@@ -3,40 +3,57 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.attention import AttentionModuleMixin
+from diffusers.utils import is_peft_available
 from torch import Tensor, nn
 
-from videodit.config import Run
-from videodit.data.cache import LatentCache, TextCache
+from videodit.config import Lora, Run
+from videodit.config import Model as Shape
+from videodit.data.cache import Latents, TextCache
 from videodit.geometry import Strides
-from videodit.models.transformer import VideoDiT
+from videodit.models.transformer import SIZES, VideoDiT
 from videodit.pipeline import named_folder, size_conditions
 from videodit.shapes import vocabulary_captions
 from videodit.text import TextEncoder
 from videodit.training import inputs
 
+SHAPE = ("num_layers", "axes", "patch_size", "mlp_ratio", "qk_norm", "time_positions")  # keys of `model:` and VideoDiT
+
 
 class Model(nn.Module):
-    """Transformer and, where it is trained along, the text encoder: what the optimizer sees and EMA follows."""
+    """Transformer and, where it is trained along, the text encoder: what the optimizer sees and averages follow.
+
+    A text encoder that is not trained is no part of it: `encoded` holds what it said.
+    """
 
     def __init__(self, transformer: VideoDiT, text: TextEncoder, encoded: TextCache | None, pixels: int):
         super().__init__()
         self.transformer = transformer
-        self.text = text
         self.encoded = encoded
         self.pixels = pixels  # a latent's side
         text.requires_grad_(encoded is None)
+        self._text = [text]  # in a list, so that it is not registered
+        if encoded is None:
+            self.text_encoder = text.text_encoder
 
-    def forward(self, noisy: Tensor, timestep: Tensor, captions: list[str], fps: float) -> Tensor:
+    @property
+    def text(self) -> TextEncoder:
+        return self._text[0]
+
+    def forward(
+        self, noisy: Tensor, timestep: Tensor, captions: list[str], fps: float, given: Tensor | None = None
+    ) -> Tensor:
         states, mask = (self.encoded or self.text)(captions)
         states, mask = states.to(noisy.device), mask.to(noisy.device)
         added = None
         if self.transformer.config.use_additional_conditions:
             height, width = (side * self.pixels for side in noisy.shape[-2:])
             added = size_conditions(height, width, len(noisy), noisy.device)
-        kwargs = {"added_cond_kwargs": added, "fps": fps, "return_dict": False}
+        kwargs = {"added_cond_kwargs": added, "fps": fps, "frame_mask": given, "return_dict": False}
         return self.transformer(noisy, timestep, states, mask, **kwargs)[0]
 
 
@@ -52,6 +69,25 @@ def build_text(config: Run, captions: list[str]) -> TextEncoder:
     )
 
 
+def fresh_shape(config: Run, strides: Strides, text_width: int) -> dict[str, Any]:
+    """What `VideoDiT.sized` makes a transformer of that starts from nothing."""
+    model, data = config.model, config.data
+    return {
+        "size": model.size,
+        "in_channels": strides.channels,
+        "out_channels": strides.channels * (2 if config.objective.learned_range else 1),
+        "axes": model.axes,
+        "patch_size": model.patch_size,
+        "caption_channels": text_width,
+        "mlp_ratio": model.mlp_ratio,
+        "qk_norm": model.qk_norm,
+        "time_positions": model.time_positions,
+        "sample_size": max(data.height, data.width) // strides.space // model.patch_size[1],
+        "sample_fps": data.fps / strides.time,
+        **({} if model.num_layers is None else {"num_layers": model.num_layers}),
+    }
+
+
 def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> VideoDiT:
     """A fresh transformer, or that of `train.start_from`, as the configuration wants it run.
 
@@ -62,23 +98,9 @@ def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> Video
     if config.train.start_from:
         with inputs.named(config.train.start_from, "transformer, as training and tools/inflate.py leave it"):
             transformer = VideoDiT.from_pretrained(named_folder(config.train.start_from), subfolder="transformer")
+        _check_shape(transformer, config)
     else:
-        model = config.model
-        shape = {} if model.num_layers is None else {"num_layers": model.num_layers}
-        transformer = VideoDiT.sized(
-            model.size,
-            in_channels=channels,
-            out_channels=channels * (2 if config.objective.learned_range else 1),
-            axes=model.axes,
-            patch_size=model.patch_size,
-            caption_channels=text.width,
-            mlp_ratio=model.mlp_ratio,
-            qk_norm=model.qk_norm,
-            time_positions=model.time_positions,
-            sample_size=max(config.data.height, config.data.width) // strides.space // model.patch_size[1],
-            sample_fps=config.data.fps / strides.time,
-            **shape,
-        )
+        transformer = VideoDiT.sized(**fresh_shape(config, strides, text.width))
     if transformer.config.in_channels != channels:
         raise ValueError(
             f"{config.train.start_from}: a transformer of {transformer.config.in_channels} latent channels, but "
@@ -100,8 +122,14 @@ def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> Video
             f"{config.train.start_from}: a transformer with {halves} outputs a channel; set "
             f"objective.learned_range: {'true' if halves == 2 else 'false'}"
         )
-    if config.model.gradient_checkpointing:
+    patched = (config.objective.given_frames or config.objective.frame_times) and transformer.patch_size[0] > 1
+    if patched:
+        raise ValueError("objective.given_frames and frame_times need a patch of one frame (model.patch_size[0]: 1)")
+    if config.train.lora:
+        add_lora(transformer, config.train.lora)
+    if every := int(config.model.gradient_checkpointing):
         transformer.enable_gradient_checkpointing()
+        transformer.checkpoint_every = every
     if config.model.attention_backend:
         for module in transformer.modules():  # not the model's own method, which sets a default of the process too
             if isinstance(module, AttentionModuleMixin):
@@ -112,7 +140,78 @@ def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> Video
     return transformer
 
 
-def choose_weights(model: Model, config: Run, clips: LatentCache) -> None:
+def _check_shape(transformer: VideoDiT, config: Run) -> None:
+    """ValueError where `model:` asks for another shape than that of the weights to start from."""
+    model, default = config.model, Shape()
+    layers, width, heads = SIZES[model.size]
+    wanted = {key: getattr(model, key) for key in SHAPE if getattr(model, key) != getattr(default, key)}
+    if model.size != default.size:
+        wanted |= {"num_attention_heads": heads, "attention_head_dim": width // heads}
+        wanted.setdefault("num_layers", layers)
+    for key, value in wanted.items():
+        have = transformer.config[key]
+        have = tuple(have) if isinstance(have, list) else have
+        if have != value:
+            raise ValueError(
+                f"{config.train.start_from}: a transformer of {key} {have}, but the configuration wants {value}; take "
+                f"it out of model:, or train from nothing"
+            )
+
+
+def add_lora(transformer: VideoDiT, lora: Lora) -> None:
+    """Low-rank adapters on linear layers of the transformer, by peft; only they are trained.
+
+    Raises:
+        ValueError: peft is not installed, or no layer has such a name.
+    """
+    if not is_peft_available():
+        raise ValueError("train.lora needs peft: pip install 'videodit[lora]'")
+    from peft import LoraConfig
+
+    linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    for target in lora.targets:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            raise ValueError(f"train.lora.targets: no linear layer's name ends in {target!r}; for example {linear[-1]}")
+    transformer.requires_grad_(False)
+    transformer.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)))
+
+
+def save_lora(transformer: VideoDiT, lora: Lora, state: dict[str, Tensor], folder: Path) -> None:
+    """The adapters of a state dict as diffusers and peft keep them; `transformer.load_lora_adapter(folder)` reads them.
+
+    Args:
+        state: of the transformer with its adapters, whole, on the CPU.
+    """
+    with torch.device("meta"):
+        adapted = VideoDiT.from_config(transformer.config)
+        add_lora(adapted, lora)
+    adapted.load_state_dict(state, assign=True)
+    adapted.save_lora_adapter(folder)
+
+
+def merged(transformer: VideoDiT, state: dict[str, Tensor]) -> VideoDiT:
+    """A plain transformer on the CPU, of a state dict that may hold adapters: these are added to the weights.
+
+    Args:
+        transformer: whose configuration and adapters' scales count.
+        state: its whole state dict, on the CPU.
+    """
+    weights: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if ".lora_" in name:
+            continue
+        layer = name.removesuffix(".base_layer.weight")
+        if layer != name:
+            down, up = (state[f"{layer}.lora_{half}.default.weight"] for half in "AB")
+            value = value + transformer.get_submodule(layer).scaling["default"] * (up @ down)
+        weights[name.replace(".base_layer.", ".")] = value
+    with torch.device("meta"):
+        plain = VideoDiT.from_config(transformer.config)
+    plain.load_state_dict(weights, assign=True)
+    return plain
+
+
+def choose_weights(model: Model, config: Run, clips: Latents) -> None:
     """Freezes all but `train.weights`, where it names any.
 
     Raises:
@@ -134,7 +233,7 @@ def choose_weights(model: Model, config: Run, clips: LatentCache) -> None:
     trained = {axis for name, axis in names.items() if model.get_parameter(name).requires_grad}
     if trained != {"time"}:
         return
-    images = sum(not clips.has_clip(i) for i in range(len(clips)))
+    images = sum(sample.is_image for sample in clips.samples)
     if config.data.image_share > 0 or images:
         raise ValueError(
             f"images skip the time blocks, and train.weights trains nothing else: set data.image_share: 0, and "

@@ -1,36 +1,78 @@
 """Which weights are stepped by what: AdamW for all, or Muon for the inner matrices and kernels and AdamW for the rest.
 
-AdamW: Loshchilov & Hutter 2019. Muon: Jordan et al. 2024, with the update scaled to AdamW's (Moonshot AI 2025), so that
-one learning rate serves both; matrices stand several times more. Both are torch's own.
+AdamW: Loshchilov & Hutter 2019, torch's own. Muon: Jordan et al. 2024, with the update scaled to AdamW's (Moonshot AI
+2025), so that one learning rate serves both; matrices stand several times more.
+
+Every optimizer has its whole state from the start, zeros, as a weight's first gradient would make it: what a checkpoint
+holds does not depend on which weights have had gradients (images skip `time` blocks), and a fresh optimizer is what a
+saved one is loaded into, part by part where the weights are sharded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import math
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of Jordan et al.: steepest at zero
+NEWTON_SCHULZ_STEPS = 5
+MOMENTUM = 0.95
 
 
-class Muon(torch.optim.Muon):
-    """torch's Muon, which steps matrices, for convolution kernels too: they are stepped as (out, everything else)."""
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, made orthogonal. A kernel is stepped as the matrix (out, everything else).
 
-    def __init__(self, weights: list[nn.Parameter], **kwargs: Any):
-        self.weights = weights
-        # views on the same memory: what is stepped is the weight itself
-        super().__init__([nn.Parameter(w.detach().flatten(1)) for w in weights], **kwargs)
+    On matrices it is `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, bit for bit. That one takes no kernels, and of
+    a sharded weight (FSDP2) it sums the products in another order, in bfloat16: here each process gathers the update,
+    one weight at a time, and makes the same whole matrix orthogonal as a single process would.
+    """
 
-    def step(self, closure: Any = None) -> Any:
-        views = (view for group in self.param_groups for view in group["params"])
-        for view, weight in zip(views, self.weights, strict=True):
-            view.grad = None if weight.grad is None else weight.grad.flatten(1)
-        return super().step(closure)
+    def __init__(self, weights: Iterable[nn.Parameter], lr: float, weight_decay: float):
+        super().__init__(weights, {"lr": lr, "weight_decay": weight_decay})
+        for group in self.param_groups:
+            for weight in group["params"]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        super().zero_grad(set_to_none)
-        for weight in self.weights:
-            weight.grad = None
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._step(weight, weight.grad, group["lr"], group["weight_decay"])
+        return loss
+
+    def _step(self, weight: nn.Parameter, grad: Tensor, lr: float, weight_decay: float) -> None:
+        momentum = self.state[weight]["momentum"]
+        momentum.lerp_(grad, 1 - MOMENTUM)
+        update = grad.lerp(momentum, MOMENTUM).bfloat16()
+        whole = update.full_tensor() if isinstance(update, DTensor) else update
+        rows, columns = weight.shape[0], weight.shape[1:].numel()
+        orthogonal = orthogonalize(whole.flatten(1)).view(weight.shape)
+        if isinstance(update, DTensor):  # every process has the whole: each keeps its part, nothing is sent
+            everywhere = [Replicate()] * update.device_mesh.ndim
+            orthogonal = DTensor.from_local(orthogonal, update.device_mesh, everywhere, run_check=False)
+            orthogonal = orthogonal.redistribute(placements=update.placements)
+        weight.mul_(1 - lr * weight_decay)
+        weight.add_(orthogonal, alpha=-lr * (0.2 * math.sqrt(max(rows, columns))))
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """The nearest matrix whose singular values are all near 1: Newton-Schulz, Jordan et al. 2024. `matrix` is bf16."""
+    a, b, c = NEWTON_SCHULZ
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / x.norm().clamp(min=1e-7)  # spectral norm at most 1
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T.contiguous() if tall else x
 
 
 def build_optimizers(
@@ -43,18 +85,22 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Optimizers that together step each of `weights` once; those in `inner` that are matrices or kernels by Muon.
 
-    Vectors (biases, norms) carry no weight decay. Build after the model is on its device.
+    Vectors (biases, norms) carry no weight decay. Build after the model is on its device, and sharded if it will be.
+    Their `state_dict`s go by position, so they are the same on every process and any number of them.
     """
     weights = list(weights)
-    chosen = {id(p) for p in inner if p.ndim > 1 and p[0].numel() > 1 and len(p) > 1}
+    chosen = {id(p) for p in inner if p.ndim > 1 and p.shape[0] > 1 and p.shape[1:].numel() > 1}
     matrices = [p for p in weights if id(p) in chosen]
     rest = [p for p in weights if id(p) not in chosen]
     groups = [
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, learning_rate, betas=betas, fused=True)]
+    adamw = torch.optim.AdamW(groups, learning_rate, betas=betas, fused=True)
+    for p in rest:
+        moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+        adamw.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+    optimizers: list[torch.optim.Optimizer] = [adamw]
     if matrices:
-        rate = muon_learning_rate or learning_rate
-        optimizers.append(Muon(matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(matrices, muon_learning_rate or learning_rate, weight_decay))
     return optimizers

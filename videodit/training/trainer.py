@@ -1,50 +1,38 @@
 """Training a `VideoDiT` on encoded clips and images.
 
 A step reads like the paper: draw clips and captions, draw times and noise, mix, predict, weigh the error, step. All
-randomness is drawn from keys (seed, stream, step, sample), so a run that stops and goes on, or that runs on another
-number of processes, sees the same data, noise, times and dropped captions.
+randomness is drawn from keys (seed, stream, step, place), so a run that stops and goes on, or that runs on another
+number of processes, sees the same data, noise, times and dropped captions (`training.batches`).
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from videodit.config import Run
+from videodit.data.sampler import Sampler
 from videodit.diffusion import objectives
-from videodit.diffusion.times import index_from_time, shift_time, times_from_uniform
+from videodit.diffusion.conditioning import with_given
 from videodit.pipeline import VideoDiTPipeline
-from videodit.shapes import rng_for
-from videodit.training import inputs
-from videodit.training.loop import Loop
-from videodit.training.model import Model, build_text, build_transformer, choose_weights
+from videodit.training import checkpoint, inputs, measure, parallel
+from videodit.training.batches import Batch, Batches, batch_sizes
+from videodit.training.ema import PowerAverage, WeightAverage
+from videodit.training.loop import SKIPS, Loop
+from videodit.training.model import Model, build_text, build_transformer, choose_weights, merged, save_lora
 from videodit.training.optimizer import build_optimizers
-from videodit.video.writer import contact_sheet, write_video
 
 log = logging.getLogger(__name__)
-
-# streams of the counter-based randomness, see `rng_for`
-ORDER, KIND, CAPTION, NOISE, DROPOUT, VALIDATION = 21, 22, 23, 24, 25, 26
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples of one kind (all clips or all images): latents b c f h w, one wording each ("" where dropped), names."""
-
-    latents: Tensor
-    captions: list[str]
-    names: list[str]
 
 
 class Trainer:
@@ -55,31 +43,60 @@ class Trainer:
     """
 
     def __init__(self, config: Run):
-        self.config, self.folder = config, Path(config.output)
+        self.config, self.folder, train = config, Path(config.output), config.train
         self.accelerator = Accelerator(
-            mixed_precision=config.train.precision,
+            mixed_precision=train.precision,
+            cpu=not torch.accelerator.is_available(),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # images skip `time` blocks
         )
+        self.process = self.accelerator.process_index, self.accelerator.num_processes
+        asked = train.sharding == "fsdp" or self.accelerator.distributed_type == DistributedType.FSDP
+        self.sharded = asked and self.process[1] > 1
+        if self.sharded and train.precision == "fp16":
+            raise ValueError("train.precision: fp16 needs its gradients whole; with train.sharding: fsdp take bf16")
         self.codec = inputs.load_codec(config)
         self.train_clips, self.validation_clips = inputs.encode_clips_of(config, self.codec)
         self.path, self.scheduler = inputs.build_path(config)
+        self._build_model()
+        self._build_optimizers()
+        patch = self.raw_model.transformer.patch_size
+        self.batch_sizes = batch_sizes(config, self.codec.strides, patch)
+        sampler = Sampler(
+            [sample.size for sample in self.train_clips.samples],
+            self.batch_sizes,
+            image_share=config.data.image_share,
+            repeat=config.data.repeat,
+            seed=config.seed,
+        )
+        self.batches = Batches(config, self.train_clips, sampler, self.path, patch, self.process)
+        self._skipped = 0
+
+    def _build_model(self) -> None:
+        config = self.config
         torch.manual_seed(config.seed)
         captions = inputs.captions_of(self.train_clips, self.validation_clips)
         text = inputs.load_text(config) or build_text(config, captions)
-        encoded = inputs.encode_text_of(config, text, captions) if config.text.source else None
-        model = Model(build_transformer(config, self.codec.strides, text), text, encoded, self.codec.strides.space)
-        model.to(self.accelerator.device)
-        choose_weights(model, config, self.train_clips)
-        weights = [p for p in model.parameters() if p.requires_grad]
-        train = config.train
-        blocks = model.transformer.blocks
+        frozen = bool(config.text.source or config.train.lora)
+        encoded = inputs.encode_text_of(config, text, captions) if frozen else None
+        self.raw_model = Model(
+            build_transformer(config, self.codec.strides, text), text, encoded, self.codec.strides.space
+        )
+        self.raw_model.to(self.accelerator.device)
+        choose_weights(self.raw_model, config, self.train_clips)
+        if self.sharded:
+            parallel.shard(self.raw_model, self.raw_model.transformer.blocks, self.accelerator.device.type)
+
+    def _build_optimizers(self) -> None:
+        train, model = self.config.train, self.raw_model
+        self.weights = [p for p in model.parameters() if p.requires_grad]
         inner: list[nn.Parameter] = []
         if train.optimizer == "muon":
-            inner = [m.get_parameter("weight") for m in blocks.modules() if isinstance(m, nn.Linear)]
+            linear = (m for m in model.transformer.blocks.modules() if isinstance(m, nn.Linear))
+            inner = [weight for m in linear if (weight := m.get_parameter("weight")).requires_grad]
         if train.muon_learning_rate and not inner:
             raise ValueError("train.muon_learning_rate is read with optimizer: muon only; leave it out, or choose muon")
         self.raw_optimizers = build_optimizers(
-            weights, inner, train.learning_rate, train.betas, train.weight_decay, train.muon_learning_rate
+            self.weights, inner, train.learning_rate, train.betas, train.weight_decay, train.muon_learning_rate
         )
         self.schedules = [
             get_scheduler(
@@ -90,202 +107,225 @@ class Trainer:
             )
             for optimizer in self.raw_optimizers
         ]
-        self.weights = weights
-        self.ema = EMAModel(
-            weights, decay=train.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75, foreach=True
-        )
-        self.ema.to(self.accelerator.device)
-        self.raw_model = model
-        self.model, *self.optimizers = self.accelerator.prepare(model, *self.raw_optimizers)
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
-
-    @property
-    def latent_fps(self) -> float:
-        """Latent frames a second."""
-        return self.config.data.fps / self.codec.strides.time
+        self.average = WeightAverage(self.weights, train.ema_decay)
+        self.powers = [PowerAverage(self.weights, sigma_rel) for sigma_rel in train.ema_sigma_rels]
+        self.model: Any = model
+        self.optimizers: list[Any] = list(self.raw_optimizers)
+        if not self.sharded:
+            self.model, *self.optimizers = self.accelerator.prepare(model, *self.raw_optimizers)
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
     def train(self) -> Path:
-        """Trains to the last step, or goes on from the last checkpoint; returns `<output>/pipeline`."""
+        """Trains to the last step, or goes on from the last checkpoint; returns `<output>/pipeline`.
+
+        Raises:
+            Interrupted: SIGTERM; a checkpoint is saved.
+            FloatingPointError: a loss or gradient is no number; names the step and the samples.
+        """
         train = self.config.train
         loop = Loop(
             self.folder,
             self.config,
+            self.accelerator,
             steps=train.steps,
             checkpoint_every=train.checkpoint_every,
             keep=train.keep,
+            keep_best=train.keep_best,
             log_every=train.log_every,
+            trackers=train.trackers,
         )
-        loop.resume(self.load_state)
-        for step in loop.remaining():
-            loop.record(step, **self.step(step), lr=self.schedules[0].get_last_lr()[0])
+        loop.resume(self.state, self.load_state, train.resume)
+        if self.accelerator.is_main_process:
+            for later in checkpoint.list_checkpoints(self.folder / "averages"):
+                if checkpoint.describe(later)["step"] > loop.at:  # of steps that will be taken anew
+                    shutil.rmtree(later)
+        for step, batch in loop.run(self.batches.loader):
+            values = self.step(step, batch)
+            loop.record(step, **values, lr=self.schedules[0].get_last_lr()[0])
+            loop.watch(step, next(iter(values.values())), train.spike_factor)
             if loop.due(step, train.validate_every):
-                loop.write(step, self.validate())
+                found = self.validate()
+                loop.write(step, found)
+                loop.metric = found.get("validation_loss")
             if loop.due(step, train.sample_every):
                 self.sample(step)
-            loop.checkpoint(step, self.state, self.save_pipeline)
+            loop.checkpoint(step, self.save_pipeline)
+            if loop.due(step, train.checkpoint_every) and self.powers:
+                self.save_powers(step + 1)
+        scratch, final = self.folder / ".pipeline", self.folder / "pipeline"
         if self.accelerator.is_main_process:
-            scratch = self.folder / ".pipeline"
             shutil.rmtree(scratch, ignore_errors=True)
-            self.save_pipeline(scratch)
-            shutil.rmtree(self.folder / "pipeline", ignore_errors=True)
-            scratch.rename(self.folder / "pipeline")
+        self.save_pipeline(scratch)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(final, ignore_errors=True)
+            scratch.rename(final)
         self.accelerator.wait_for_everyone()  # a leg that goes on from it may begin at once
-        return self.folder / "pipeline"
+        return final
 
-    def step(self, step: int) -> dict[str, Tensor]:
-        """One optimizer step on this process's share of global batch `step`."""
-        drawn = self.config.train.steps_before + step
-        batch = self.batch(drawn)
-        noise, times = self.draw(batch.latents, drawn)
-        noisy = self.path.add_noise(batch.latents, noise, times)
+    def step(self, step: int, pieces: list[Batch] | None = None) -> dict[str, float]:
+        """One optimizer step on this process's share of global batch `step`: the loss of the whole batch."""
+        pieces = self.batches[step] if pieces is None else pieces
         self.raw_model.train()
-        with self.accelerator.autocast():
-            prediction = self.model(noisy, self.path.model_time(times), batch.captions, self.latent_fps)
-        loss = self.loss(prediction.float(), batch.latents, noise, noisy, times).mean()
-        self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.weights, self.config.train.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"step {step}: the gradient is not finite; samples: {', '.join(batch.names)}")
+        each = []
+        for number, piece in enumerate(pieces):
+            with self._gradients_stay_here(number + 1 < len(pieces)):
+                errors = torch.where(piece.counts.to(self.accelerator.device) > 0, self.errors(piece), 0.0)
+                self.accelerator.backward(errors.sum() * self.process[1] / piece.total)
+            each.append(errors.detach())
+        loss = float(parallel.sum_over_processes(torch.cat(each).double().sum().cpu())) / pieces[0].total
+        norm = self._clip()
+        names = [name for piece in pieces for name in piece.names]
+        if self._usable(step, loss, norm, names, torch.cat(each)):
+            for optimizer in self.optimizers:
+                optimizer.step()
+            for average in (self.average, *self.powers):
+                average.update()
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
-            optimizer.step()
-            schedule.step()
             optimizer.zero_grad()
-        self.ema.step(self.weights)
-        kind = "loss_image" if batch.latents.shape[2] == 1 else "loss_clip"
-        return {kind: loss.detach(), "grad_norm": norm.detach()}
+            schedule.step()
+        kind = "loss_image" if pieces[0].size.num_frames == 1 else "loss_clip"
+        return {kind: loss, "grad_norm": norm}
 
-    def batch(self, step: int) -> Batch:
-        """This process's share of global batch `step`: every sample once an epoch, in an order of the epoch's own."""
-        config, clips = self.config, self.train_clips
-        images = rng_for(config.seed, KIND, step).random() < config.data.image_share
-        size, processes = config.train.batch_size, self.accelerator.num_processes
-        share = range(
-            self.accelerator.process_index * size // processes, (self.accelerator.process_index + 1) * size // processes
-        )
-        indices = [self._index(step * size + place) for place in share]
-        images = images or not all(clips.has_clip(i) for i in indices)
-        latents, captions = [], []
-        for place, index in zip(share, indices, strict=True):
-            entry = clips.entries[index]
-            words = entry.image_captions if images else entry.captions
-            dropped = rng_for(config.seed, DROPOUT, step, place).random() < config.train.caption_dropout
-            chosen = int(rng_for(config.seed, CAPTION, step, place).integers(len(words)))
-            captions.append("" if dropped else words[chosen])
-            latents.append(clips.latent(index, images))
-        names = [clips.entries[i].name for i in indices]
-        return Batch(torch.stack(latents).to(self.accelerator.device), captions, names)
-
-    def _index(self, position: int) -> int:
-        """The clip at an endless position: each epoch is its own permutation."""
-        epoch, place = divmod(position, len(self.train_clips))
-        if self._order[0] != epoch:
-            self._order = (epoch, rng_for(self.config.seed, ORDER, epoch).permutation(len(self.train_clips)))
-        return int(self._order[1][place])
-
-    def draw(self, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Noise like the latents and times b, each sample's from its own key."""
-        first = self.accelerator.process_index * self.config.train.batch_size // self.accelerator.num_processes
-        rngs = [rng_for(self.config.seed, NOISE, step, first + place) for place in range(len(latents))]
-        return self._draws(rngs, latents, [float(rng.random()) for rng in rngs])
-
-    def _draws(
-        self, rngs: Sequence[np.random.Generator], latents: Tensor, uniform: Sequence[float]
-    ) -> tuple[Tensor, Tensor]:
-        noise = np.stack([rng.standard_normal(latents.shape[1:], dtype=np.float32) for rng in rngs])
-        objective = self.config.objective
-        t = times_from_uniform(
-            torch.tensor(uniform, dtype=torch.float64), objective.times, objective.logit_mean, objective.logit_std
-        )
-        t = shift_time(t, objective.shift).float().to(latents.device)
-        if isinstance(self.path, objectives.DiffusionPath):
-            t = index_from_time(t, len(self.path.alphas_cumprod))
-        return torch.from_numpy(noise).to(latents.device), t
-
-    def loss(self, prediction: Tensor, x0: Tensor, noise: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+    def errors(self, batch: Batch) -> Tensor:
         """The objective's error of each sample: b."""
+        batch = batch.to(self.accelerator.device)
+        x0, noise, t, given = batch.latents, batch.noise, batch.times, batch.given
+        noisy = self.path.add_noise(x0, noise, t)
+        if given is not None:
+            noisy = with_given(noisy, x0, given)
+        fps = batch.size.fps / self.codec.strides.time
+        with self.accelerator.autocast():
+            prediction = self.model(noisy, self.path.model_time(t), batch.captions, fps, given)
+        counted = None if given is None else ~given
+        return self.loss(prediction.float(), x0, noise, noisy, t, counted)
+
+    def loss(
+        self, prediction: Tensor, x0: Tensor, noise: Tensor, noisy: Tensor, t: Tensor, counted: Tensor | None = None
+    ) -> Tensor:
+        """The objective's error of each sample, b, on the frames that count (b f; None: all)."""
         objective, path = self.config.objective, self.path
         vlb: Tensor | float = 0.0
         if objective.learned_range and isinstance(path, objectives.DiffusionPath):
             prediction, v = objectives.split_learned_range(prediction)
             steps = len(path.alphas_cumprod)
-            vlb = steps / 1000 * objectives.vlb_loss(path, objective.prediction_type, prediction, v, x0, noisy, t)
+            terms = (prediction, v, x0, noisy, t, counted)
+            vlb = steps / 1000 * objectives.vlb_loss(path, objective.prediction_type, *terms)
         weight = None
         if objective.min_snr_gamma is not None:
             weight = objectives.min_snr_weight(path, objective.prediction_type, t, objective.min_snr_gamma)
         target = objectives.target(path, objective.prediction_type, x0, noise, t)
-        return objectives.loss(prediction, target, weight) + vlb
+        return objectives.loss(prediction, target, weight, counted) + vlb
+
+    def _gradients_stay_here(self, more: bool) -> AbstractContextManager:
+        """While more pieces follow, DDP need not average yet."""
+        return self.accelerator.no_sync(self.model) if more and not self.sharded else nullcontext()
+
+    def _clip(self) -> float:
+        if self.config.train.precision == "fp16":
+            self.accelerator.unscale_gradients()
+        return float(parallel.total_norm_clip(self.weights, self.config.train.max_grad_norm))
+
+    def _usable(self, step: int, loss: float, norm: float, names: list[str], errors: Tensor) -> bool:
+        """Whether the step may be taken, on all processes alike: each knows the loss and the gradient of the whole.
+
+        Under fp16 a gradient that is no number is the scaler's business, which lowers its scale and skips the step.
+        """
+        finite = torch.isfinite(torch.tensor([loss, norm]))
+        if finite.all() or (finite[0] and self.config.train.precision == "fp16"):
+            self._skipped = 0
+            return True
+        bad = [name for name, error in zip(names, errors.tolist(), strict=True) if not abs(error) < float("inf")]
+        guilty = parallel.gather_strings(bad) or parallel.gather_strings(names)
+        message = f"step {step}: loss {loss:g}, gradient norm {norm:g}; samples: {', '.join(sorted(set(guilty)))}"
+        self._skipped += 1
+        if self.config.train.on_nonfinite == "stop" or self._skipped >= SKIPS:
+            raise FloatingPointError(message)
+        log.warning("%s; passed over", message)
+        return False
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss of the averaged weights on the clips kept out of training, at fixed noise and evenly spread times.
+        """Losses on the clips kept out of training, of the averaged weights and (`_raw`) of those as they are.
 
-        Where none of them is a clip, on the images; where nothing was kept out, none.
+        At fixed noise and at times spread evenly over [0, 1], whatever times are trained; `_t0` to `_t3` by quarters of
+        time, the last the noisiest. Nothing where nothing was kept out.
         """
-        clips, size, errors = self.validation_clips, self.config.train.batch_size, []
-        if not len(clips):
+        if not len(self.validation_clips):
             return {}
-        usable = [i for i in range(len(clips)) if clips.has_clip(i)]
-        images = not usable
-        usable = usable or list(range(len(clips)))
-        self.ema.store(self.weights)
-        self.ema.copy_to(self.weights)
         self.raw_model.eval()
-        for first in range(0, len(usable), size):
-            part = usable[first : first + size]
-            latents = torch.stack([clips.latent(i, images) for i in part]).to(self.accelerator.device)
-            rngs = [rng_for(self.config.seed, VALIDATION, i) for i in part]
-            noise, t = self._draws(rngs, latents, [(i + 0.5) / len(clips) for i in part])
-            noisy = self.path.add_noise(latents, noise, t)
-            entries = [clips.entries[i] for i in part]
-            captions = [(entry.image_captions if images else entry.captions)[0] for entry in entries]
-            with self.accelerator.autocast():
-                prediction = self.raw_model(noisy, self.path.model_time(t), captions, self.latent_fps)
-            errors.append(self.loss(prediction.float(), latents, noise, noisy, t))
-        self.ema.restore(self.weights)
-        return {"validation_loss": float(torch.cat(errors).mean())}
+
+        def losses() -> dict[str, float]:
+            batches = measure.held_out_batches(
+                self.validation_clips, self.batch_sizes, self.path, self.config.seed, self.process
+            )
+            return measure.losses(self.errors, batches, self.path)
+
+        found = {f"_raw{_tail(name)}": value for name, value in losses().items()}
+        with self.average.applied():
+            found |= {_tail(name): value for name, value in losses().items()}
+        return {f"validation_loss{name}": value for name, value in found.items()}
 
     def sample(self, step: int) -> None:
         """Clips of the configured prompts (or of held-out captions) and a contact sheet, into `<output>/samples`."""
-        if not self.accelerator.is_main_process:
-            return
-        train, data = self.config.train, self.config.data
-        entries = self.validation_clips.entries or self.train_clips.entries
-        prompts = list(train.prompts) or [entry.captions[0] for entry in entries[:8]]
-        self.ema.store(self.weights)
-        self.ema.copy_to(self.weights)
-        pipe: Any = self.pipeline()
-        pipe.set_progress_bar_config(disable=True)
-        with self.accelerator.autocast():
-            frames = pipe(
-                prompts,
-                num_inference_steps=train.num_inference_steps,
-                guidance_scale=train.guidance_scale,
-                generator=[torch.Generator().manual_seed(i) for i in range(len(prompts))],
-                output_type="np",
-            ).frames
-        self.ema.restore(self.weights)
-        clips = [np.rint(clip * 255).astype(np.uint8) for clip in frames]
-        folder = self.folder / "samples" / f"step_{step + 1:08d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for i, clip in enumerate(clips):
-            write_video(folder / f"{i:02d}.mp4", clip, data.fps, metadata={"prompt": prompts[i]})
-        contact_sheet(clips, folder.with_suffix(".png"), labels=prompts)
+        train = self.config.train
+        samples = self.validation_clips.samples or self.train_clips.samples
+        prompts = list(train.prompts) or [s.captions[0] for s in samples[:8]]
+        with self.averaged_pipeline() as pipe:
+            if pipe is not None:
+                with self.accelerator.autocast():
+                    measure.sample_clips(
+                        pipe.to(self.accelerator.device),
+                        prompts,
+                        self.folder / "samples" / f"step_{step + 1:08d}",
+                        num_inference_steps=train.num_inference_steps,
+                        guidance_scale=train.guidance_scale,
+                    )
+        self.accelerator.wait_for_everyone()
 
     # --- saving ------------------------------------------------------------------------------------------------------
 
-    def pipeline(self) -> VideoDiTPipeline:
-        """A pipeline around the live modules."""
-        data, model = self.config.data, self.raw_model
+    @contextmanager
+    def averaged_pipeline(self) -> Iterator[VideoDiTPipeline | None]:
+        """A pipeline with the averaged weights, adapters merged into them, on the main process; elsewhere None.
+
+        Called by all processes: where weights are sharded, they are gathered.
+        """
+        model, main = self.raw_model, self.accelerator.is_main_process
         model.eval()
+        if not self.sharded and not self.config.train.lora:
+            with self.average.applied() if main else nullcontext():
+                yield self._pipeline(model.transformer, model.text.text_encoder) if main else None
+            return
+        transformer, text = self._averaged_states()
+        if not main:
+            yield None
+            return
+        encoder = model.text.text_encoder
+        if text:
+            encoder = type(encoder)(encoder.config)
+            encoder.load_state_dict(text)
+        yield self._pipeline(merged(model.transformer, transformer), encoder)
+
+    def _averaged_states(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The averaged weights of transformer and text encoder by name, whole and on the CPU of the main process."""
+        with self.average.applied():
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            state: dict[str, Any] = dict(get_model_state_dict(self.raw_model, options=options))
+        found = [
+            {name.removeprefix(part): value.clone() for name, value in state.items() if name.startswith(part)}
+            for part in ("transformer.", "text_encoder.")
+        ]
+        return found[0], found[1]
+
+    def _pipeline(self, transformer: Any, text_encoder: Any) -> VideoDiTPipeline:
+        data = self.config.data
         return VideoDiTPipeline(
             self.codec.vae,
-            model.text.text_encoder,
-            model.text.tokenizer,
-            model.transformer,
+            text_encoder,
+            self.raw_model.text.tokenizer,
+            transformer,
             self.scheduler,
             default_num_frames=data.num_frames,
             default_height=data.height,
@@ -294,11 +334,24 @@ class Trainer:
         )
 
     def save_pipeline(self, folder: Path) -> None:
-        """A pipeline folder with the averaged weights."""
-        self.ema.store(self.weights)
-        self.ema.copy_to(self.weights)
-        self.pipeline().save_pretrained(folder)
-        self.ema.restore(self.weights)
+        """A pipeline folder with the averaged weights; of a run that trains adapters these apart too, in `lora/`."""
+        with self.averaged_pipeline() as pipe:
+            if pipe is not None:
+                pipe.save_pretrained(folder)
+        if self.config.train.lora:
+            state, _ = self._averaged_states()
+            if self.accelerator.is_main_process:
+                save_lora(self.raw_model.transformer, self.config.train.lora, state, folder / "lora")
+
+    def save_powers(self, steps: int) -> None:
+        """The power-function averages, by the names of the weights, for averages of other lengths later."""
+        names = [name for name, weight in self.raw_model.named_parameters() if weight.requires_grad]
+        averages = {
+            f"{sigma_rel:g}": dict(zip(names, power.averages, strict=True))
+            for sigma_rel, power in zip(self.config.train.ema_sigma_rels, self.powers, strict=True)
+        }
+        state = {"updates": self.powers[0].updates, "averages": averages}
+        checkpoint.save(self.folder / "averages", steps, state, keep=self.config.train.steps)
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on."""
@@ -306,22 +359,20 @@ class Trainer:
             "model": self.raw_model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.raw_optimizers],
             "schedules": [schedule.state_dict() for schedule in self.schedules],
-            "ema": self.ema.state_dict(),
+            "average": self.average.state_dict(),
+            "powers": [power.state_dict() for power in self.powers],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of `state`; ValueError where a checkpoint is of another architecture."""
-        ours, theirs = self.raw_model.state_dict(), state["model"]
-        wrong = [k for k in ours if k not in theirs or theirs[k].shape != ours[k].shape] + [
-            k for k in theirs if k not in ours
-        ]
-        if wrong:
-            raise ValueError(
-                f"{self.folder}: its checkpoint is of another architecture ({wrong[0]} and {len(wrong) - 1} more "
-                f"differ); choose another output, or the configuration it was made with"
-            )
-        self.raw_model.load_state_dict(theirs)
+        self.raw_model.load_state_dict(state["model"])
         parts = [*self.raw_optimizers, *self.schedules]
         for part, saved in zip(parts, [*state["optimizers"], *state["schedules"]], strict=True):
             part.load_state_dict(saved)
-        self.ema.load_state_dict(state["ema"])
+        self.average.load_state_dict(state["average"])
+        for power, saved in zip(self.powers, state["powers"], strict=True):
+            power.load_state_dict(saved)
+
+
+def _tail(name: str) -> str:
+    return "" if name == "all" else f"_{name}"

@@ -67,7 +67,9 @@ def train_vae(config: Run) -> Path:
     if vae_config.start_from:
         vae = VideoCodec.from_pretrained(named_folder(vae_config.start_from)).vae
     stages = [stage for stage in vae_config.stages for _ in range(stage.steps)]
-    accelerator = Accelerator(mixed_precision=vae_config.precision)
+    accelerator = Accelerator(mixed_precision=vae_config.precision, cpu=not torch.accelerator.is_available())
+    if accelerator.num_processes > 1:
+        raise ValueError("the VAE is trained by one process: start tools/train_vae.py without a launcher")
     rates = learning_rates(vae_config)
     vae.to(accelerator.device).train()
     codec = VideoCodec(vae)
@@ -85,14 +87,16 @@ def train_vae(config: Run) -> Path:
     loop = Loop(
         folder / "vae_training",
         config,
+        accelerator,
         steps=len(stages),
         checkpoint_every=vae_config.checkpoint_every,
         keep=2,
         log_every=vae_config.log_every,
+        trackers=config.train.trackers,
     )
-    loop.resume(load_state)
-    for step in loop.remaining():
-        pixels = _batch(data.train, config, stages[step], step).to(accelerator.device)
+    loop.resume(state, load_state)
+    for step, batch in loop.run(lambda steps: (_batch(data.train, config, stages[s], s) for s in steps)):
+        pixels = batch.to(accelerator.device)
         with accelerator.autocast():
             terms = _loss(codec, pixels, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
         (terms["l1"] + terms["mse"] + vae_config.kl_weight * terms["kl"]).backward()
@@ -107,7 +111,7 @@ def train_vae(config: Run) -> Path:
         means = {name: term.item() for name, term in terms.items()}
         psnr = 10 * math.log10(4 / max(means["mse"], 1e-12))
         loop.record(step, **means, psnr=psnr, lr=rates[step])
-        loop.checkpoint(step, state)
+        loop.checkpoint(step)
     vae.eval()
     store_statistics(vae, data.train, config)
     report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train)

@@ -1,0 +1,161 @@
+"""The store of latents: named by content, whole or not there, checked when read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny_wan
+
+from videodit.codec import VideoCodec
+from videodit.config import Data
+from videodit.data import cache
+from videodit.data.buckets import fill, sizes_of
+from videodit.data.cache import CacheError, Latents, Store, encode_clips
+from videodit.data.source import open_data
+from videodit.video.writer import write_video
+
+SIZE = {"num_frames": 5, "height": 32, "width": 32, "validation": 0}
+
+
+def write(folder: Path, name: str, seed: int, frames: int = 5) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (frames, 4, 4, 3), dtype=np.uint8)
+    write_video(folder / f"{name}.mkv", pixels.repeat(8, axis=1).repeat(8, axis=2), 8)
+    (folder / f"{name}.txt").write_text(f"clip {name}")
+
+
+def encode(folder: Path, codec: VideoCodec, *, images: bool = True, **data: object) -> tuple[Latents, Data]:
+    config = Data(source=str(folder / "clips"), **(SIZE | data))  # type: ignore[arg-type]
+    clips = open_data(config, 0).train
+    return encode_clips(clips, fill(clips, sizes_of(config), config.spans), codec, folder, None, images=images), config
+
+
+@pytest.fixture
+def codec() -> VideoCodec:
+    return VideoCodec(tiny_wan())
+
+
+@pytest.fixture
+def encoded(tmp_path: Path, codec: VideoCodec, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many clips each call of the VAE encoded, in a folder of five clips, three a shard."""
+    monkeypatch.setattr(cache, "SHARD", 3)
+    calls: list[int] = []
+    encode = VideoCodec.encode
+    monkeypatch.setattr(VideoCodec, "encode", lambda self, pixels: calls.append(len(pixels)) or encode(self, pixels))
+    (tmp_path / "clips").mkdir()
+    for i in range(5):
+        write(tmp_path / "clips", str(i), i)
+    return calls
+
+
+def test_latents_are_those_of_the_codec(tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
+    latents, config = encode(tmp_path, codec)
+    frames = open_data(config, 0).train.read(3, 0)
+    pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(latents[3, False], codec.encode(pixels)[0], rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(latents[3, True], codec.encode(pixels[:, :, :1])[0], rtol=1e-2, atol=1e-2)
+    assert [s.captions for s in latents.samples] == [(f"clip {i}",) for i in range(5)]
+
+
+def test_only_what_is_new_is_encoded(tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
+    first, _ = encode(tmp_path, codec)
+    assert sum(encoded) == 10  # five clips, and their first frames
+    encoded.clear()
+    again, _ = encode(tmp_path, codec)
+    assert encoded == []
+    assert again.samples == first.samples
+    (tmp_path / "clips" / "2.txt").write_text("other words")
+    worded, _ = encode(tmp_path, codec)
+    assert encoded == []
+    assert worded.samples[2].captions == ("other words",)
+    (tmp_path / "clips" / "1.mkv").rename(tmp_path / "clips" / "9.mkv")
+    (tmp_path / "clips" / "1.txt").rename(tmp_path / "clips" / "9.txt")
+    moved, _ = encode(tmp_path, codec)
+    assert encoded == []
+    assert torch.equal(moved[4, False], first[1, False])
+    write(tmp_path / "clips", "3", seed=77)
+    changed, _ = encode(tmp_path, codec)
+    assert encoded == [1, 1]
+    assert not torch.equal(changed[2, False], first[3, False])
+
+
+@pytest.mark.parametrize("change", [{"num_frames": 1}, {"fps": 4.0, "num_frames": 1}, {"height": 16, "width": 16}])
+def test_another_size_is_another_latent(change: dict, tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
+    encode(tmp_path, codec, images=False)
+    encoded.clear()
+    encode(tmp_path, codec, images=False, **change)
+    assert sum(encoded) == 5
+
+
+def test_another_vae_has_latents_of_its_own(tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
+    first, _ = encode(tmp_path, codec)
+    torch.manual_seed(9)
+    other = VideoCodec(tiny_wan())
+    with torch.no_grad():
+        next(other.vae.parameters()).add_(0.1)
+    second, _ = encode(tmp_path, other)
+    assert not torch.equal(first[0, False], second[0, False])
+    assert torch.equal(encode(tmp_path, codec)[0][0, False], first[0, False])
+
+
+def test_encoding_goes_on_where_it_was_stopped(
+    tmp_path: Path, codec: VideoCodec, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, files = Store.add, []
+
+    def stop_after_one(self: Store, *args: object) -> None:
+        if files:
+            raise KeyboardInterrupt
+        files.append(add(self, *args))  # type: ignore[arg-type,func-returns-value]
+
+    monkeypatch.setattr(Store, "add", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        encode(tmp_path, codec)
+    monkeypatch.undo()
+    calls: list[int] = []
+    wrapped = VideoCodec.encode
+    monkeypatch.setattr(VideoCodec, "encode", lambda self, pixels: calls.append(len(pixels)) or wrapped(self, pixels))
+    latents, _ = encode(tmp_path, codec)
+    assert len(latents) == 5
+    assert sum(calls) == 4  # the two clips of the second shard, and their first frames
+
+
+def test_changed_bytes_are_noticed_when_read(tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
+    latents, _ = encode(tmp_path, codec)
+    file = latents.store._where[latents.samples[0].latent]
+    tensors, facts = load_file(file), latents.store._open
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as shard:
+        metadata = shard.metadata()
+    tensors[latents.samples[0].latent].view(-1)[3] += 1
+    facts.clear()
+    save_file(tensors, file, metadata=metadata)
+    with pytest.raises(
+        CacheError, match=r"its bytes have changed since it was written; delete it, and run tools/encode"
+    ):
+        latents[0, False]
+    latents[1, False]
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CacheError, match="damaged"):
+        encode(tmp_path, codec)
+
+
+def test_an_unreadable_clip_is_named_and_not_tried_again(tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
+    whole = (tmp_path / "clips" / "2.mkv").read_bytes()
+    broken = bytearray(whole)
+    half = len(broken) // 2
+    broken[half : half + 400] = bytes(400)
+    (tmp_path / "clips" / "2.mkv").write_bytes(broken)
+    latents, _ = encode(tmp_path, codec, max_bad_share=0.5)
+    named = [s.name for s in latents.samples]
+    assert len(named) in (4, 5)  # some damage shows no more than on the screen
+    if len(named) == 4:
+        encoded.clear()
+        again, _ = encode(tmp_path, codec, max_bad_share=0.5)
+        assert [s.name for s in again.samples] == named
+        assert encoded == []

@@ -1,0 +1,75 @@
+"""Tests in several processes, joined as `accelerate launch` and torchrun join them (gloo, on the CPU)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+# a clean process that has imported what is slow to import, to fork from
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp", "accelerate", "videodit"])
+
+
+def launch(function: Callable[..., Any], *args: Any, processes: int = 2, timeout: float = 120) -> list[Any]:
+    """What `function(*args)` returns in each process; AssertionError with its traceback where one of them fails."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ends, children = [], []
+    for rank in range(processes):
+        ours, theirs = _FORKS.Pipe(duplex=False)
+        child = _FORKS.Process(target=_run, args=(theirs, rank, processes, port, function, args), daemon=True)
+        child.start()
+        theirs.close()  # so that the end of a child that is killed is the end of the pipe
+        ends.append(ours)
+        children.append(child)
+    try:
+        return [_answer(end, timeout) for end in ends]
+    finally:
+        for child in children:
+            child.kill()
+            child.join()
+
+
+def start(function: Callable[..., Any], *args: Any) -> int:
+    """The exit code of one process on its own; negative: the signal that killed it."""
+    child = _FORKS.Process(target=function, args=args, daemon=True)
+    child.start()
+    child.join(120)
+    child.kill()
+    child.join()
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+def _answer(end: Any, timeout: float) -> Any:
+    assert end.poll(timeout), f"no answer in {timeout} s"
+    try:
+        failed, value = end.recv()
+    except EOFError:
+        raise AssertionError("the process was killed") from None
+    assert not failed, value
+    return value
+
+
+def _run(end: Any, rank: int, processes: int, port: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    os.environ |= {name: str(value) for name, value in places.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    try:
+        PartialState(cpu=True)  # as an Accelerator would
+        end.send((False, function(*args)))
+    except BaseException:
+        end.send((True, traceback.format_exc()))
+    signal.pause()  # tensors are fetched from here; `launch` ends it

@@ -1,0 +1,133 @@
+"""A tiny run of the shapes world, and what tests in several processes do with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import tiny_wan
+
+from videodit.config import Run
+from videodit.training import checkpoint
+from videodit.training.trainer import Trainer
+
+TINY: dict[str, Any] = {
+    "seed": 3,
+    "data": {"clips": 12, "validation": 4, "num_frames": 5, "height": 32, "width": 32, "image_share": 0.4},
+    "text": {"width": 24, "depth": 1},
+    "model": {"num_layers": 1},
+    "train": {
+        "steps": 4,
+        "batch_size": 4,
+        "warmup_steps": 1,
+        "precision": "no",
+        "checkpoint_every": 2,
+        "validate_every": 4,
+        "sample_every": 4,
+        "num_inference_steps": 2,
+        "prompts": ["a red circle moving left"],
+    },
+}
+
+
+def run(folder: Path, **changes: Any) -> Run:
+    """The tiny run in a folder that already holds a VAE; `changes` go into the sections."""
+    if not (folder / "vae").exists():
+        tiny_wan().save_pretrained(folder / "vae")
+    values: dict[str, Any] = {name: changes.pop(name, {}) for name in list(changes)}
+    for name, section in TINY.items():
+        values[name] = section | values.get(name, {}) if isinstance(section, dict) else section
+    return Run.model_validate({"output": str(folder), **values})
+
+
+MIXED = {
+    # two sizes, unequal batches (the last of an epoch are smaller), images, accumulation, given frames
+    "data": {
+        "clips": 15,
+        "image_share": 0.3,
+        "buckets": [{"num_frames": 5, "batch_size": 3}, {"num_frames": 9, "width": 48, "batch_size": 2}],
+    },
+    "objective": {"given_frames": {"first": 0.3, "any": 0.2}, "frame_times": 0.3},
+    "train": {
+        "gradient_accumulation_steps": 2,
+        "optimizer": "muon",
+        "schedule": "constant",
+        "steps": 6,
+        "log_every": 1,
+        "checkpoint_every": 3,
+        "validate_every": 6,
+        "sample_every": 6,
+        "ema_sigma_rels": [0.1],
+    },
+}
+
+
+def mixed(folder: Path, **train: Any) -> Run:
+    """A run with everything that could come out differently after a restart, or on other processes."""
+    return run(folder, **(MIXED | {"train": MIXED["train"] | train}))
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """By the number of steps taken."""
+    lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+    kinds = ("loss_clip", "loss_image")
+    return {line["step"]: line[kind] for line in lines for kind in kinds if kind in line}
+
+
+class Seen(Trainer):
+    """Keeps the names of the samples of each step (`seen`), and fails at a step (`fail_at`)."""
+
+    fail_at = -1
+
+    def step(self, step: int, pieces: Any = None) -> dict[str, float]:
+        if step == self.fail_at:
+            raise KeyboardInterrupt
+        pieces = self.batches[step] if pieces is None else pieces
+        self.__dict__.setdefault("seen", {})[step] = [name for piece in pieces for name in piece.names]
+        return super().step(step, pieces)
+
+
+def train(folder: Path, sharding: str = "none", steps: int = 5, **changes: Any) -> dict[int, float]:
+    """Trains the mixed run in this process's part; its losses."""
+    Trainer(mixed(folder, sharding=sharding, steps=steps, **changes)).train()
+    return losses(folder)
+
+
+def train_measured(folder: Path, sharding: str, steps: int) -> dict[int, float]:
+    """The same, with a look at the clips kept out after each step."""
+    return train(folder, sharding, steps, validate_every=1)
+
+
+def train_until_killed(folder: Path, step: int) -> None:
+    """As `train`, but killed while it writes the checkpoint of a step: tensors are there, the name is not."""
+    publish = checkpoint._publish
+
+    def kill(scratch: Path, final: Path) -> None:
+        if final.name == f"step_{step:08d}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        publish(scratch, final)
+
+    checkpoint._publish = kill
+    torch.set_num_threads(1)
+    Trainer(mixed(folder)).train()
+
+
+def train_with_nan(folder: Path, name: str) -> str:
+    """The message of a run in which the latent of one sample is no number, wherever it is trained on."""
+    trainer = Trainer(mixed(folder))
+    read = trainer.train_clips.__class__.__getitem__
+
+    def broken(self: Any, which: tuple[int, bool]) -> torch.Tensor:
+        latent = read(self, which)
+        return latent * float("nan") if self.samples[which[0]].name == name else latent
+
+    trainer.train_clips.__class__.__getitem__ = broken  # type: ignore[method-assign]
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        return str(error)
+    return "nothing"

@@ -1,0 +1,36 @@
+"""Another length of average, after training: `tools/average.py --from runs/shapes --sigma-rel 0.08 --to averaged`.
+
+For a run trained with `train.ema_sigma_rels: [0.05, 0.1]`, which keeps averages with each checkpoint. `--sigma-rel` is
+the average's length as a part of the training (Karras et al. 2024, arXiv 2312.02696): best between the stored ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from", dest="source", required=True, help="a run's output folder")
+    parser.add_argument("--sigma-rel", type=float, required=True, help="length of the average, 0.05 to 0.1 are common")
+    parser.add_argument("--step", type=int, help="where it ends: one of the stored steps; the last unless given")
+    parser.add_argument("--to", required=True, help="a new folder for the pipeline")
+    args = parser.parse_args()
+    from videodit.training.posthoc import reconstruct
+
+    try:
+        if Path(args.to).exists():
+            raise ValueError(f"{args.to}: exists; choose another --to, or remove it")
+        pipe, total = reconstruct(Path(args.source), args.sigma_rel, args.step)
+        pipe.save_pretrained(args.to)
+    except ValueError as error:
+        print(f"average: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.to} (coefficients sum to {total:.4f})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""What a process trains on at each step: its share of the global batch, and everything about it that is drawn.
+
+Which samples, which wording, what is dropped, noise, times and given frames all come from keys (seed, stream, step,
+place in the global batch), never from a generator that runs on: so they are the same on any number of processes, with
+any number of workers, in any number of pieces, and after any restart; and no two samples of a global batch share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from videodit.config import Run
+from videodit.data.buckets import sizes_of
+from videodit.data.cache import Latents
+from videodit.data.sampler import Sampler
+from videodit.diffusion import objectives
+from videodit.diffusion.conditioning import choose_kind, draw_given
+from videodit.diffusion.times import index_from_time, shift_for, shift_time, times_from_uniform
+from videodit.geometry import ClipSize, Strides
+from videodit.shapes import rng_for
+
+# streams of the counter-based randomness, see `rng_for`
+CAPTION, NOISE, DROPOUT, VALIDATION, CONDITION = 23, 24, 25, 26, 27
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one size, and what was drawn for them.
+
+    `latents` and `noise` are b c f h w, `times` b or b f in the path's own units, `given` b f (True: the frame is
+    clean) or None, `captions` one wording each ("" where dropped), `counts` b: 0 for one that only fills a place,
+    else 1. `total` is how many count in the global batch, over all processes and pieces.
+    """
+
+    size: ClipSize
+    latents: Tensor
+    noise: Tensor
+    times: Tensor
+    given: Tensor | None
+    captions: list[str]
+    names: list[str]
+    counts: Tensor
+    total: int
+
+    def to(self, device: torch.device) -> Batch:
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name in ("latents", "noise", "times", "given", "counts")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **moved)
+
+
+def batch_sizes(config: Run, strides: Strides, patch: tuple[int, int, int]) -> dict[ClipSize, int]:
+    """Samples in a global batch of each bucket's size, and of its pictures."""
+    train, sizes = config.train, sizes_of(config.data)
+    wanted = [bucket.batch_size for bucket in config.data.buckets] or [None]
+    found: dict[ClipSize, int] = {}
+    for size, own in zip(sizes, wanted, strict=True):
+        for shown in (size.image(), size):
+            fitting = max(1, train.batch_tokens // num_tokens(shown, strides, patch)) if train.batch_tokens else None
+            own_size = own if shown == size else None
+            found.setdefault(shown, own_size or fitting or own or train.batch_size)
+    return found
+
+
+def num_tokens(size: ClipSize, strides: Strides, patch: tuple[int, int, int]) -> int:
+    """Tokens of a sample: what the transformer makes of its latent."""
+    _, f, h, w = size.latent(strides, patch)
+    return -(-f // patch[0]) * (h // patch[1]) * (w // patch[2])
+
+
+class Batches(Dataset):
+    """`batches[step]`: the pieces, one for each accumulation step, of one process's share of a global batch.
+
+    Args:
+        process: which, of how many.
+    """
+
+    def __init__(
+        self,
+        config: Run,
+        latents: Latents,
+        sampler: Sampler,
+        path: objectives.Path,
+        patch: tuple[int, int, int],
+        process: tuple[int, int] = (0, 1),
+    ):
+        self.config, self.latents, self.sampler, self.path, self.patch = config, latents, sampler, path, patch
+        self.process = process
+
+    def loader(self, steps: Sequence[int]) -> Iterable[list[Batch]]:
+        """The batches of these steps, read ahead by `train.workers` processes."""
+        workers = self.config.train.workers
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # its own: the loader's seed must not move the process's randomness
+            prefetch_factor=4 if workers else None,
+        )
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        step += self.config.train.steps_before
+        plan, (index, count) = self.sampler[step], self.process
+        total = len(plan.samples)
+        pieces = min(self.config.train.gradient_accumulation_steps, -(-total // count))  # the same on all processes
+        share = np.arange(index * total // count, (index + 1) * total // count)
+        return [self._piece(step, plan.size, plan.samples, places) for places in np.array_split(share, pieces)]
+
+    def _piece(self, step: int, size: ClipSize, samples: np.ndarray, places: np.ndarray) -> Batch:
+        filled = places if len(places) else np.zeros(1, dtype=np.int64)  # processes go through the model together
+        image = size.num_frames == 1
+        latents = torch.stack([self.latents[int(samples[place]), image] for place in filled])
+        keys = [(step, int(place)) for place in filled]
+        noise, times = self.draw(latents, keys)
+        chosen = [self.latents.samples[int(samples[place])] for place in filled]
+        return Batch(
+            size,
+            latents,
+            noise,
+            times,
+            self._given(latents, keys),
+            [self._caption(s.image_captions if image else s.captions, k) for s, k in zip(chosen, keys, strict=True)],
+            [sample.name for sample in chosen],
+            torch.full((len(filled),), float(len(places) > 0)),
+            len(samples),
+        )
+
+    def _caption(self, wordings: tuple[str, ...], key: tuple[int, int]) -> str:
+        seed = self.config.seed
+        if rng_for(seed, DROPOUT, *key).random() < self.config.train.caption_dropout:
+            return ""
+        return wordings[int(rng_for(seed, CAPTION, *key).integers(len(wordings)))]
+
+    def draw(self, latents: Tensor, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Noise like the latents b c f h w, and times b, or b f where some frames have a time of their own."""
+        rngs = [rng_for(self.config.seed, NOISE, *key) for key in keys]
+        frames, share = latents.shape[2], self.config.objective.frame_times
+        uniform = np.array([rng.random() for rng in rngs])
+        noise = np.stack([rng.standard_normal(latents.shape[1:], dtype=np.float32) for rng in rngs])
+        if share and frames > 1:
+            uniform = np.repeat(uniform[:, None], frames, axis=1)
+            for row, rng in zip(uniform, rngs, strict=True):
+                if rng.random() < share:
+                    row[:] = rng.random(frames)
+        return torch.from_numpy(noise), self.times(torch.from_numpy(uniform), latents.shape)
+
+    def times(self, uniform: Tensor, shape: torch.Size) -> Tensor:
+        """Training times of latents of a shape b c f h w, as the path counts them, from uniform draws."""
+        objective = self.config.objective
+        shift = objective.shift
+        if objective.shift_tokens:
+            tokens = -(-shape[2] // self.patch[0]) * (shape[3] // self.patch[1]) * (shape[4] // self.patch[2])
+            shift = shift_for(tokens, objective.shift_tokens, shift)
+        t = times_from_uniform(uniform, objective.times, objective.logit_mean, objective.logit_std)
+        t = shift_time(t, shift).float()
+        return index_from_time(t, len(self.path.alphas_cumprod)) if _discrete(self.path) else t  # type: ignore[attr-defined]
+
+    def _given(self, latents: Tensor, keys: list[tuple[int, int]]) -> Tensor | None:
+        shares: Any = self.config.objective.given_frames
+        frames = latents.shape[2]
+        if not shares or frames == 1:
+            return None
+        rows = []
+        for key in keys:
+            rng = rng_for(self.config.seed, CONDITION, *key)
+            kind = choose_kind(shares, float(rng.random()))
+            rows.append(draw_given(kind, frames, rng) if kind else np.zeros(frames, dtype=bool))
+        return torch.from_numpy(np.stack(rows))
+
+
+def _discrete(path: objectives.Path) -> bool:
+    return isinstance(path, objectives.DiffusionPath)
+
+
+def _as_it_is(item: list[Batch]) -> list[Batch]:
+    return item

@@ -1,0 +1,81 @@
+"""Several processes that train one model: who holds which part, and what they tell each other.
+
+Two ways to split the work, one arithmetic. DDP keeps the whole model on each process; FSDP2 (`shard`; Zhao et al. 2023)
+keeps a part of each weight, its gradient and its optimizer state, and gathers a block's weights while it runs. Both
+average gradients over processes, so a process's loss is the sum over its samples * processes / all samples, and both
+skip what a batch skips (images leave out the `time` blocks) as long as all processes skip the same.
+
+The rest are collectives, called by all processes together; with one process they change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object, reduce
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+
+def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh_device: str) -> None:
+    """Spreads the weights of `model`, frozen ones too, over all processes, each of `blocks` a unit that is gathered.
+
+    From here on the parameters are DTensors, so optimizers are built afterwards; they are whole only inside
+    `model(...)`, and no submodule but a block can be called on its own. They stay float32, and autocast casts what it
+    computes with, as without sharding. All processes start from the same weights.
+
+    Args:
+        mesh_device: "cuda" or "cpu".
+    """
+    mesh = init_device_mesh(mesh_device, (PartialState().num_processes,))
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)  # or averages put into its parts would not be seen
+
+
+def total_norm_clip(weights: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scales the gradients of all weights together to a norm of at most `max_norm`; the norm before, on any process."""
+    norm = torch.nn.utils.clip_grad_norm_(weights, max_norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of every process's `values`, on the device they are on."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return values
+    return reduce(values.to(state.device), reduction="sum").to(values.device)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is set on any process."""
+    return bool(sum_over_processes(torch.tensor(int(flag))))
+
+
+def gather_strings(strings: list[str]) -> list[str]:
+    """The strings of all processes, in their order."""
+    return gather_object(strings)
+
+
+@contextmanager
+def all_or_none(what: str) -> Iterator[None]:
+    """No process goes on before all have done this, and where one fails, all do, instead of waiting for it for ever.
+
+    Raises:
+        RuntimeError: another process failed.
+    """
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as caught:
+        error = caught
+    failed = any_process(error is not None)
+    if error is not None:
+        raise error
+    if failed:
+        raise RuntimeError(f"{what}: another process failed, see its message")

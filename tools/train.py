@@ -28,16 +28,16 @@ def main() -> int:
 
     from videodit.config import load_config
     from videodit.training.loop import Interrupted
-    from videodit.training.plan import plan_of
+    from videodit.training.plan import plans
     from videodit.training.trainer import Trainer
 
     try:
-        legs = load_config(args.config, args.overrides).legs()
+        run = load_config(args.config, args.overrides)
         if args.dry_run:
-            for number, text in enumerate(map(str, plan_of(legs)), start=1):
-                print(f"stage {number} of {len(legs)}\n{text}\n" if len(legs) > 1 else text)
+            for number, planned in enumerate(plans(run), start=1):
+                print(f"stage {number} of {len(run.stages)}\n{planned}\n" if run.stages else planned)
             return 0
-        for leg in legs:
+        for leg in run.legs():
             print(Trainer(leg).train())
     except (ValueError, FloatingPointError, Interrupted) as error:
         print(f"train: {error}", file=sys.stderr)

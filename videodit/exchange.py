@@ -43,7 +43,7 @@ def open_model(
     """
     try:
         name = named_folder(str(source))
-    except ValueError as error:
+    except FileNotFoundError as error:
         raise ConversionError(str(error)) from error
     if Path(name).is_file() or Path(name).suffix in (".pt", ".pth", ".safetensors"):
         model, report = from_checkpoint(name, **unsaid)

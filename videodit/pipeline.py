@@ -313,12 +313,12 @@ def named_folder(name: str) -> str:
     """Where a saved model lies: the packaged one for "shipped", else the folder or hub name itself.
 
     Raises:
-        ValueError: it is a path, to nothing.
+        FileNotFoundError: it is a path, to nothing.
     """
     if name == "shipped":
         return str(SHIPPED)
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ValueError(f"{name}: there is no such file or folder, and it is no name on the hub")
+        raise FileNotFoundError(f"{name}: there is no such file or folder, and it is no name on the hub")
     return name
 
 

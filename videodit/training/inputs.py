@@ -30,12 +30,11 @@ PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def load_codec(config: Run) -> VideoCodec:
     """The VAE that a run encodes with: `codec`, or `<output>/vae` as `train_vae` leaves it."""
-    folder = named_folder(config.codec) if config.codec else str(Path(config.output) / "vae")
-    if config.codec is None and not Path(folder).is_dir():
-        raise ValueError(
-            f"{folder}: no VAE here; run tools/train_vae.py with this config, or set codec: to a saved VAE"
-        )
-    with named(folder, "VAE; run tools/train_vae.py with this config, or set codec: to a saved one"):
+    wanted = config.codec or str(Path(config.output) / "vae")
+    with named(wanted, "VAE; run tools/train_vae.py with this config, or set codec: to a saved one"):
+        folder = named_folder(wanted)
+        if config.codec is None and not Path(folder).is_dir():
+            raise FileNotFoundError("there is no such folder")
         return VideoCodec.from_pretrained(folder)
 
 

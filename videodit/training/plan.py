@@ -7,7 +7,7 @@ are counted by asking autograd what it would keep.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,11 @@ class Plan:
         yield f"memory of a process, about {sum(self.memory.values()):.2f} GB: {parts}"
 
 
-def plan_of(legs: Sequence[Run]) -> Iterator[Plan]:
-    """Of each leg of a run (`Run.legs`). Those after the first start from what is not there yet: the first's shape."""
-    for leg in legs:
-        train = leg.train.model_copy(update={"start_from": legs[0].train.start_from})
-        yield plan(leg.model_copy(update={"train": train}))
+def plans(run: Run) -> Iterator[Plan]:
+    """Of each leg of a run. Legs after the first start from what is not there yet, of the first's shape."""
+    for leg in run.legs():
+        train = leg.train.model_copy(update={"start_from": run.train.start_from})
+        yield plan(leg.model_copy(update={"train": train, "output": run.output, "codec": run.codec}))
 
 
 def plan(config: Run) -> Plan:
@@ -121,7 +121,8 @@ def strides_of(config: Run) -> Strides:
     if config.codec or (Path(config.output) / "vae").is_dir():
         return inputs.load_codec(config).strides
     if config.vae.start_from:
-        return VideoCodec.from_pretrained(named_folder(config.vae.start_from)).strides
+        with inputs.named(config.vae.start_from, "VAE"):
+            return VideoCodec.from_pretrained(named_folder(config.vae.start_from)).strides
     return Strides(4, config.vae.patch_size * 2 ** (len(config.vae.dim_mult) - 1), config.vae.channels)
 
 
@@ -129,8 +130,8 @@ def _transformer(config: Run, strides: Strides) -> tuple[VideoDiT, int]:
     """It, without memory, and how many of its weights are trained."""
     with torch.device("meta"):
         if config.train.start_from:
-            folder = named_folder(config.train.start_from)
-            with inputs.named(folder, "transformer"):
+            with inputs.named(config.train.start_from, "transformer"):
+                folder = named_folder(config.train.start_from)
                 model = VideoDiT.from_config(VideoDiT.load_config(folder, subfolder="transformer"))
         else:
             model = VideoDiT.sized(**fresh_shape(config, strides, _text_width(config)))

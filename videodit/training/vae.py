@@ -29,6 +29,7 @@ from videodit.data.source import Clips, open_data
 from videodit.data.transforms import detailed_crop, to_pixels
 from videodit.pipeline import named_folder
 from videodit.shapes import rng_for
+from videodit.training.inputs import named
 from videodit.training.loop import Loop
 from videodit.training.optimizer import build_optimizers
 
@@ -65,7 +66,8 @@ def train_vae(config: Run) -> Path:
     torch.manual_seed(config.seed)
     vae: Any = build_vae(vae_config)
     if vae_config.start_from:
-        vae = VideoCodec.from_pretrained(named_folder(vae_config.start_from)).vae
+        with named(vae_config.start_from, "VAE"):
+            vae = VideoCodec.from_pretrained(named_folder(vae_config.start_from)).vae
     stages = [stage for stage in vae_config.stages for _ in range(stage.steps)]
     accelerator = Accelerator(mixed_precision=vae_config.precision, cpu=not torch.accelerator.is_available())
     if accelerator.num_processes > 1:

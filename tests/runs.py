@@ -12,7 +12,7 @@ import torch
 from tiny import tiny_wan
 
 from videodit.config import Run
-from videodit.training import checkpoint
+from videodit.training import checkpoint, inputs
 from videodit.training.trainer import Trainer
 
 TINY: dict[str, Any] = {
@@ -45,11 +45,15 @@ def run(folder: Path, **changes: Any) -> Run:
 
 
 MIXED = {
-    # two sizes, unequal batches (the last of an epoch are smaller), images, accumulation, given frames
+    # two sizes and stills, unequal batches (the last of an epoch are smaller), images, accumulation, given frames
     "data": {
-        "clips": 15,
+        "clips": 17,
         "image_share": 0.3,
-        "buckets": [{"num_frames": 5, "batch_size": 3}, {"num_frames": 9, "width": 48, "batch_size": 2}],
+        "buckets": [
+            {"num_frames": 5, "batch_size": 3},
+            {"num_frames": 9, "width": 48, "batch_size": 2},
+            {"num_frames": 1},
+        ],
     },
     "objective": {"given_frames": {"first": 0.3, "any": 0.2}, "frame_times": 0.3},
     "train": {
@@ -100,6 +104,13 @@ def train(folder: Path, sharding: str = "none", steps: int = 5, **changes: Any) 
 def train_measured(folder: Path, sharding: str, steps: int) -> dict[int, float]:
     """The same, with a look at the clips kept out after each step."""
     return train(folder, sharding, steps, validate_every=1)
+
+
+def encode(folder: Path) -> list[str]:
+    """Encodes the mixed run in this process's part; the names of all latents."""
+    config = mixed(folder)
+    train, _ = inputs.encode_clips_of(config, inputs.load_codec(config))
+    return [name for sample in train.samples for name in (sample.latent, sample.image)]
 
 
 def train_until_killed(folder: Path, step: int) -> None:

@@ -25,7 +25,7 @@ def main() -> int:
             raise ValueError(f"{args.to}: exists; choose another --to, or remove it")
         pipe, total = reconstruct(Path(args.source), args.sigma_rel, args.step)
         pipe.save_pretrained(args.to)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"average: {error}", file=sys.stderr)
         return 2
     print(f"{args.to} (coefficients sum to {total:.4f})")

@@ -23,10 +23,10 @@ def main() -> int:
     try:
         for config in load_config(args.config, args.overrides).legs():
             train, validation = inputs.encode_clips_of(config, inputs.load_codec(config))
-            if config.text.source and (text := inputs.load_text(config)):
+            if inputs.is_frozen(config) and (text := inputs.load_text(config)):
                 inputs.encode_text_of(config, text, inputs.captions_of(train, validation))
             print(f"{len(train)} clips to train on, {len(validation)} to measure on: {inputs.latents_folder(config)}")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"encode: {error}", file=sys.stderr)
         return 2
     return 0

@@ -27,7 +27,7 @@ def main() -> int:
     from accelerate import PartialState
 
     from videodit.config import load_config
-    from videodit.training.loop import Interrupted
+    from videodit.training.loop import EXIT_STATUS
     from videodit.training.plan import plans
     from videodit.training.trainer import Trainer
 
@@ -39,9 +39,9 @@ def main() -> int:
             return 0
         for leg in run.legs():
             print(Trainer(leg).train())
-    except (ValueError, FloatingPointError, Interrupted) as error:
+    except tuple(EXIT_STATUS) as error:
         print(f"train: {error}", file=sys.stderr)
-        return {Interrupted: 143, FloatingPointError: 1}.get(type(error), 2)
+        return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
     finally:
         PartialState().destroy_process_group()
     return 0

@@ -14,13 +14,14 @@ def main() -> int:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from videodit.config import load_config
+    from videodit.training.loop import EXIT_STATUS
     from videodit.training.vae import train_vae
 
     try:
         print(train_vae(load_config(args.config, args.overrides)))
-    except ValueError as error:
+    except tuple(EXIT_STATUS) as error:
         print(f"train_vae: {error}", file=sys.stderr)
-        return 2
+        return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
     return 0
 
 

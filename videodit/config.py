@@ -80,6 +80,12 @@ class VaeStage(Section):
     num_frames: Positive = 5
     crop: Positive | None = 32
 
+    @model_validator(mode="after")
+    def _falls_to_its_end(self) -> VaeStage:
+        if (self.decay_steps or self.steps) < self.steps:
+            raise ValueError(f"decay_steps={self.decay_steps}: the rate is zero before steps={self.steps} are taken")
+        return self
+
 
 class Vae(Section):
     """The small causal video VAE and how it is trained (reconstruction L1 + MSE, plus KL)."""
@@ -111,7 +117,7 @@ class Text(Section):
     )
     width: Positive = Field(192, description="of the own encoder")
     depth: Positive = 2
-    max_length: Positive = 48
+    max_length: Positive | None = Field(None, description="tokens of a caption that are kept; null: its own, or 48")
 
 
 class Model(Section):
@@ -237,6 +243,10 @@ class Train(Section):
                 f"keep_best needs a validation at each checkpoint: checkpoint_every={self.checkpoint_every} must be a "
                 f"multiple of validate_every={self.validate_every}"
             )
+        if self.muon_learning_rate and self.optimizer != "muon":
+            raise ValueError("muon_learning_rate is read with optimizer: muon only; leave it out, or choose muon")
+        if self.schedule == "cosine" and (self.decay_steps or self.steps) < self.steps:
+            raise ValueError(f"decay_steps={self.decay_steps}: the rate is zero before steps={self.steps} are taken")
         if self.lora and self.weights:
             raise ValueError("lora trains adapters and no weights: take weights out")
         if self.lora and not self.start_from:
@@ -262,6 +272,12 @@ class Run(Section):
     stages: tuple[dict[str, Any], ...] = Field(
         (), strict=False, description="training in legs, each going on from the one before: what differs in each"
     )
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Run:
+        if self.train.keep_best and not self.data.validation:
+            raise ValueError("train.keep_best goes by the loss on clips kept out: set data.validation above 0")
+        return self
 
     def legs(self) -> list[Run]:
         """What `tools/train.py` runs one after the other: this run, or one for each of its `stages`.

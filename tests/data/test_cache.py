@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import launch
+from runs import encode as encode_run
+from runs import mixed
 from safetensors.torch import load_file, save_file
 from tiny import tiny_wan
 
@@ -16,6 +19,7 @@ from videodit.data import cache
 from videodit.data.buckets import fill, sizes_of
 from videodit.data.cache import CacheError, Latents, Store, encode_clips
 from videodit.data.source import open_data
+from videodit.training.inputs import encode_clips_of, load_codec
 from videodit.video.writer import write_video
 
 SIZE = {"num_frames": 5, "height": 32, "width": 32, "validation": 0}
@@ -159,3 +163,19 @@ def test_an_unreadable_clip_is_named_and_not_tried_again(tmp_path: Path, codec: 
         again, _ = encode(tmp_path, codec, max_bad_share=0.5)
         assert [s.name for s in again.samples] == named
         assert encoded == []
+
+
+@pytest.mark.slow
+def test_several_processes_encode_a_share_each_and_any_number_goes_on(tmp_path: Path) -> None:
+    names = launch(encode_run, tmp_path / "two")
+    assert names[0] == names[1]
+    config = mixed(tmp_path / "two")
+    store = next((tmp_path / "two" / "latents").glob("vae-*"))
+    files = sorted(store.glob("*.safetensors"))
+    files[0].unlink()  # as if one of them had been stopped
+    latents, _ = encode_clips_of(config, load_codec(config))
+    alone, _ = encode_clips_of(mixed(tmp_path / "one"), load_codec(mixed(tmp_path / "one")))
+    assert [s.latent for s in latents.samples] == [s.latent for s in alone.samples]
+    for number in range(len(alone)):
+        for image in (False, True):
+            torch.testing.assert_close(latents[number, image], alone[number, image], rtol=1e-3, atol=1e-3)

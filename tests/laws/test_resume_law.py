@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -106,11 +107,18 @@ def test_a_changed_configuration_is_said(
 ) -> None:
     folder = like(whole[0], tmp_path)
     shutil.copytree(whole[0] / "checkpoints", folder / "checkpoints")
-    Trainer(mixed(folder, steps=7, learning_rate=5e-4)).train()
+    trainer = Trainer(mixed(folder, steps=7, learning_rate=5e-4, weight_decay=0.5))
+    trainer.train()
+    for optimizer in trainer.raw_optimizers:  # and it is done
+        assert {group["lr"] for group in optimizer.param_groups} == {5e-4}
+        assert 0.5 in {group["weight_decay"] for group in optimizer.param_groups}
+    lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+    assert next(line["lr"] for line in lines if line["step"] == 7 and "lr" in line) == 5e-4
     said = [r.getMessage() for r in caplog.records if "another configuration" in r.getMessage()]
     assert [line.partition(": ")[2] for line in said if "output" not in line] == [
         "train.steps: 6 -> 7",
         "train.learning_rate: 0.001 -> 0.0005",
+        "train.weight_decay: 0.01 -> 0.5",
     ]
 
 
@@ -122,6 +130,14 @@ def test_resume_as_it_is_asked_for(whole: tuple[Path, dict[int, list[str]]], tmp
     with pytest.raises(ValueError, match="nowhere"):
         Trainer(mixed(folder, resume=str(tmp_path / "nowhere"))).train()
     trainer = Seen(mixed(folder, resume=str(folder / "checkpoints" / "step_00000003")))
+    trainer.fail_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    # the later checkpoint is of a run that was given up: it is not gone on from
+    assert sorted(f.name for f in (folder / "checkpoints").iterdir()) == ["given_up_step_00000006", "step_00000003"]
+    with (folder / "losses.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # the power went
+    trainer = Seen(mixed(folder))
     trainer.train()
     assert sorted(trainer.seen) == [3, 4, 5]  # type: ignore[attr-defined]
     assert equal(last(folder), last(whole[0]))

@@ -161,7 +161,7 @@ def test_a_spike_goes_back_to_the_last_checkpoint_and_is_passed_over(
     alone: tuple[Path, dict[int, float]], tmp_path: Path
 ) -> None:
     folder = beside(alone[0], tmp_path)
-    config = mixed(folder, steps=30, checkpoint_every=6, spike_factor=10.0, validate_every=30, sample_every=30)
+    config = mixed(folder, steps=30, checkpoint_every=6, keep=9, spike_factor=10.0, validate_every=30, sample_every=30)
     trainer = Trainer(config)
     step, taken = trainer.step, []
 
@@ -178,8 +178,9 @@ def test_a_spike_goes_back_to_the_last_checkpoint_and_is_passed_over(
     trainer.train()
     assert taken == [*range(27), 24, 25, 27, 28, 29]
     assert list(losses(folder)) == [n + 1 for n in range(30) if n != 26]
-    # as if the step had never been: a run that is told so from the start
+    # as if the step had never been: a run that goes on from the checkpoint before, and is told to pass over it
     other = beside(alone[0], tmp_path / "other")
+    shutil.copytree(folder / "checkpoints" / "step_00000024", other / "checkpoints" / "step_00000024")
     (other / "passed_over.json").write_text("[26]")
     Trainer(config.model_copy(update={"output": str(other)})).train()
     states = [checkpoint.load(f / "checkpoints" / "step_00000030")[1]["model"] for f in (folder, other)]

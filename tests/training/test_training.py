@@ -83,7 +83,7 @@ def test_muons_own_rate_moves_its_matrices_so_much_further(tmp_path: Path) -> No
     assert steps[4e-3][0] == pytest.approx(4 * steps[1e-3][0], rel=0.05)
     assert steps[4e-3][1] == pytest.approx(steps[1e-3][1], rel=0.2)
     with pytest.raises(ValueError, match="muon_learning_rate is read with optimizer: muon only"):
-        Trainer(run(tmp_path, train={"muon_learning_rate": 1e-3}))
+        run(tmp_path, train={"muon_learning_rate": 1e-3})
 
 
 def test_images_first_then_clips(tmp_path: Path) -> None:

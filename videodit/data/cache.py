@@ -61,19 +61,21 @@ class Store:
     def scan(self) -> None:
         """Looks for files that were added."""
         known = set(self._where.values())
+        failed = self.failed
         for file in sorted(set(self.folder.glob("*.safetensors")) - known):
             try:
                 with safe_open(file, "pt") as shard:
                     facts = shard.metadata() or {}
                     self._where |= dict.fromkeys(shard.keys(), file)
                     self._sums |= json.loads(facts["sums"])
-                    self.failed |= json.loads(facts["failed"])
+                    failed |= json.loads(facts["failed"])
             except (SafetensorError, OSError, ValueError, KeyError) as error:
                 raise CacheError(f"{file}: damaged ({error}); delete it, and run tools/encode.py") from error
+        self.failed = {name: why for name, why in failed.items() if name not in self._where}
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """Those not in the store, once each, in their order."""
-        return [name for name in dict.fromkeys(names) if name not in self._where and name not in self.failed]
+        """Those not in the store, once each, in their order. What failed is among them: it may be mended."""
+        return [name for name in dict.fromkeys(names) if name not in self._where]
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
@@ -173,16 +175,19 @@ def encode_clips(
     def wanted(clip: str, image: str) -> tuple[str, ...]:
         return (clip, image) if images else (clip,)
 
-    todo = [one for one in named if one[1] not in store.failed and store.missing(wanted(*one[1:]))]
+    todo = [one for one in named if store.missing(wanted(*one[1:]))]
     shards = _share([todo[i : i + SHARD] for i in range(0, len(todo), SHARD)], state)
     with tqdm(
         total=sum(map(len, shards)), desc="encoding clips", disable=not shards or not state.is_main_process
     ) as bar:
         for shard in shards:
             tensors, failed = _encode(clips, codec, shard, precision, images, bar)
-            store.add(tensors, failed)
+            store.add({name: tensors[name] for name in store.missing(tensors)}, failed)
     state.wait_for_everyone()
     store.scan()
+    lost = [name for _, *names in named for name in store.missing(wanted(*names)) if names[0] not in store.failed]
+    if lost:
+        raise CacheError(f"{store.folder}: {len(lost)} latents are not here: all processes must see the same folder")
     samples = []
     for span, clip, image in named:
         if why := store.failed.get(clip):

@@ -1,7 +1,7 @@
 """What is known of each file: measured once, and hashed once, for as long as its size and time of change stay.
 
 Both cost a pass over the file, and every run wants them: which bucket a clip fills, and under which name its latent is
-kept. `facts.json` remembers them beside the latents.
+kept. `files.json` remembers them beside the latents; errors it does not, since what could not be read may be tomorrow.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from videodit.video.reader import VideoError, probe
 
 CHUNK = 1 << 20
+REMEMBER_EVERY = 5000  # files
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Files:
 
     def __init__(self, memory: Path | None = None):
         self.memory = memory
+        self._changed = 0  # facts that are not in the memory yet
         self._facts: dict[str, tuple[int, int, Facts]] = {}  # by path: bytes, time of change in ns, facts
         if memory and memory.exists():
             try:
@@ -67,14 +69,18 @@ class Files:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             work = pool.map(self._sha256_or_none if hashed else self.facts, distinct := list(dict.fromkeys(paths)))
             for _ in tqdm(work, total=len(distinct), desc=what, disable=not show or not distinct, delay=2):
-                pass
+                if self._changed >= REMEMBER_EVERY:
+                    self.remember()
         self.remember()
 
     def remember(self) -> None:
-        if self.memory:
+        """Writes the memory, where something has become known since."""
+        if self.memory and self._changed:
+            self._changed = 0
+            known = {p: (s, t, asdict(f)) for p, (s, t, f) in list(self._facts.items()) if not f.error}
             self.memory.parent.mkdir(parents=True, exist_ok=True)
             scratch = self.memory.with_name(f".{self.memory.name}.{os.getpid()}")
-            scratch.write_text(json.dumps({p: (size, time, asdict(f)) for p, (size, time, f) in self._facts.items()}))
+            scratch.write_text(json.dumps(known))
             scratch.replace(self.memory)
 
     def _known(self, path: Path) -> Facts | None:
@@ -83,6 +89,7 @@ class Files:
 
     def _keep(self, path: Path, facts: Facts) -> Facts:
         self._facts[str(path.absolute())] = (*_stamp(path), facts)
+        self._changed += 1
         return facts
 
     def _sha256_or_none(self, path: Path) -> str | None:

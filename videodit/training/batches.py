@@ -59,15 +59,23 @@ class Batch:
 
 
 def batch_sizes(config: Run, strides: Strides, patch: tuple[int, int, int]) -> dict[ClipSize, int]:
-    """Samples in a global batch of each bucket's size, and of its pictures."""
+    """Samples in a global batch of each bucket's size, and of its pictures.
+
+    Raises:
+        ValueError: two buckets are the same, or a size does not go with the VAE's strides and the patch.
+    """
     train, sizes = config.train, sizes_of(config.data)
     wanted = [bucket.batch_size for bucket in config.data.buckets] or [None]
-    found: dict[ClipSize, int] = {}
-    for size, own in zip(sizes, wanted, strict=True):
-        for shown in (size.image(), size):
-            fitting = max(1, train.batch_tokens // num_tokens(shown, strides, patch)) if train.batch_tokens else None
-            own_size = own if shown == size else None
-            found.setdefault(shown, own_size or fitting or own or train.batch_size)
+    if twice := [str(size) for size in set(sizes) if sizes.count(size) > 1]:
+        raise ValueError(f"data.buckets: {twice[0]} stands there twice; take one out")
+
+    def fitting(size: ClipSize) -> int | None:
+        return max(1, train.batch_tokens // num_tokens(size, strides, patch)) if train.batch_tokens else None
+
+    own = dict(zip(sizes, wanted, strict=True))
+    found = {size: own[size] or fitting(size) or train.batch_size for size in sizes}
+    for size in sizes:  # pictures without a bucket of their own: as many as of their clips, or as tokens say
+        found.setdefault(size.image(), fitting(size.image()) or own[size] or train.batch_size)
     return found
 
 

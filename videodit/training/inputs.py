@@ -22,6 +22,7 @@ from videodit.data.source import Split, open_data
 from videodit.diffusion import objectives
 from videodit.pipeline import named_folder
 from videodit.text import TextEncoder
+from videodit.training import parallel
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ def load_text(config: Run) -> TextEncoder | None:
     if not folder:
         return None
     with named(folder, "text encoder"):
-        return TextEncoder.from_pretrained(named_folder(folder), dtype=torch.float32)
+        max_length = config.text.max_length
+        return TextEncoder.from_pretrained(named_folder(folder), max_length=max_length, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def survey(config: Run) -> Survey:
         ValueError: the source cannot be used, too many files are unreadable, or no clip fills a bucket.
     """
     data = config.data
-    with PartialState(cpu=not torch.accelerator.is_available()).main_process_first():
+    with PartialState(cpu=not torch.accelerator.is_available(), timeout=parallel.TIMEOUT).main_process_first():
         split = open_data(data, config.seed, latents_folder(config) / "files.json")
         paths = [*split.train.source.paths(), *split.validation.source.paths()]
         if paths:
@@ -96,10 +98,12 @@ def encode_clips_of(config: Run, codec: VideoCodec) -> tuple[Latents, Latents]:
         with PartialState().main_process_first():
             found.split.files.measure(paths, "hashing files", hashed=True)
     precision = PRECISIONS[config.data.encode_precision]
+    codec.vae.to(PartialState().device)
     encoded = [
         encode_clips(clips, buckets, codec, latents_folder(config), precision, images=config.data.image_share > 0)
         for clips, buckets in ((found.split.train, found.train), (found.split.validation, found.validation))
     ]
+    codec.vae.to("cpu")
     if PartialState().is_main_process:
         for skip in left_out(found):
             log.warning("left out %s: %s", skip.where, skip.why)
@@ -119,7 +123,15 @@ def captions_of(*caches: Latents) -> list[str]:
 
 def encode_text_of(config: Run, text: TextEncoder, captions: list[str]) -> TextCache:
     """The states of all captions and of the empty one, encoded where they are not there yet."""
-    return TextCache(latents_folder(config), text, [*captions, ""])
+    text.to(PartialState().device)
+    encoded = TextCache(latents_folder(config), text, [*captions, ""])
+    text.to("cpu")
+    return encoded
+
+
+def is_frozen(config: Run) -> bool:
+    """Whether the text encoder is not trained, so that captions are encoded once."""
+    return bool(config.text.source or config.train.lora)
 
 
 def latents_folder(config: Run) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import math
 import signal
 import statistics
 import time
@@ -29,6 +30,10 @@ SKIPS = 10  # steps in a row without a finite loss or gradient, after which skip
 
 class Interrupted(Exception):
     """SIGTERM: the run has saved a checkpoint and stopped; the same command goes on."""
+
+
+# how a command ends: stopped from outside, a loss that is no number, what a user can mend
+EXIT_STATUS: dict[type[Exception], int] = {Interrupted: 143, FloatingPointError: 1, ValueError: 2, OSError: 2}
 
 
 class Loop:
@@ -92,6 +97,11 @@ class Loop:
         accelerator.init_trackers("videodit")
 
     @property
+    def goes_back(self) -> bool:
+        """Whether the step that was taken will be taken back."""
+        return self._go_back
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
@@ -111,8 +121,7 @@ class Loop:
         Raises:
             ValueError: `wanted` is no checkpoint, or is None and there are some.
         """
-        self._state, self._load_state = state, load_state
-        self._passed_over = set(_passed_over(self.folder))
+        self._state, self._load_state, self._wanted = state, load_state, wanted
         found = checkpoint.list_checkpoints(self.checkpoints)
         if wanted is None and found:
             raise ValueError(
@@ -122,21 +131,41 @@ class Loop:
         if wanted not in (None, "latest"):
             found = [Path(wanted)]  # type: ignore[arg-type]
         if found:
+            self._passed_over = set(_passed_over(self.folder))
+            if self._passed_over:
+                log.warning("passes over steps %s (passed_over.json)", sorted(self._passed_over))
             self._load(found[-1])
+            self._forget_later(found[-1])
             for line in changes(found[-1] / "config.json", self.config):
                 log.warning("goes on under another configuration: %s", line)
         self._forget()
 
     def _load(self, folder: Path) -> None:
-        self.at, state = checkpoint.load(folder, self._state())
+        self.at, state = checkpoint.load(folder, self._with_losses())
+        self._recent = state.pop("recent")
         self._load_state(state)
         log.info("going on from %s", folder)
+
+    def _with_losses(self) -> dict[str, Any]:
+        return self._state() | {"recent": self._recent}
+
+    def _forget_later(self, folder: Path) -> None:
+        """Checkpoints of a later step are of a run that is given up: they would be taken for this one's."""
+        if self.accelerator.is_main_process:
+            for later in checkpoint.list_checkpoints(self.checkpoints):
+                if later != folder and checkpoint.describe(later)["step"] > self.at:
+                    log.warning("%s is of a run that is given up: renamed to given_up_%s", later, later.name)
+                    later.rename(later.with_name(f"given_up_{later.name}"))
+        self.accelerator.wait_for_everyone()
 
     def _forget(self) -> None:
         """Lines of `losses.jsonl` about steps that will be taken anew."""
         if self.accelerator.is_main_process:
             lines = self.losses.read_text().splitlines()
-            self.losses.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= self.at))
+            if lines and not lines[-1].endswith("}"):
+                log.warning("%s: its last line is cut short, and left out", self.losses)
+                lines.pop()
+            _replace_text(self.losses, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= self.at))
 
     def run(self, batches: Callable[[Sequence[int]], Iterable[T]]) -> Iterator[tuple[int, T]]:
         """The steps left and their batches, with a progress bar; says at the end how long the data was waited for.
@@ -192,7 +221,8 @@ class Loop:
     def _stop(self) -> None:
         if not self._saved():
             self._save(self.at)
-        raise Interrupted(f"stopped by SIGTERM after step {self.at}; the same command goes on from there")
+        again = "the same command" if self._wanted == "latest" else "train.resume: latest"
+        raise Interrupted(f"stopped by SIGTERM after step {self.at}; {again} goes on from there")
 
     # --- saying ------------------------------------------------------------------------------------------------------
 
@@ -227,6 +257,7 @@ class Loop:
         self._extra = extra
         if self.due(step, self.checkpoint_every) and not self._go_back:
             self._save(step + 1)
+        self.metric = None  # of this step's weights, no others
 
     def _save(self, steps: int) -> None:
         def extra(folder: Path) -> None:
@@ -238,13 +269,12 @@ class Loop:
         checkpoint.save(
             self.checkpoints,
             steps,
-            self._state(),
+            self._with_losses(),
             keep=self.keep,
             extra=extra,
             metric=self.metric,
             keep_best=self.keep_best,
         )
-        self.metric = None
 
     def _saved(self) -> bool:
         found = checkpoint.list_checkpoints(self.checkpoints)
@@ -259,6 +289,8 @@ class Loop:
         """
         if factor is None:
             return
+        if not math.isfinite(loss):
+            return  # what is done with it is said elsewhere
         if len(self._recent) >= SPIKE_AFTER and loss > factor * statistics.median(self._recent):
             if checkpoint.list_checkpoints(self.checkpoints):
                 self._go_back = True
@@ -275,7 +307,6 @@ class Loop:
         log.warning("step %d: the loss is a spike; it is passed over", self.at - 1)
         self._load(checkpoint.list_checkpoints(self.checkpoints)[-1])
         self._forget()
-        self._recent.clear()
         self._sums.clear()
         self.bar.n = self.at
 

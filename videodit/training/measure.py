@@ -26,35 +26,43 @@ BINS = 4  # of time, for which the loss is told apart
 def held_out_batches(
     latents: Latents, sizes: dict[ClipSize, int], path: objectives.Path, seed: int, processes: tuple[int, int]
 ) -> Iterator[Batch]:
-    """The clips kept out, each at its own size, with fixed noise, and times spread evenly over [0, 1].
+    """The clips kept out, each at its own size, with fixed noise, and at each size times spread evenly over [0, 1].
 
     So the loss on them can be compared between runs, whatever times these are trained at. All processes get as many
-    batches, some of which do not count.
+    batches of each size, some of which do not count.
     """
     groups: dict[ClipSize, list[int]] = {}
     for number, sample in enumerate(latents.samples):
         groups.setdefault(sample.size, []).append(number)
-    parts = [g[i : i + sizes[size]] for size, g in groups.items() for i in range(0, len(g), sizes[size])]
     index, count = processes
-    for turn in range(0, len(parts), count):
-        counts = turn + index < len(parts)
-        part = parts[turn + index] if counts else parts[0]
-        stacked = torch.stack([latents[i, False] for i in part])
-        rngs = [rng_for(seed, VALIDATION, i) for i in part]
-        noise = np.stack([rng.standard_normal(stacked.shape[1:], dtype=np.float32) for rng in rngs])
-        t = torch.tensor([(i + 0.5) / len(latents) for i in part], dtype=torch.float32)
-        samples = [latents.samples[i] for i in part]
-        yield Batch(
-            samples[0].size,
-            stacked,
-            torch.from_numpy(noise),
-            index_from_time(t, len(path.alphas_cumprod)) if isinstance(path, objectives.DiffusionPath) else t,
-            None,
-            [(s.image_captions if s.is_image else s.captions)[0] for s in samples],
-            [s.name for s in samples],
-            torch.full((len(part),), float(counts)),
-            len(latents),
-        )
+    for size, members in groups.items():
+        times = {number: (place + 0.5) / len(members) for place, number in enumerate(members)}
+        parts = [members[i : i + sizes[size]] for i in range(0, len(members), sizes[size])]
+        for turn in range(0, len(parts), count):
+            counts = turn + index < len(parts)
+            part = parts[turn + index] if counts else parts[0]
+            yield _held_out(latents, part, [times[number] for number in part], path, seed, counts)
+
+
+def _held_out(
+    latents: Latents, part: list[int], times: list[float], path: objectives.Path, seed: int, counts: bool
+) -> Batch:
+    stacked = torch.stack([latents[i, False] for i in part])
+    rngs = [rng_for(seed, VALIDATION, i) for i in part]
+    noise = np.stack([rng.standard_normal(stacked.shape[1:], dtype=np.float32) for rng in rngs])
+    t = torch.tensor(times, dtype=torch.float32)
+    samples = [latents.samples[i] for i in part]
+    return Batch(
+        samples[0].size,
+        stacked,
+        torch.from_numpy(noise),
+        index_from_time(t, len(path.alphas_cumprod)) if isinstance(path, objectives.DiffusionPath) else t,
+        None,
+        [(s.image_captions if s.is_image else s.captions)[0] for s in samples],
+        [s.name for s in samples],
+        torch.full((len(part),), float(counts)),
+        len(latents),
+    )
 
 
 @torch.no_grad()

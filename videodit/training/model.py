@@ -64,7 +64,7 @@ def build_text(config: Run, captions: list[str]) -> TextEncoder:
         [*captions, *(vocabulary_captions() if world else ())],
         width=text.width,
         depth=text.depth,
-        max_length=text.max_length,
+        max_length=text.max_length or 48,
         seed=config.seed,
     )
 
@@ -218,7 +218,7 @@ def choose_weights(model: Model, config: Run, clips: Latents) -> None:
         ValueError: it names nothing of this model, or only what some of the clips would skip.
     """
     patterns = config.train.weights
-    if not patterns:
+    if not patterns and not config.train.lora:
         return
     axes = {f"transformer.blocks.{i}.": str(block.axis) for i, block in enumerate(model.transformer.blocks)}
     names = {
@@ -228,7 +228,7 @@ def choose_weights(model: Model, config: Run, clips: Latents) -> None:
     for pattern in patterns:
         if not any(pattern == axis or fnmatchcase(name, pattern) for name, axis in names.items()):
             raise ValueError(f"train.weights: {pattern!r} is neither an axis of this model nor the name of a weight")
-    for name, weight in model.named_parameters():
+    for name, weight in model.named_parameters() if patterns else ():
         weight.requires_grad_(any(p == names[name] or fnmatchcase(name, p) for p in patterns))
     trained = {axis for name, axis in names.items() if model.get_parameter(name).requires_grad}
     if trained != {"time"}:
@@ -236,6 +236,6 @@ def choose_weights(model: Model, config: Run, clips: Latents) -> None:
     images = sum(sample.is_image for sample in clips.samples)
     if config.data.image_share > 0 or images:
         raise ValueError(
-            f"images skip the time blocks, and train.weights trains nothing else: set data.image_share: 0, and "
+            f"images skip the time blocks, and train.weights or lora trains nothing else: set data.image_share: 0, and "
             f"leave the {images} images out of {config.data.source}"
         )

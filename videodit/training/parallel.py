@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+
+TIMEOUT = timedelta(hours=3)  # one process measures files or samples while the others wait
 
 
 def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh_device: str) -> None:

@@ -149,9 +149,9 @@ def _text_width(config: Run) -> int:
         return config.text.width
     with inputs.named(config.text.source, "text encoder"):
         try:
-            found = AutoConfig.from_pretrained(config.text.source, subfolder="text_encoder")
+            found = AutoConfig.from_pretrained(named_folder(config.text.source), subfolder="text_encoder")
         except OSError:
-            found = AutoConfig.from_pretrained(config.text.source)
+            found = AutoConfig.from_pretrained(named_folder(config.text.source))
     return getattr(found, "d_model", None) or found.hidden_size
 
 

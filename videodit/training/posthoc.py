@@ -5,7 +5,9 @@ A run with `train.ema_sigma_rels` keeps its power-function averages in `<output>
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,12 +34,11 @@ def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> tuple[V
         raise ValueError(f"{folder}: no averages of step {step}; there are those of {', '.join(map(str, stored))}")
     if not pipeline.is_dir():
         raise ValueError(f"{pipeline}: no pipeline; train to the end, or copy a checkpoint there")
-    states = [checkpoint.load(file)[1] for at, file in stored.items() if at <= step]
-    updates = [state["updates"] for state in states for _ in state["averages"]]
-    sigma_rels = [float(name) for state in states for name in state["averages"]]
-    shares = posthoc_coefficients(updates, sigma_rels, updates[-1], sigma_rel)
+    files = [file for at, file in stored.items() if at <= step]
+    kinds = [(state["updates"], float(name)) for state in _states(files) for name in state["averages"]]
+    shares = posthoc_coefficients([u for u, _ in kinds], [s for _, s in kinds], kinds[-1][0], sigma_rel)
     weights: dict[str, Tensor] = {}
-    for share, average in zip(shares, (a for state in states for a in state["averages"].values()), strict=True):
+    for share, average in zip(shares, (a for state in _states(files) for a in state["averages"].values()), strict=True):
         for name, value in average.items():
             part = float(share) * value
             weights[name] = weights[name] + part if name in weights else part
@@ -47,3 +48,8 @@ def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> tuple[V
             part, _, inner = name.partition(".")
             getattr(pipe, part).get_parameter(inner).copy_(value)
     return pipe, float(shares.sum())
+
+
+def _states(files: list[Path]) -> Iterator[dict[str, Any]]:
+    """One after the other: together they may be larger than the memory."""
+    return (checkpoint.load(file)[1] for file in files)

@@ -7,6 +7,8 @@ number of processes, sees the same data, noise, times and dropped captions (`tra
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -47,16 +49,23 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision=train.precision,
             cpu=not torch.accelerator.is_available(),
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # images skip `time` blocks
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=True),  # images skip `time` blocks
+                InitProcessGroupKwargs(timeout=parallel.TIMEOUT),
+            ],
         )
         self.process = self.accelerator.process_index, self.accelerator.num_processes
         asked = train.sharding == "fsdp" or self.accelerator.distributed_type == DistributedType.FSDP
         self.sharded = asked and self.process[1] > 1
-        if self.sharded and train.precision == "fp16":
-            raise ValueError("train.precision: fp16 needs its gradients whole; with train.sharding: fsdp take bf16")
-        self.codec = inputs.load_codec(config)
-        self.train_clips, self.validation_clips = inputs.encode_clips_of(config, self.codec)
+        if train.precision == "fp16" and (self.sharded or train.optimizer == "muon"):
+            raise ValueError(
+                "train.precision: fp16 scales gradients for AdamW on one piece; with fsdp or muon take bf16"
+            )
         self.path, self.scheduler = inputs.build_path(config)
+        self.codec = inputs.load_codec(config)
+        if not train.start_from:
+            batch_sizes(config, self.codec.strides, config.model.patch_size)  # says what does not fit before encoding
+        self.train_clips, self.validation_clips = inputs.encode_clips_of(config, self.codec)
         self._build_model()
         self._build_optimizers()
         patch = self.raw_model.transformer.patch_size
@@ -76,8 +85,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         captions = inputs.captions_of(self.train_clips, self.validation_clips)
         text = inputs.load_text(config) or build_text(config, captions)
-        frozen = bool(config.text.source or config.train.lora)
-        encoded = inputs.encode_text_of(config, text, captions) if frozen else None
+        encoded = inputs.encode_text_of(config, text, captions) if inputs.is_frozen(config) else None
         self.raw_model = Model(
             build_transformer(config, self.codec.strides, text), text, encoded, self.codec.strides.space
         )
@@ -93,8 +101,6 @@ class Trainer:
         if train.optimizer == "muon":
             linear = (m for m in model.transformer.blocks.modules() if isinstance(m, nn.Linear))
             inner = [weight for m in linear if (weight := m.get_parameter("weight")).requires_grad]
-        if train.muon_learning_rate and not inner:
-            raise ValueError("train.muon_learning_rate is read with optimizer: muon only; leave it out, or choose muon")
         self.raw_optimizers = build_optimizers(
             self.weights, inner, train.learning_rate, train.betas, train.weight_decay, train.muon_learning_rate
         )
@@ -150,9 +156,9 @@ class Trainer:
                 loop.metric = found.get("validation_loss")
             if loop.due(step, train.sample_every):
                 self.sample(step)
-            loop.checkpoint(step, self.save_pipeline)
-            if loop.due(step, train.checkpoint_every) and self.powers:
+            if self.powers and loop.due(step, train.checkpoint_every) and not loop.goes_back:
                 self.save_powers(step + 1)
+            loop.checkpoint(step, self.save_pipeline)
         scratch, final = self.folder / ".pipeline", self.folder / "pipeline"
         if self.accelerator.is_main_process:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -167,6 +173,7 @@ class Trainer:
         """One optimizer step on this process's share of global batch `step`: the loss of the whole batch."""
         pieces = self.batches[step] if pieces is None else pieces
         self.raw_model.train()
+        self.raw_model.text.eval()  # dropout, where an encoder has some, would draw from a generator that runs on
         each = []
         for number, piece in enumerate(pieces):
             with self._gradients_stay_here(number + 1 < len(pieces)):
@@ -282,6 +289,9 @@ class Trainer:
                         num_inference_steps=train.num_inference_steps,
                         guidance_scale=train.guidance_scale,
                     )
+                pipe.vae.to("cpu")
+                if self.raw_model.encoded is not None:
+                    self.raw_model.text.to("cpu")
         self.accelerator.wait_for_everyone()
 
     # --- saving ------------------------------------------------------------------------------------------------------
@@ -347,8 +357,8 @@ class Trainer:
         """The power-function averages, by the names of the weights, for averages of other lengths later."""
         names = [name for name, weight in self.raw_model.named_parameters() if weight.requires_grad]
         averages = {
-            f"{sigma_rel:g}": dict(zip(names, power.averages, strict=True))
-            for sigma_rel, power in zip(self.config.train.ema_sigma_rels, self.powers, strict=True)
+            name: dict(zip(names, power.averages, strict=True))
+            for name, power in zip(self._power_names(), self.powers, strict=True)
         }
         state = {"updates": self.powers[0].updates, "averages": averages}
         checkpoint.save(self.folder / "averages", steps, state, keep=self.config.train.steps)
@@ -360,18 +370,57 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.raw_optimizers],
             "schedules": [schedule.state_dict() for schedule in self.schedules],
             "average": self.average.state_dict(),
-            "powers": [power.state_dict() for power in self.powers],
+            "powers": {name: power.state_dict() for name, power in zip(self._power_names(), self.powers, strict=True)},
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
+            "words": self._words(),
+            "samples": self._samples(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`; ValueError where a checkpoint is of another architecture."""
+        """The inverse of `state`. Rates, betas and weight decay stay as the configuration has them.
+
+        Raises:
+            ValueError: a checkpoint of other words: captions have changed, and an encoder of its own learned others.
+        """
+        if state["words"] != self._words():
+            raise ValueError(
+                f"{self.folder}: captions have other words now than its checkpoint's text encoder knows; choose "
+                f"another output, and train.start_from: {self.folder}/pipeline to go on with the words it knows"
+            )
+        if state["samples"] != self._samples():
+            log.warning("goes on with other samples than before: the order of an epoch is another")
         self.raw_model.load_state_dict(state["model"])
-        parts = [*self.raw_optimizers, *self.schedules]
-        for part, saved in zip(parts, [*state["optimizers"], *state["schedules"]], strict=True):
-            part.load_state_dict(saved)
+        saved = zip(self.raw_optimizers, self.schedules, state["optimizers"], state["schedules"], strict=True)
+        for optimizer, schedule, theirs, steps in saved:
+            groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+            rates = schedule.base_lrs
+            optimizer.load_state_dict(theirs)
+            schedule.load_state_dict(steps | {"base_lrs": rates})
+            for group, ours, rate, share in zip(
+                optimizer.param_groups, groups, rates, schedule.lr_lambdas, strict=True
+            ):
+                group.update(ours | {"lr": rate * share(schedule.last_epoch)})
         self.average.load_state_dict(state["average"])
-        for power, saved in zip(self.powers, state["powers"], strict=True):
-            power.load_state_dict(saved)
+        for name, power in zip(self._power_names(), self.powers, strict=True):
+            power.load_state_dict(state["powers"][name])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _power_names(self) -> list[str]:
+        return [f"{sigma_rel:g}" for sigma_rel in self.config.train.ema_sigma_rels]
+
+    def _words(self) -> str:
+        """The vocabulary of an encoder that is trained along, as one word; of a frozen one, none."""
+        if self.raw_model.encoded is not None:
+            return ""
+        return _digest(sorted(self.raw_model.text.tokenizer.get_vocab().items()))
+
+    def _samples(self) -> str:
+        return _digest([(sample.latent, str(sample.size)) for sample in self.train_clips.samples])
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _tail(name: str) -> str:

@@ -114,11 +114,15 @@ def train_vae(config: Run) -> Path:
         psnr = 10 * math.log10(4 / max(means["mse"], 1e-12))
         loop.record(step, **means, psnr=psnr, lr=rates[step])
         loop.checkpoint(step)
+    for skip in (*data.skips, *data.train.skips.values()):
+        log.warning("left out %s: %s", skip.where, skip.why)
     vae.eval()
     store_statistics(vae, data.train, config)
     report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train)
     vae.save_pretrained(folder / "vae")
     (folder / "vae" / "report.json").write_text(json.dumps(report, indent=1))
+    for skip in data.validation.skips.values():
+        log.warning("left out %s, and another measured in its place: %s", skip.where, skip.why)
     log.info("held-out PSNR %.2f dB over %d clips", report["psnr"], report["clips"])
     return folder / "vae"
 
@@ -137,10 +141,12 @@ def learning_rates(config: Vae) -> list[float]:
 
 def _batch(clips: Clips, config: Run, stage: VaeStage, step: int) -> Tensor:
     """Detailed crops of the stage's size, all images or all clips, drawn from the key (seed, step): b c f h w."""
-    rng = rng_for(config.seed, STREAM, step)
+    rng, tries = rng_for(config.seed, STREAM, step), 0
     num_frames = 1 if rng.random() < config.vae.image_share else stage.num_frames
     crops: list[np.ndarray] = []
     while len(crops) < stage.batch_size:
+        if (tries := tries + 1) > 100 * stage.batch_size:
+            raise ValueError(f"vae.stages: hardly a clip of {config.data.source} has {num_frames} frames; take fewer")
         frames = clips.read(int(rng.integers(len(clips))), step)
         if len(frames) >= num_frames:  # images serve image batches only
             crops.append(detailed_crop(frames, stage.crop, num_frames, rng, config.vae.detail))

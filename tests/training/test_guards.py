@@ -1,0 +1,137 @@
+"""What must not pass in silence: changed words, changed averages, options that contradict each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import mixed, run
+from transformers import T5Config, T5EncoderModel
+
+from tools import train_vae as vae_tool
+from videodit.config import Run
+from videodit.data.files import Files
+from videodit.geometry import ClipSize, Strides
+from videodit.training import checkpoint
+from videodit.training.batches import batch_sizes
+from videodit.training.trainer import Trainer
+from videodit.video.reader import VideoError
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"train": {"steps": 200, "decay_steps": 100}}, "decay_steps=100: the rate is zero before steps=200"),
+        ({"vae": {"stages": [{"steps": 9, "decay_steps": 5}]}}, "decay_steps=5: the rate is zero before steps=9"),
+        ({"train": {"lora": {}}}, "lora adapts a trained model: name it in start_from"),
+        ({"train": {"lora": {}, "start_from": "a", "weights": ["time"]}}, "lora trains adapters and no weights"),
+        ({"train": {"lora": {}, "start_from": "a", "ema_sigma_rels": [0.1]}}, "ema_sigma_rels are of whole models"),
+        ({"train": {"keep_best": 1}, "data": {"validation": 0}}, "set data.validation above 0"),
+        ({"objective": {"given_frames": {"first": 0.7, "any": 0.7}}}, "given_frames add up to more than 1"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(sections: dict[str, Any], message: str) -> None:
+    sections = {"train": {"checkpoint_every": 4, "validate_every": 4}} | sections
+    if "keep_best" in sections["train"]:
+        sections["train"] |= {"checkpoint_every": 4, "validate_every": 4}
+    with pytest.raises(ValueError, match=message):
+        Run.model_validate({"output": "x", **sections})
+
+
+def test_a_text_encoder_of_other_words_is_not_gone_on_with(tmp_path: Path) -> None:
+    trainer = Trainer(run(tmp_path))
+    saved = checkpoint.save(tmp_path / "kept", 1, trainer.state(), keep=1)
+    step, state = checkpoint.load(saved, trainer.state())
+    assert step == 1
+    trainer.load_state(state)
+    with pytest.raises(ValueError, match="captions have other words now than its checkpoint's text encoder knows"):
+        trainer.load_state(state | {"words": "others"})
+
+
+def test_averages_of_another_length_are_not_taken_for_these(tmp_path: Path) -> None:
+    train = {"ema_sigma_rels": [0.1]}
+    saved = checkpoint.save(tmp_path / "kept", 1, Trainer(run(tmp_path, train=train)).state(), keep=1)
+    with pytest.raises(ValueError, match=r"powers/0\.2"):
+        checkpoint.load(saved, Trainer(run(tmp_path, train={"ema_sigma_rels": [0.2]})).state())
+
+
+def test_a_spike_leaves_no_average_behind(tmp_path: Path) -> None:
+    config = mixed(tmp_path, steps=28, spike_factor=10.0, validate_every=28, sample_every=28)
+    trainer = Trainer(config)
+    step = trainer.step
+
+    def spiky(number: int, pieces: Any) -> dict[str, float]:
+        values = step(number, pieces)
+        if number == 26:  # the step of a checkpoint
+            values[next(iter(values))] *= 100
+        return values
+
+    trainer.step = spiky  # type: ignore[method-assign]
+    trainer.train()
+    for folder in ("checkpoints", "averages"):
+        names = [f.name for f in checkpoint.list_checkpoints(tmp_path / folder)]
+        assert "step_00000027" not in names
+        assert names[-1] == "step_00000028"
+
+
+def test_dropout_of_a_text_encoder_is_off(tmp_path: Path) -> None:
+    """It would draw from a generator that runs on, and a run that goes on would not be the same."""
+    base = run(tmp_path / "base")
+    folder = Trainer(base).train()
+    config = T5Config.from_pretrained(folder / "text_encoder")
+    config.dropout_rate = 0.5
+    T5EncoderModel(config).save_pretrained(folder / "text_encoder")
+    trainer = Trainer(run(tmp_path / "next", train={"start_from": str(folder)}))
+    trainer._usable = lambda *_: False  # type: ignore[method-assign]
+    batch = trainer.batches[0]
+    assert trainer.step(0, batch) == trainer.step(0, batch)
+
+
+def test_a_bucket_of_pictures_has_its_own_batch(tmp_path: Path) -> None:
+    strides = Strides(4, 8, 4)
+    for order in (1, -1):
+        buckets = [{"num_frames": 17, "batch_size": 8}, {"num_frames": 1, "batch_size": 128}][::order]
+        sizes = batch_sizes(Run.model_validate({"output": "x", "data": {"buckets": buckets}}), strides, (1, 2, 2))
+        assert sizes == {ClipSize(17, 64, 64, 8.0): 8, ClipSize(1, 64, 64, 8.0): 128}
+    twice = Run.model_validate({"output": "x", "data": {"buckets": [{}, {"num_frames": 17}]}})
+    with pytest.raises(ValueError, match=r"17x64x64 at 8 fps stands there twice"):
+        batch_sizes(twice, strides, (1, 2, 2))
+
+
+def test_what_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import videodit.data.files as module
+
+    file, memory = tmp_path / "a.mp4", tmp_path / "files.json"
+    file.write_bytes(b"a clip")
+    probe = module.probe
+
+    def fails(path: Path) -> None:
+        raise VideoError("the disk is away")
+
+    monkeypatch.setattr(module, "probe", fails)
+    files = Files(memory)
+    files.measure([file], "measuring")
+    assert files.facts(file).error == "the disk is away"
+    monkeypatch.setattr(module, "probe", probe)
+    assert Files(memory).facts(file).error != "the disk is away"
+
+
+def test_adapters_that_images_skip_are_refused(tmp_path: Path) -> None:
+    folder = Trainer(run(tmp_path / "base")).train()
+    train = {"start_from": str(folder), "lora": {"targets": ["blocks.1.attn1.to_q"]}}
+    with pytest.raises(ValueError, match="images skip the time blocks"):
+        Trainer(run(tmp_path / "lora", train=train))
+
+
+def test_a_vae_that_no_clip_is_long_enough_for_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"output: {tmp_path}/run\ndata: {{clips: 4, num_frames: 1, height: 32, width: 32, validation: 0}}\n"
+        f"vae: {{channels: 4, encoder_dim: 4, decoder_dim: 4, precision: 'no', image_share: 0.0}}\n"
+    )
+    monkeypatch.setattr("sys.argv", ["train_vae.py", "--config", str(file)])
+    assert vae_tool.main() == 2
+    assert "hardly a clip of shapes has 5 frames; take fewer" in capsys.readouterr().err

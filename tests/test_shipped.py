@@ -35,6 +35,7 @@ def test_it_runs_in_float32_and_knows_every_word_of_its_world(pipe: VideoDiTPipe
     assert pipe.default_size == ClipSize(17, 64, 64, 8.0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_its_vae_keeps_32_db_on_clips_that_it_never_saw(pipe: VideoDiTPipeline) -> None:
     world = ShapesWorld(ClipSize(17, 64, 64, 8), seed=1234)

@@ -68,6 +68,7 @@ def test_resume_law_three_and_three_steps_are_six(
     assert losses(folder) == losses(whole[0])
 
 
+@pytest.mark.slow
 def test_resume_law_after_a_kill_while_a_checkpoint_is_written(
     whole: tuple[Path, dict[int, list[str]]], tmp_path: Path
 ) -> None:
@@ -78,6 +79,7 @@ def test_resume_law_after_a_kill_while_a_checkpoint_is_written(
     assert equal(last(folder), last(whole[0]))
 
 
+@pytest.mark.slow
 def test_resume_law_after_sigterm(whole: tuple[Path, dict[int, list[str]]], tmp_path: Path) -> None:
     folder = like(whole[0], tmp_path)
     trainer = Seen(mixed(folder))
@@ -96,6 +98,7 @@ def test_resume_law_after_sigterm(whole: tuple[Path, dict[int, list[str]]], tmp_
     assert equal(last(folder), last(whole[0]))
 
 
+@pytest.mark.slow
 def test_measuring_does_not_move_the_training(whole: tuple[Path, dict[int, list[str]]], tmp_path: Path) -> None:
     folder = like(whole[0], tmp_path)
     Trainer(mixed(folder, validate_every=1, sample_every=2, workers=1)).train()

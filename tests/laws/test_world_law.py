@@ -157,6 +157,7 @@ def test_a_loss_that_is_no_number_is_passed_over_where_that_is_asked_for(
         trainer.step(0, batch)
 
 
+@pytest.mark.slow
 def test_a_spike_goes_back_to_the_last_checkpoint_and_is_passed_over(
     alone: tuple[Path, dict[int, float]], tmp_path: Path
 ) -> None:

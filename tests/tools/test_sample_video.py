@@ -104,6 +104,7 @@ def test_what_a_user_can_mend_is_one_line_and_exit_2(
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
+@pytest.mark.slow
 def test_the_command_itself_fails_in_one_line_on_a_folder_that_is_no_model(tmp_path: Path) -> None:
     command = [sys.executable, "tools/sample_video.py", "--prompt", "red", "--model", str(tmp_path)]
     root = Path(sample_video.__file__).parents[1]

@@ -83,6 +83,7 @@ def test_what_adapters_cannot_be_put_on_is_named(base: Path, tmp_path: Path) -> 
         adapted(base, tmp_path, lora={"targets": ["to_qq"]})
 
 
+@pytest.mark.slow
 def test_an_average_of_another_length_is_made_after_training(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,6 +56,7 @@ def test_averages_of_another_length_are_not_taken_for_these(tmp_path: Path) -> N
         checkpoint.load(saved, Trainer(run(tmp_path, train={"ema_sigma_rels": [0.2]})).state())
 
 
+@pytest.mark.slow
 def test_a_spike_leaves_no_average_behind(tmp_path: Path) -> None:
     config = mixed(tmp_path, steps=28, spike_factor=10.0, validate_every=28, sample_every=28)
     trainer = Trainer(config)

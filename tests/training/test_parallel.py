@@ -95,6 +95,7 @@ def alone() -> Result:
     return train("none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["ddp", "fsdp"])
 def test_world_law_two_processes_train_as_one_does(alone: Result, split: str) -> None:
     """With AdamW and Muon, an unequal split of the samples, and a step of images in between."""

@@ -87,11 +87,15 @@ class Seen(Trainer):
 
     fail_at = -1
 
+    def __init__(self, config: Run):
+        super().__init__(config)
+        self.seen: dict[int, list[str]] = {}
+
     def step(self, step: int, pieces: Any = None) -> dict[str, float]:
         if step == self.fail_at:
             raise KeyboardInterrupt
         pieces = self.batches[step] if pieces is None else pieces
-        self.__dict__.setdefault("seen", {})[step] = [name for piece in pieces for name in piece.names]
+        self.seen[step] = [name for piece in pieces for name in piece.names]
         return super().step(step, pieces)
 
 
@@ -136,7 +140,7 @@ def train_with_nan(folder: Path, name: str) -> str:
         latent = read(self, which)
         return latent * float("nan") if self.samples[which[0]].name == name else latent
 
-    trainer.train_clips.__class__.__getitem__ = broken  # type: ignore[method-assign]
+    trainer.train_clips.__class__.__getitem__ = broken
     try:
         trainer.train()
     except FloatingPointError as error:

@@ -83,7 +83,7 @@ def test_every_file_is_in_one_bucket_or_left_out_for_a_reason(tmp_path: Path) ->
         width=32,
         max_bad_share=0.2,
         spans=3,
-        buckets=({"num_frames": 5}, {"num_frames": 9}, {"num_frames": 5, "width": 48}),  # type: ignore[arg-type]
+        buckets=({"num_frames": 5}, {"num_frames": 9}, {"num_frames": 5, "width": 48}),
     )
     clips = open_data(data, 0).train
     buckets = fill(clips, sizes_of(data), data.spans)
@@ -105,7 +105,7 @@ def test_every_file_is_in_one_bucket_or_left_out_for_a_reason(tmp_path: Path) ->
 
 
 def test_the_world_is_dealt_out_to_all_sizes() -> None:
-    data = Data(clips=7, validation=0, buckets=({"num_frames": 5}, {"num_frames": 9, "width": 96}))  # type: ignore[arg-type]
+    data = Data(clips=7, validation=0, buckets=({"num_frames": 5}, {"num_frames": 9, "width": 96}))
     clips = open_data(data, 0).train
     buckets = fill(clips, sizes_of(data), 1)
     assert [len(spans) for spans in buckets.spans.values()] == [4, 3]

@@ -94,7 +94,7 @@ def test_box_reduced_averages_boxes_and_leaves_small_frames() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="'mean' is none of consecutive, all-pairs"):
-        frame_consistency(noise(2, 4, 4, 3), "mean")  # type: ignore[arg-type]
+        frame_consistency(noise(2, 4, 4, 3), "mean")
     with pytest.raises(ValueError, match="two frames or more"):
         frame_consistency(noise(1, 4, 4, 3))
     with pytest.raises(ValueError, match="two frames or more"):

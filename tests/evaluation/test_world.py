@@ -84,7 +84,7 @@ def test_a_blank_model_shows_nothing_and_is_still() -> None:
     shares = results.shares(results.model, 1)
     assert [shares[fact].hits for fact in FACTS] == [0, 0, 0, 3, 0]  # nothing besides what was asked
     assert sum(row["missing"] for row in results.confusion("motion").values()) == 3
-    assert results.to_dict()["still_clips"]["model"] == 3  # type: ignore[index]
+    assert results.to_dict()["still_clips"]["model"] == 3
     assert results.model[0].seen_text() == "nothing"
 
 

@@ -40,7 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, lis
     trainer = Seen(mixed(folder))
     trainer.train()
     assert trainer.batches.sampler.steps_per_epoch not in (3, 6)  # so that it is stopped within an epoch
-    return folder, trainer.seen  # type: ignore[attr-defined]
+    return folder, trainer.seen
 
 
 def like(whole: Path, folder: Path) -> Path:
@@ -59,11 +59,11 @@ def test_resume_law_three_and_three_steps_are_six(
     stopped.fail_at = 4  # one step after the checkpoint, which is taken anew
     with pytest.raises(KeyboardInterrupt):
         stopped.train()
-    seen |= stopped.seen  # type: ignore[attr-defined]
+    seen |= stopped.seen
     gone_on = Seen(mixed(folder, workers=workers))
     gone_on.train()
-    assert min(gone_on.seen) == 3  # type: ignore[attr-defined]
-    assert seen | gone_on.seen == whole[1]  # type: ignore[attr-defined]
+    assert min(gone_on.seen) == 3
+    assert seen | gone_on.seen == whole[1]
     assert equal(last(folder), last(whole[0]))
     assert losses(folder) == losses(whole[0])
 
@@ -90,7 +90,7 @@ def test_resume_law_after_sigterm(whole: tuple[Path, dict[int, list[str]]], tmp_
             os.kill(os.getpid(), signal.SIGTERM)
         return step(number, pieces)
 
-    trainer.step = terminated  # type: ignore[method-assign]
+    trainer.step = terminated
     with pytest.raises(Interrupted, match="after step 2; the same command goes on"):
         trainer.train()
     assert last(folder)[0] == 2
@@ -142,5 +142,5 @@ def test_resume_as_it_is_asked_for(whole: tuple[Path, dict[int, list[str]]], tmp
         file.write('{"step": 4, "lo')  # the power went
     trainer = Seen(mixed(folder))
     trainer.train()
-    assert sorted(trainer.seen) == [3, 4, 5]  # type: ignore[attr-defined]
+    assert sorted(trainer.seen) == [3, 4, 5]
     assert equal(last(folder), last(whole[0]))

@@ -81,7 +81,7 @@ def test_space_blocks_without_qk_norm_are_pixart(height: int, width: int, dtype:
 @pytest.mark.parametrize("axis", ["space", "time", "joint"])
 def test_an_axis_says_which_tokens_see_each_other(axis: str) -> None:
     """By gradients: the output at frame 1, place 2 depends on its group's inputs and on no others."""
-    attention = Attention(16, 2, axis)  # type: ignore[arg-type]
+    attention = Attention(16, 2, axis)
     x = torch.randn(1, 3, 4, 16, requires_grad=True)
     attention(x)[0, 1, 2].sum().backward()
     sees = x.grad[0].abs().sum(-1) > 0

@@ -96,11 +96,11 @@ def test_an_average_of_another_length_is_made_after_training(
     step = trainer.step
 
     def tracking(*args: object) -> dict[str, float]:
-        values = step(*args)  # type: ignore[arg-type]
+        values = step(*args)
         tracked.update()
         return values
 
-    trainer.step = tracking  # type: ignore[method-assign]
+    trainer.step = tracking
     trainer.train()
     names = [name for name, _ in trainer.raw_model.named_parameters()]
     truth = dict(zip(names, tracked.averages, strict=True))

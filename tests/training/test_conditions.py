@@ -124,7 +124,7 @@ def test_the_best_checkpoints_stay_beside_the_last(tmp_path: Path) -> None:
     train = {"steps": 10, "checkpoint_every": 2, "validate_every": 2, "sample_every": 10, "keep": 1, "keep_best": 1}
     trainer = Trainer(run(tmp_path, train=train))
     scores = iter([5.0, 1.0, 3.0, 2.0, 4.0])
-    trainer.validate = lambda: {"validation_loss": next(scores)}  # type: ignore[method-assign]
+    trainer.validate = lambda: {"validation_loss": next(scores)}
     trainer.train()
     assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["step_00000004", "step_00000010"]
     with pytest.raises(ValueError, match="must be a multiple of validate_every=4"):

@@ -68,7 +68,7 @@ def test_a_spike_leaves_no_average_behind(tmp_path: Path) -> None:
             values[next(iter(values))] *= 100
         return values
 
-    trainer.step = spiky  # type: ignore[method-assign]
+    trainer.step = spiky
     trainer.train()
     for folder in ("checkpoints", "averages"):
         names = [f.name for f in checkpoint.list_checkpoints(tmp_path / folder)]
@@ -84,7 +84,7 @@ def test_dropout_of_a_text_encoder_is_off(tmp_path: Path) -> None:
     config.dropout_rate = 0.5
     T5EncoderModel(config).save_pretrained(folder / "text_encoder")
     trainer = Trainer(run(tmp_path / "next", train={"start_from": str(folder)}))
-    trainer._usable = lambda *_: False  # type: ignore[method-assign]
+    trainer._usable = lambda *_: False
     batch = trainer.batches[0]
     assert trainer.step(0, batch) == trainer.step(0, batch)
 

@@ -24,11 +24,11 @@ from videodit.video.writer import write_video
 
 def equal(a: object, b: object) -> bool:
     if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)  # type: ignore[arg-type]
+        return torch.equal(a, b)
     if isinstance(a, dict):
-        return all(equal(v, b[k]) for k, v in a.items())  # type: ignore[index]
+        return all(equal(v, b[k]) for k, v in a.items())
     if isinstance(a, list | tuple):
-        return all(map(equal, a, b))  # type: ignore[arg-type]
+        return all(map(equal, a, b))
     return a == b
 
 

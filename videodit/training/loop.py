@@ -44,7 +44,7 @@ class Loop:
     loop.resume(state, load_state)
     for step, batch in loop.run(batches):      # 0-based number of the step to take, and what `batches` gives for it
         loop.record(step, loss=...)
-        loop.checkpoint(step, state)           # when due
+        loop.checkpoint(step)                  # when due
     ```
 
     Of several processes all walk along, and the main one writes.

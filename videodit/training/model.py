@@ -122,14 +122,11 @@ def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> Video
             f"{config.train.start_from}: a transformer with {halves} outputs a channel; set "
             f"objective.learned_range: {'true' if halves == 2 else 'false'}"
         )
-    patched = (config.objective.given_frames or config.objective.frame_times) and transformer.patch_size[0] > 1
-    if patched:
+    if (config.objective.given_frames or config.objective.frame_times) and transformer.patch_size[0] > 1:
         raise ValueError("objective.given_frames and frame_times need a patch of one frame (model.patch_size[0]: 1)")
     if config.train.lora:
         add_lora(transformer, config.train.lora)
-    if every := int(config.model.gradient_checkpointing):
-        transformer.enable_gradient_checkpointing()
-        transformer.checkpoint_every = every
+    checkpoint_blocks(transformer, int(config.model.gradient_checkpointing))
     if config.model.attention_backend:
         for module in transformer.modules():  # not the model's own method, which sets a default of the process too
             if isinstance(module, AttentionModuleMixin):
@@ -138,6 +135,13 @@ def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> Video
         torch._dynamo.config.recompile_limit = 64  # clips and images, with and without gradients, texts of any length
         transformer.compile_repeated_blocks()
     return transformer
+
+
+def checkpoint_blocks(transformer: VideoDiT, every: int) -> None:
+    """Recomputes every n-th block in the backward pass; 0: none."""
+    if every:
+        transformer.enable_gradient_checkpointing()
+        transformer.checkpoint_every = every
 
 
 def _check_shape(transformer: VideoDiT, config: Run) -> None:

@@ -26,7 +26,7 @@ from videodit.models.transformer import VideoDiT
 from videodit.pipeline import named_folder
 from videodit.training import inputs
 from videodit.training.batches import batch_sizes, num_tokens
-from videodit.training.model import add_lora, fresh_shape
+from videodit.training.model import add_lora, checkpoint_blocks, fresh_shape
 
 GB = 1e9
 SHOWN = 10  # files left out that are named
@@ -137,9 +137,7 @@ def _transformer(config: Run, strides: Strides) -> tuple[VideoDiT, int]:
             model = VideoDiT.sized(**fresh_shape(config, strides, _text_width(config)))
         if config.train.lora:
             add_lora(model, config.train.lora)
-    if every := int(config.model.gradient_checkpointing):
-        model.enable_gradient_checkpointing()
-        model.checkpoint_every = every
+    checkpoint_blocks(model, int(config.model.gradient_checkpointing))
     return model, sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

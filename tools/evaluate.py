@@ -141,7 +141,7 @@ def load_pipeline(model: str | None) -> VideoDiTPipeline:
 
 def evaluate_clips(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     from videodit.evaluation.metrics import box_reduced, frame_consistency, is_still, motion_per_second
-    from videodit.video.reader import VideoError, probe, read_clip
+    from videodit.video import VideoError, probe, read_clip
 
     paths, skips = clip_paths(args.clips)
     rows: list[dict[str, Any]] = []
@@ -173,7 +173,7 @@ def evaluate_clips(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 def clip_paths(source: Path) -> tuple[list[Path], list[str]]:
     """The clips of a file, a manifest or a folder, and what its manifest skipped. A plain folder needs no captions."""
     from videodit.data.manifest import FOLDER_MANIFESTS, read_manifest
-    from videodit.video.reader import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+    from videodit.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
     suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
     if source.is_file() and source.suffix.lower() in suffixes:

@@ -1,8 +1,28 @@
 """Text-to-video diffusion transformers with spatiotemporal patches; an image is a clip of one frame."""
 
-from videodit.codec import VideoCodec
-from videodit.models.transformer import VideoDiT
-from videodit.pipeline import VideoDiTPipeline
-from videodit.text import TextEncoder
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from videodit.codec import VideoCodec
+    from videodit.models.transformer import VideoDiT
+    from videodit.pipeline import VideoDiTPipeline
+    from videodit.text import TextEncoder
 
 __all__ = ["TextEncoder", "VideoCodec", "VideoDiT", "VideoDiTPipeline"]
+
+_ROOMS = {
+    "TextEncoder": "text",
+    "VideoCodec": "codec",
+    "VideoDiT": "models.transformer",
+    "VideoDiTPipeline": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what is asked for, so that a process that only reads files does without torch."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'videodit' has no attribute {name!r}")
+    return getattr(import_module(f"videodit.{_ROOMS[name]}"), name)

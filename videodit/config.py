@@ -47,7 +47,9 @@ class Data(Section):
     That size is also what the VAE is trained on and what the pipeline samples unless told otherwise.
     """
 
-    source: str = Field("shapes", description="'shapes', or a manifest (JSONL, CSV), or a folder of clips and images")
+    source: str = Field(
+        "shapes", description="'shapes', or clips of yours: a manifest, a folder, tar shards, a URL (`data.manifest`)"
+    )
     clips: Positive | None = Field(None, description="at most so many of a manifest (null: all); shapes: drawn, 8192")
     num_frames: Positive = 17
     height: Positive = 64
@@ -56,7 +58,15 @@ class Data(Section):
     buckets: tuple[Bucket, ...] = Field((), strict=False, description="sizes to train on; none: the one above")
     upscale: bool = Field(False, description="enlarge what is smaller than a bucket, rather than leave it out")
     crop: Literal["center", "random"] = Field("center", description="what of a picture of another shape is kept")
-    reader: Literal["pyav", "decord"] = "pyav"
+    slower: Literal["leave_out", "repeat"] = Field(
+        "leave_out", description="what has fewer frames a second than a bucket: repeat shows some of them twice"
+    )
+    reader: Literal["pyav", "decord", "torchcodec"] = "pyav"
+    read_seconds: Annotated[float, Field(gt=0, strict=False)] = Field(
+        60.0, description="reading one clip may take; a file that takes longer is put into quarantine"
+    )
+    read_memory_gb: Annotated[float, Field(gt=0, strict=False)] = Field(4.0, description="reading one clip may take")
+    read_processes: Positive | None = Field(None, description="that read files; null: one a core, at most 8")
     start: Literal["random", "first"] = Field("random", description="where in a longer file a clip begins")
     spans: Positive = Field(1, description="how many stretches of a longer file (or random crops) are encoded")
     repeat: Positive = Field(1, description="how often an epoch shows each of them")

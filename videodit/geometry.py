@@ -82,3 +82,9 @@ class ClipSize:
         h = strides.latent_side(self.height, "height", patch[1])
         w = strides.latent_side(self.width, "width", patch[2])
         return strides.channels, f, h, w
+
+
+def covering(rows: int, columns: int, height: int, width: int) -> tuple[int, int]:
+    """The size to scale rows x columns to, so that they just cover height x width in their own aspect ratio."""
+    scale = max(height / rows, width / columns)
+    return max(height, round(rows * scale)), max(width, round(columns * scale))

@@ -9,7 +9,7 @@ import pytest
 
 from videodit.config import Data
 from videodit.data.buckets import choose, fill, sizes_of
-from videodit.data.files import Facts, Files
+from videodit.data.files import Facts
 from videodit.data.source import open_data
 from videodit.geometry import ClipSize
 from videodit.video.writer import write_video
@@ -36,7 +36,7 @@ def file(duration: float, height: int, width: int, fps: float = 24.0) -> Facts:
 )
 def test_a_clip_goes_to_the_nearest_bucket_that_it_fills(facts: Facts, bucket: ClipSize) -> None:
     for order in (ALL, ALL[::-1]):
-        assert choose(facts, order) == bucket
+        assert choose(facts, order, Data()) == bucket
 
 
 @pytest.mark.parametrize(
@@ -48,17 +48,17 @@ def test_a_clip_goes_to_the_nearest_bucket_that_it_fills(facts: Facts, bucket: C
     ],
 )
 def test_what_a_clip_lacks_is_said(facts: Facts, why: str) -> None:
-    assert choose(facts, [SQUARE]) == why
+    assert choose(facts, [SQUARE], Data()) == why
 
 
 def test_a_small_clip_is_enlarged_only_where_that_is_asked_for() -> None:
-    assert choose(file(3, 48, 48), [SQUARE], enlarge=True) == SQUARE
+    assert choose(file(3, 48, 48), [SQUARE], Data(upscale=True)) == SQUARE
 
 
 def test_an_image_goes_to_the_nearest_picture_size() -> None:
     image = Facts(height=400, width=600, is_image=True)
-    assert choose(image, ALL) == WIDE.image()
-    assert choose(Facts(height=64, width=60, is_image=True), [SQUARE]) == "64x60 pixels are less than 64x64"
+    assert choose(image, ALL, Data()) == WIDE.image()
+    assert choose(Facts(height=64, width=60, is_image=True), [SQUARE], Data()) == "64x60 pixels are less than 64x64"
 
 
 def test_every_file_is_in_one_bucket_or_left_out_for_a_reason(tmp_path: Path) -> None:
@@ -112,26 +112,3 @@ def test_the_world_is_dealt_out_to_all_sizes() -> None:
     frames = clips.try_read(buckets.spans[sizes_of(data)[1]][0])
     assert frames is not None
     assert frames.shape == (9, 64, 96, 3)
-
-
-def test_facts_are_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clip, memory = tmp_path / "a.mkv", tmp_path / "facts.json"
-    write_video(clip, np.zeros((5, 32, 32, 3), dtype=np.uint8), 8)
-    files = Files(memory)
-    files.measure([clip], "measuring")
-    before = files.sha256(clip)
-    files.remember()
-    looks: list[Path] = []
-    import videodit.data.files as module
-
-    probe = module.probe
-    monkeypatch.setattr(module, "probe", lambda path: looks.append(path) or probe(path))
-    again = Files(memory)
-    assert again.facts(clip) == Facts(5 / 8, 8.0, 32, 32, False, None, before)
-    assert looks == []
-    write_video(clip, np.zeros((9, 32, 32, 3), dtype=np.uint8), 8)
-    assert again.facts(clip).duration == 9 / 8
-    assert looks == [clip]
-    assert again.sha256(clip) != before
-    memory.write_text("{")
-    assert Files(memory).facts(clip).duration == 9 / 8

@@ -1,10 +1,14 @@
 """Manifests in the forms people have them; nothing is dropped without a count and a reason."""
 
+import csv
+import datetime
 import json
+import math
+import sys
 
 import pytest
 
-from videodit.data.manifest import CAPTION_COLUMNS, PATH_COLUMNS, Item, read_manifest
+from videodit.data.manifest import CAPTION_COLUMNS, CAPTION_LISTS, CLIP_LISTS, PATH_COLUMNS, Item, read_manifest
 
 
 @pytest.fixture
@@ -49,6 +53,120 @@ def test_tables_give_the_same(folder, suffix, delimiter):
         Item(folder / "a.mp4", ('a cat, a "big" one\nin two\tlines',), {"hair": "red"}),
         Item(folder / "b.mp4", ("ein Bär",), {"hair": ""}),
     )
+
+
+def write_parquet(path, columns):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=2)
+    return path
+
+
+def test_parquet_gives_the_same_and_leaves_bytes_out(folder):
+    columns = {
+        "path": ["a.mp4", "b.mp4", "gone.mp4", "c.png"],
+        "caption": [["a cat", "one cat"], ["a dog"], ["a ghost"], None],
+        "fps": [24.0, None, 8.0, 8.0],
+        "tags": [["x", "y"], [], [], []],
+        "day": [datetime.date(2024, 2, 29), None, None, None],
+        "thumbnail": [b"jpeg"] * 4,
+    }
+    path = write_parquet(folder / "list.parquet", columns)
+    manifest = read_manifest(path)
+    assert manifest.items == (
+        Item(folder / "a.mp4", ("a cat", "one cat"), {"fps": "24.0", "tags": '["x", "y"]', "day": '"2024-02-29"'}),
+        Item(folder / "b.mp4", ("a dog",), {"tags": "[]"}),
+    )
+    assert [(skip.where, skip.why) for skip in manifest.skips] == [
+        (f"{path} row 3", f"{folder / 'gone.mp4'} does not exist"),
+        (f"{path} row 4", "no caption in column 'caption'"),
+    ]
+
+
+@pytest.mark.parametrize("clip", [b"mp4", {"bytes": b"mp4", "path": "a.mp4"}])
+def test_parquet_that_holds_the_videos_is_refused_with_the_fix(folder, clip):
+    path = write_parquet(folder / "list.parquet", {"video": [clip], "caption": ["a cat"]})
+    with pytest.raises(ValueError, match=r"list\.parquet holds .* bytes in column 'video': write each to a file"):
+        read_manifest(path)
+
+
+def test_parquet_that_holds_the_videos_and_names_them_is_read_by_the_names(folder):
+    columns = {"video": [b"mp4"], "file_name": ["a.mp4"], "caption": ["a cat"]}
+    path = write_parquet(folder / "list.parquet", columns)
+    assert read_manifest(path).items == (Item(folder / "a.mp4", ("a cat",), {}),)
+
+
+def test_damaged_parquet_and_a_missing_library_are_errors(folder, monkeypatch):
+    path = folder / "list.parquet"
+    path.write_bytes(b"PAR1 and then nothing")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(ValueError, match=r'list\.parquet.*pip install "videodit\[parquet\]"'):
+            read_manifest(path)
+    pytest.importorskip("pyarrow")
+    with pytest.raises(ValueError, match=r"list\.parquet does not parse as Parquet"):
+        read_manifest(path)
+
+
+def test_a_list_of_json_objects_gives_the_same(folder):
+    path = folder / "list.json"
+    path.write_text(
+        json.dumps([{"path": "a.mp4", "cap": ["a cat", "one cat"]}, {"path": "b.mp4", "cap": []}], indent=2)
+    )
+    manifest = read_manifest(path)
+    assert manifest.items == (Item(folder / "a.mp4", ("a cat", "one cat"), {}),)
+    assert manifest.skips[0].where == f"{path} row 2"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"path": "a.mp4", "cap": "a"}\n{"path": "b.mp4", "cap": "b"}', r"list\.json is not JSON .*call it \.jsonl"),
+        ('{"a.mp4": "a cat"}', r"list\.json holds something other than a list of objects"),
+        ('["a.mp4"]', r"list\.json holds something other than a list of objects"),
+    ],
+)
+def test_other_json_is_an_error(folder, content, message):
+    (folder / "list.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_manifest(folder / "list.json")
+
+
+def test_tables_of_open_sora_keep_what_they_declare_as_attributes(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("other") / "meta.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["", "path", "text", "num_frames", "height", "width", "aspect_ratio", "fps"])  # as pandas does
+        writer.writerow([0, folder / "a.mp4", "a cat, sitting", 51, 720, 1280, 0.5625, 25.0])
+    declared = {"num_frames": "51", "height": "720", "width": "1280", "aspect_ratio": "0.5625", "fps": "25.0"}
+    assert read_manifest(path).items == (Item(folder / "a.mp4", ("a cat, sitting",), {"": "0", **declared}),)
+
+
+@pytest.mark.parametrize(
+    ("columns", "start", "end"),
+    [
+        ({"start": 1.5, "end": 4}, 1.5, 4.0),
+        ({"start_time": "1.5", "end_time": " 4 "}, 1.5, 4.0),
+        ({"start": 2}, 2.0, None),
+        ({"end": "0.5"}, 0.0, 0.5),
+        ({"start": "", "end": ""}, 0.0, None),
+        ({"start": None, "end_time": 3}, 0.0, 3.0),
+    ],
+)
+def test_start_and_end_make_a_clip_a_stretch_of_its_file_and_no_attribute(folder, columns, start, end):
+    path = write_rows(folder / "list.jsonl", {"file": "a.mp4", "caption": "a", "hair": "red", **columns})
+    assert read_manifest(path).items == (Item(folder / "a.mp4", ("a",), {"hair": "red"}, start, end),)
+
+
+def test_a_stretch_that_cannot_be_is_skipped_with_its_place(folder):
+    wrong = [(-1, 2), (3, 3), (3, 2), (math.nan, 2), (0, math.nan), (0, math.inf), (math.inf, None)]
+    wrong += [("0:00:01", 2), (True, 2), ([1], 2), (None, 0)]
+    rows = [{"file": "a.mp4", "caption": "a", "start": start, "end": end} for start, end in [(0, 1), *wrong]]
+    path = write_rows(folder / "list.jsonl", *rows)
+    manifest = read_manifest(path)
+    assert [(item.start, item.end) for item in manifest.items] == [(0.0, 1.0)]
+    assert [skip.where for skip in manifest.skips] == [f"{path}:{line}" for line in range(2, len(rows) + 1)]
+    assert all("give seconds with 0 <= start < end" in skip.why for skip in manifest.skips)
 
 
 @pytest.mark.parametrize("path_column", PATH_COLUMNS)
@@ -144,6 +262,61 @@ def test_a_folder_is_read_by_the_manifest_in_it(folder, name):
     (folder / name).write_text(content)
     (folder / "a.txt").write_text("not read: the manifest says what there is")
     assert read_manifest(folder).items == (Item(folder / "b.mp4", ("a dog",), {}),)
+
+
+def test_a_folder_is_read_by_the_parquet_in_it(folder):
+    write_parquet(folder / "metadata.parquet", {"file_name": ["b.mp4"], "text": ["a dog"]})
+    assert read_manifest(folder).items == (Item(folder / "b.mp4", ("a dog",), {}),)
+
+
+def test_a_split_of_a_folder_is_read_where_it_is_the_only_one(folder):
+    write_rows(folder / "deep" / "metadata.jsonl", {"file_name": "d.mkv", "text": "a dog"})
+    for name in ("a.mp4", "b.mp4", "c.png"):
+        (folder / name).rename(folder / "deep" / name)
+    assert read_manifest(folder).items == (Item(folder / "deep" / "d.mkv", ("a dog",), {}),)
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "metadata.csv").write_text("not ours")
+    assert len(read_manifest(folder).items) == 1
+
+
+def test_several_splits_or_clips_beside_the_split_are_refused_by_name(folder):
+    write_rows(folder / "deep" / "metadata.jsonl", {"file_name": "d.mkv", "text": "a dog"})
+    with pytest.raises(ValueError, match=r"name one: .*deep$"):
+        read_manifest(folder)
+    for name in ("a.mp4", "b.mp4", "c.png"):
+        (folder / name).unlink()
+    (folder / "train").mkdir()
+    (folder / "train" / "metadata.csv").write_text("file_name,text\n../deep/d.mkv,a dog\n")
+    with pytest.raises(ValueError, match=r"name one: .*deep or .*train$"):
+        read_manifest(folder)
+    assert len(read_manifest(folder / "train").items) == 1
+
+
+@pytest.mark.parametrize("clips", CLIP_LISTS)
+@pytest.mark.parametrize("captions", CAPTION_LISTS)
+def test_lists_of_clips_and_captions_are_read_side_by_side(folder, clips, captions):
+    (folder / clips).write_text("deep/d.mkv\na.mp4\ngone.mp4\n")
+    (folder / captions).write_text("a dog, running\na cat\u2028on a mat\na ghost", encoding="utf-8")
+    manifest = read_manifest(folder)
+    assert manifest.items == (
+        Item(folder / "deep/d.mkv", ("a dog, running",), {}),
+        Item(folder / "a.mp4", ("a cat\u2028on a mat",), {}),
+    )
+    assert manifest.skips[0].where == f"{folder / clips}:3"
+
+
+def test_lists_of_unequal_length_are_an_error_that_names_both_and_counts(folder):
+    (folder / "videos.txt").write_text("a.mp4\nb.mp4\n")
+    (folder / "prompts.txt").write_text("a cat\n\na dog\n")
+    with pytest.raises(ValueError, match=r"videos\.txt has 2 lines, .*prompts\.txt 3"):
+        read_manifest(folder)
+
+
+def test_two_lists_for_the_same_are_an_error(folder):
+    for name in ("videos.txt", "prompt.txt", "prompts.txt"):
+        (folder / name).write_text("a.mp4\n")
+    with pytest.raises(ValueError, match=r"prompt\.txt, .*prompts\.txt are there: keep one"):
+        read_manifest(folder)
 
 
 def test_a_folder_without_manifest_takes_captions_from_texts_beside(folder):

@@ -12,7 +12,7 @@ import torch
 from videodit.config import Data
 from videodit.data.source import open_data
 from videodit.data.transforms import detailed_crop, fit, to_frames, to_pixels
-from videodit.video.reader import VideoError
+from videodit.video import VideoError
 from videodit.video.writer import write_video
 
 SIZE = {"num_frames": 3, "height": 16, "width": 16, "fps": 8.0}

@@ -11,12 +11,10 @@ from transformers import T5Config, T5EncoderModel
 
 from tools import train_vae as vae_tool
 from videodit.config import Run
-from videodit.data.files import Files
 from videodit.geometry import ClipSize, Strides
 from videodit.training import checkpoint
 from videodit.training.batches import batch_sizes
 from videodit.training.trainer import Trainer
-from videodit.video.reader import VideoError
 
 
 @pytest.mark.parametrize(
@@ -98,24 +96,6 @@ def test_a_bucket_of_pictures_has_its_own_batch(tmp_path: Path) -> None:
     twice = Run.model_validate({"output": "x", "data": {"buckets": [{}, {"num_frames": 17}]}})
     with pytest.raises(ValueError, match=r"17x64x64 at 8 fps stands there twice"):
         batch_sizes(twice, strides, (1, 2, 2))
-
-
-def test_what_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import videodit.data.files as module
-
-    file, memory = tmp_path / "a.mp4", tmp_path / "files.json"
-    file.write_bytes(b"a clip")
-    probe = module.probe
-
-    def fails(path: Path) -> None:
-        raise VideoError("the disk is away")
-
-    monkeypatch.setattr(module, "probe", fails)
-    files = Files(memory)
-    files.measure([file], "measuring")
-    assert files.facts(file).error == "the disk is away"
-    monkeypatch.setattr(module, "probe", probe)
-    assert Files(memory).facts(file).error != "the disk is away"
 
 
 def test_adapters_that_images_skip_are_refused(tmp_path: Path) -> None:

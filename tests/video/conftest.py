@@ -1,6 +1,8 @@
 """Small videos whose frames carry their own number in the pixels, so that a wrong frame cannot pass for a right one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -28,22 +30,35 @@ def numbers(frames: np.ndarray) -> list[int]:
 @pytest.fixture
 def encode(tmp_path: Path) -> Callable[..., Path]:
     """`encode(name, codec, ...)` writes numbered frames by plain PyAV, not by the writer under test."""
+    return partial(write_numbered, tmp_path)
 
-    def encode(
-        name, codec="libx264", *, num_frames=40, rate=30, options=None, pts=None, container=None, rotate=None, tags=()
-    ):
-        path = tmp_path / name
-        with av.open(str(path), "w", options=container or {}) as output:
-            output.metadata.update(tags)
-            stream = output.add_stream(codec, rate=rate, options=options or {})
-            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-            if rotate:
-                stream.set_display_rotation(*rotate)
-            for number in range(num_frames):
-                frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
-                frame.pts = number if pts is None else pts[number]
-                output.mux(stream.encode(frame))
-            output.mux(stream.encode())
-        return path
 
-    return encode
+def write_numbered(
+    folder: Path,
+    name: str,
+    codec: str = "libx264",
+    *,
+    num_frames: int = 40,
+    rate: int | Fraction = 30,
+    options: Mapping[str, str] | None = None,
+    pts: Sequence[int] | None = None,
+    container: Mapping[str, str] | None = None,
+    rotate: tuple[float, bool] | None = None,
+    tags: Mapping[str, str] | None = None,
+    pixels: str = "yuv420p",
+    size: tuple[int, int] = (HEIGHT, WIDTH),
+) -> Path:
+    path = folder / name
+    with av.open(str(path), "w", options=dict(container or {})) as output:
+        output.metadata.update(tags or {})
+        stream = output.add_stream(codec, rate=rate, options=dict(options or {}))
+        stream.height, stream.width, stream.pix_fmt = *size, pixels
+        if rotate:
+            stream.set_display_rotation(*rotate)
+        for number in range(num_frames):
+            picture = np.ascontiguousarray(numbered(number)[: size[0], : size[1]])
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = number if pts is None else pts[number]
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return path

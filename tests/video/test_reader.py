@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from videodit.video import VideoError, probe, read_clip, read_frames, reader, write_video
+from videodit.video import (
+    UnsuitableError,
+    VideoError,
+    decoders,
+    probe,
+    read_clip,
+    read_frames,
+    stream_frames,
+    write_video,
+)
 
 from .conftest import HEIGHT, WIDTH, numbered, numbers
 
@@ -117,6 +126,14 @@ def test_a_slower_source_is_not_padded_by_repeats(encode):
     with pytest.raises(VideoError, match=r"slow\.mp4 has 5\.000 frames a second.*fps <= 5"):
         read_clip(path, 8, 8)
     assert numbers(read_clip(path, 8, 5)) == list(range(8))
+
+
+def test_a_slower_source_is_held_on_screen_where_that_is_the_choice(encode):
+    path = encode("slow.mp4", rate=5)
+    assert numbers(read_clip(path, 8, 8, slower="repeat")) == [0, 0, 1, 1, 2, 3, 3, 4]  # floor(5 i / 8)
+    assert numbers(read_clip(path, 63, 8, slower="repeat"))[-1] == 38
+    with pytest.raises(UnsuitableError, match="gives 64 frames at 8 fps"):
+        read_clip(path, 65, 8, slower="repeat")
 
 
 def test_a_source_slower_by_less_than_one_percent_is_read_at_its_own_pace(encode):
@@ -256,15 +273,15 @@ def test_a_file_written_anew_is_not_read_from_memory_of_the_old(tmp_path):
 def test_a_seek_that_lands_late_costs_time_not_frames(encode, monkeypatch, name):
     """Whatever the demuxer does on a seek, passes from earlier on make up for it; never a half-decoded picture."""
     path = encode(name, **KINDS[name])
-    reference, passes, collect = sequential(path), [], reader._collect
+    reference, passes, collect = sequential(path), [], decoders._collect
 
-    def late(container, stream, index, wanted):
+    def late(container, stream, index, wanted, *others, **options):
         passes.append(set(wanted))
         if len(passes) < 3:
             container.seek(int(index.keys[-1]), stream=stream)
-        return collect(container, stream, index, wanted)
+        return collect(container, stream, index, wanted, *others, **options)
 
-    monkeypatch.setattr(reader, "_collect", late)
+    monkeypatch.setattr(decoders, "_collect", late)
     np.testing.assert_array_equal(read_frames(path, [13 / 30, 34 / 30]), reference[[13, 34]])
     assert len(passes) >= 3
 
@@ -272,22 +289,24 @@ def test_a_seek_that_lands_late_costs_time_not_frames(encode, monkeypatch, name)
 def test_pictures_shown_before_their_keyframe_do_not_force_a_second_pass(encode, monkeypatch):
     """In `open_gop.mp4` frames 9 to 11 follow keyframe 12 in the file, and lean on what a seek to 12 leaves out."""
     path = encode("open_gop.mp4", **KINDS["open_gop.mp4"])
-    passes, collect = [], reader._collect
-    monkeypatch.setattr(reader, "_collect", lambda *arguments: passes.append(0) or collect(*arguments))
+    passes, collect = [], decoders._collect
+    monkeypatch.setattr(
+        decoders, "_collect", lambda *arguments, **options: passes.append(0) or collect(*arguments, **options)
+    )
     assert numbers(read_frames(path, [12 / 30])) == [12]
     assert len(passes) == 1
 
 
 def test_only_the_groups_of_pictures_needed_are_decoded(encode, monkeypatch):
     path = encode("clip.mp4", options={"g": "5", "bf": "0", "sc_threshold": "0"})
-    decoded, stamped = [], reader._stamped
+    decoded, stamped = [], decoders.stamped
 
     def counting(*arguments):
         for stamp, frame in stamped(*arguments):
             decoded.append(stamp)
             yield stamp, frame
 
-    monkeypatch.setattr(reader, "_stamped", counting)
+    monkeypatch.setattr(decoders, "stamped", counting)
     assert numbers(read_frames(path, [1 / 30, 36 / 30])) == [1, 36]
     assert len(decoded) == 4  # 0, 1 and 35, 36
 
@@ -314,7 +333,7 @@ def test_a_missing_decord_names_the_install(encode, monkeypatch):
 
 
 def test_an_unknown_backend_is_an_error(encode):
-    with pytest.raises(ValueError, match="pick 'pyav' or 'decord'"):
+    with pytest.raises(ValueError, match="pick one of pyav, decord, torchcodec"):
         read_frames(encode("clip.mp4", num_frames=2), [0.0], backend="opencv")
 
 
@@ -399,3 +418,76 @@ def test_what_is_written_is_read(tmp_path):
     frames = np.stack([numbered(n) for n in range(17)])
     path = write_video(tmp_path / "clip.mp4", frames, 8)
     assert numbers(read_clip(path, 17, 8)) == list(range(17))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_stream_gives_every_frame_with_its_time(encode, name):
+    path = encode(name, **KINDS[name])
+    times, frames = zip(*stream_frames(path), strict=True)
+    assert times == pytest.approx([n / 30 for n in range(40)], abs=2e-3)
+    np.testing.assert_array_equal(np.stack(frames), sequential(path))
+
+
+def test_a_stream_is_scaled_to_its_shorter_side_and_never_enlarged(encode):
+    path = encode("clip.mp4", num_frames=3)
+    assert {frame.shape for _, frame in stream_frames(path, short_side=16)} == {(16, 32, 3)}
+    assert {frame.shape for _, frame in stream_frames(path, short_side=300)} == {(HEIGHT, WIDTH, 3)}
+
+
+def test_a_stream_of_a_damaged_file_ends_in_an_error(encode):
+    path = encode("rotten.mp4", options={"g": "12", "qp": "1"})
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes(range(200)) + whole[middle + 200 :])
+    with pytest.raises(VideoError, match=r"rotten\.mp4 (does not decode to its end|cannot be decoded)"):
+        list(stream_frames(path))
+
+
+def test_pictures_that_nobody_leans_on_are_not_decoded_unasked(encode, monkeypatch):
+    """Of an H.264 file with three B-frames in a row, two of which nothing refers to."""
+    path = encode("clip.mp4", options={"x264-params": "bframes=3:b-adapt=0:b-pyramid=normal:keyint=40"})
+    decoded, stamped = [], decoders.stamped
+
+    def counting(*arguments):
+        for stamp, frame in stamped(*arguments):
+            decoded.append(stamp)
+            yield stamp, frame
+
+    monkeypatch.setattr(decoders, "stamped", counting)
+    assert numbers(read_frames(path, [39 / 30])) == [39]
+    assert len(decoded) < 25
+
+
+def test_interlaced_chroma_is_converted_field_by_field(encode):
+    """Lines that are red and blue in turn: each field has one colour, which must not bleed into the other's."""
+    lines = np.zeros((64, 64, 3), np.uint8)
+    lines[0::2], lines[1::2] = (200, 30, 30), (30, 30, 200)
+    path = encode("fields.mp4", pixels="yuv420p", num_frames=1)
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=25, options={"x264-params": "interlaced=1:tff=1:qp=1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        fields = [av.VideoFrame.from_ndarray(np.ascontiguousarray(lines[i::2]), format="rgb24") for i in (0, 1)]
+        planes = [field.reformat(format="yuv420p").to_ndarray() for field in fields]
+        woven = np.empty((96, 64), np.uint8)
+        woven[0:64:2], woven[1:64:2] = planes[0][:32], planes[1][:32]
+        chroma = [plane[32:].reshape(2, 16, 32) for plane in planes]
+        mixed = np.empty((2, 32, 32), np.uint8)
+        mixed[:, 0::2], mixed[:, 1::2] = chroma
+        woven[64:] = mixed.reshape(32, 64)
+        output.mux([*stream.encode(av.VideoFrame.from_ndarray(woven, format="yuv420p")), *stream.encode()])
+    assert probe(path).interlaced
+    assert np.abs(read_clip(path, 1, 25)[0].astype(int) - lines).max() < 25
+
+
+def test_pixels_that_are_not_square_are_told(encode):
+    path = encode("wide.mp4", num_frames=2, options={"x264-params": "sar=4/3"})
+    assert probe(path).pixel_aspect == pytest.approx(4 / 3)
+    turned = encode("tall.mp4", num_frames=2, options={"x264-params": "sar=4/3"}, rotate=(90, False))
+    assert probe(turned).pixel_aspect == pytest.approx(3 / 4)
+
+
+def test_a_picture_larger_than_the_bound_is_refused_unread(tmp_path):
+    path = tmp_path / "huge.png"
+    Image.new("1", (9000, 9000)).save(path)
+    with pytest.raises(VideoError, match=r"huge\.png says that its frames are 9000x9000, more than 67 million pixels"):
+        probe(path)

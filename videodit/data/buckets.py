@@ -17,7 +17,7 @@ from videodit.data.files import Facts
 from videodit.data.manifest import Skip
 from videodit.data.source import Clips, Span, spare_seconds
 from videodit.geometry import ClipSize
-from videodit.video.reader import VideoError
+from videodit.video import VideoError
 
 
 def sizes_of(data: Data) -> tuple[ClipSize, ...]:
@@ -56,7 +56,7 @@ def fill(clips: Clips, sizes: Sequence[ClipSize], spans: int) -> Buckets:
         except VideoError as error:
             clips.skip(index, str(error))
             continue
-        size = sizes[index % len(sizes)] if facts is None else choose(facts, sizes, enlarge=clips.data.upscale)
+        size = sizes[index % len(sizes)] if facts is None else choose(facts, sizes, clips.data)
         if isinstance(size, str):
             buckets.dropped.append(Skip(clips.source.name(index), size))
             continue
@@ -65,10 +65,10 @@ def fill(clips: Clips, sizes: Sequence[ClipSize], spans: int) -> Buckets:
     return buckets
 
 
-def choose(facts: Facts, sizes: Sequence[ClipSize], *, enlarge: bool = False) -> ClipSize | str:
+def choose(facts: Facts, sizes: Sequence[ClipSize], data: Data) -> ClipSize | str:
     """The bucket that a file goes to (an image: its picture size, with one frame), or why it fills none."""
     candidates = list(dict.fromkeys(size.image() for size in sizes)) if facts.is_image else list(sizes)
-    reasons = [_lacks(facts, size, enlarge) for size in candidates]
+    reasons = [_lacks(facts, size, data) for size in candidates]
     fitting = [size for size, lacks in zip(candidates, reasons, strict=True) if not lacks]
     if not fitting:
         return "; ".join(dict.fromkeys(reasons))
@@ -79,13 +79,13 @@ def choose(facts: Facts, sizes: Sequence[ClipSize], *, enlarge: bool = False) ->
     return min(fitting, key=lambda size: (distance(size), -size.height * size.width, -size.duration, -size.fps))
 
 
-def _lacks(facts: Facts, size: ClipSize, enlarge: bool) -> str:
+def _lacks(facts: Facts, size: ClipSize, data: Data) -> str:
     """What a file has too little of for a size; nothing: it fills it."""
-    if not enlarge and (facts.height < size.height or facts.width < size.width):
+    if not data.upscale and (facts.height < size.height or facts.width < size.width):
         return f"{facts.height}x{facts.width} pixels are less than {size.height}x{size.width}"
     if size.num_frames == 1:
         return ""
-    if facts.fps * 1.01 < size.fps:
+    if facts.fps * 1.01 < size.fps and data.slower == "leave_out":
         return f"{facts.fps:.3g} frames a second are less than {size.fps:g}"
     if spare_seconds(facts, size) < -0.5 / facts.fps:
         return f"{facts.duration:.3f} s are too short for {size.num_frames} frames at {size.fps:g} a second"

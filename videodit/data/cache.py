@@ -189,11 +189,13 @@ def encode_clips(
     if lost:
         raise CacheError(f"{store.folder}: {len(lost)} latents are not here: all processes must see the same folder")
     samples = []
+    for span, clip, _ in named:
+        if (why := store.failed.get(clip)) and span.index not in clips.skips:
+            clips.skip(span.index, why)
+    clips.recall(span.index for span, *_ in named)
     for span, clip, image in named:
-        if why := store.failed.get(clip):
-            if span.index not in clips.skips:
-                clips.skip(span.index, why)
-            continue
+        if span.index in clips.skips:
+            continue  # the whole file is left out, as it will be when the run goes on
         words = (clips.source.captions(span.index, False), clips.source.captions(span.index, True))
         samples.append(Sample(clips.source.name(span.index), span.size, *words, clip, image))
     return Latents(samples, store)
@@ -234,8 +236,7 @@ def _encode(
                 tensors[image] = first.half().cpu().contiguous()
         waiting.clear()
 
-    for span, clip, image in shard:
-        frames = clips.try_read(span)
+    for (span, clip, image), frames in zip(shard, clips.read_ahead([span for span, *_ in shard]), strict=True):
         bar.update()
         if frames is None:
             failed[clip] = clips.skips[span.index].why

@@ -1,7 +1,9 @@
 """What is known of each file: measured once, and hashed once, for as long as its size and time of change stay.
 
 Both cost a pass over the file, and every run wants them: which bucket a clip fills, and under which name its latent is
-kept. `files.json` remembers them beside the latents; errors it does not, since what could not be read may be tomorrow.
+kept. `files.json` remembers them beside the latents. A file that cannot be decoded, crashes the decoder or takes too
+long goes into quarantine: a line in `quarantine.jsonl` says why, and no run with these latents opens it again until it
+changes or the line is taken out. So a run that goes on sees the same clips as before.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from videodit.video.reader import VideoError, probe
+from videodit.video.guarded import Guarded
+from videodit.video.index import UnsuitableError, VideoError
+from videodit.video.reader import probe
 
 CHUNK = 1 << 20
 REMEMBER_EVERY = 5000  # files
@@ -34,27 +39,42 @@ class Facts:
     error: str | None = None
     sha256: str | None = None
 
+    @property
+    def is_measured(self) -> bool:
+        return self.duration > 0 or self.is_image or self.error is not None
+
 
 class Files:
-    """Facts of files, remembered in `memory` (None: for as long as this object lives)."""
+    """Facts of files, remembered in `memory` (None: for as long as this object lives); `reader` opens them."""
 
-    def __init__(self, memory: Path | None = None):
-        self.memory = memory
+    def __init__(self, memory: Path | None = None, reader: Guarded | None = None):
+        self.memory, self.reader = memory, reader or Guarded()
+        self.quarantine = memory.with_name("quarantine.jsonl") if memory else None
         self._changed = 0  # facts that are not in the memory yet
         self._facts: dict[str, tuple[int, int, Facts]] = {}  # by path: bytes, time of change in ns, facts
         if memory and memory.exists():
-            try:
+            with suppress(ValueError, TypeError):  # of another version, or damaged: all of it can be measured again
                 stored = json.loads(memory.read_text())
                 self._facts = {path: (size, time, Facts(**facts)) for path, (size, time, facts) in stored.items()}
-            except (ValueError, TypeError):
-                pass  # of another version, or damaged: everything in it can be measured again
+        self.recall()
+
+    def recall(self) -> None:
+        """Reads the quarantine: what other processes have put there too."""
+        if self.quarantine and self.quarantine.exists():
+            for line in self.quarantine.read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError, TypeError, KeyError):  # a line that was being written
+                    row = json.loads(line)
+                    known = self._facts.get(row["file"], (-1, -1, Facts()))
+                    if known[2].error is None:
+                        facts = Facts(error=str(row["why"]), sha256=known[2].sha256)
+                        self._facts[row["file"]] = (row["bytes"], row["changed"], facts)
 
     def facts(self, path: Path) -> Facts:
         """Measured now if it is not known; what cannot be read has an `error`."""
         known = self._known(path)
-        if known is None or (known.duration == 0 and not known.is_image and known.error is None):
-            known = self._keep(path, replace(_measure(path), sha256=known.sha256 if known else None))
-        return known
+        if known is None or not known.is_measured:
+            self._measured(path, self._probe(path))
+        return self._known(path) or Facts(error=f"{path}: changed while it was measured; try again")
 
     def sha256(self, path: Path) -> str:
         """Of the file's bytes. VideoError where it cannot be read."""
@@ -64,14 +84,36 @@ class Files:
         assert known.sha256
         return known.sha256
 
-    def measure(self, paths: Iterable[Path], what: str, *, hashed: bool = False, show: bool = True) -> None:
-        """Looks at many files at once, and remembers: `facts` of each, or with `hashed` its `sha256`."""
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            work = pool.map(self._sha256_or_none if hashed else self.facts, distinct := list(dict.fromkeys(paths)))
-            for _ in tqdm(work, total=len(distinct), desc=what, disable=not show or not distinct, delay=2):
-                if self._changed >= REMEMBER_EVERY:
-                    self.remember()
+    def measure(self, paths: Iterable[Path], what: str, *, show: bool = True) -> None:
+        """Measures many files at once, and remembers."""
+        new = [path for path in dict.fromkeys(paths) if not (self._known(path) or Facts()).is_measured]
+        work = zip(new, self.reader.map(probe, ((path,) for path in new)), strict=True)
+        for path, result in tqdm(work, total=len(new), desc=what, disable=not show or not new, delay=2):
+            self._measured(path, result)
         self.remember()
+
+    def hash(self, paths: Iterable[Path], what: str, *, show: bool = True) -> None:
+        """Hashes many files at once, and remembers."""
+        new = [path for path in dict.fromkeys(paths) if not (self._known(path) or Facts()).sha256]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for _ in tqdm(
+                pool.map(self._try_hash, new), total=len(new), desc=what, disable=not show or not new, delay=2
+            ):
+                self._remember_some()
+        self.remember()
+
+    def fail(self, path: Path, error: VideoError) -> None:
+        """Notes why a file cannot be read; one that is there, and is not just unsuitable, goes into quarantine."""
+        known = self._known(path)
+        if isinstance(error, UnsuitableError) or (known and known.error):
+            return
+        self._keep(path, replace(known or Facts(), error=str(error)))
+        size, changed = _stamp(path)
+        if self.quarantine and changed:
+            row = {"file": str(path.absolute()), "bytes": size, "changed": changed, "why": str(error)}
+            self.quarantine.parent.mkdir(parents=True, exist_ok=True)
+            with self.quarantine.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(row) + "\n")  # at once, and in one piece: several processes may do so
 
     def remember(self) -> None:
         """Writes the memory, where something has become known since."""
@@ -83,6 +125,25 @@ class Files:
             scratch.write_text(json.dumps(known))
             scratch.replace(self.memory)
 
+    def _remember_some(self) -> None:
+        if self._changed >= REMEMBER_EVERY:
+            self.remember()
+
+    def _probe(self, path: Path) -> dict | VideoError:
+        try:
+            return self.reader.call(probe, path)
+        except VideoError as error:
+            return error
+
+    def _measured(self, path: Path, result: dict | VideoError) -> None:
+        """Keeps what `probe` said."""
+        if isinstance(result, VideoError):
+            self.fail(path, result)
+        else:
+            measured = {key: result[key] for key in ("duration", "fps", "height", "width", "is_image")}
+            self._keep(path, replace(self._known(path) or Facts(), **measured))
+        self._remember_some()
+
     def _known(self, path: Path) -> Facts | None:
         size, time, facts = self._facts.get(str(path.absolute()), (-1, -1, None))
         return facts if (size, time) == _stamp(path) else None
@@ -92,11 +153,9 @@ class Files:
         self._changed += 1
         return facts
 
-    def _sha256_or_none(self, path: Path) -> str | None:
-        try:
-            return self.sha256(path)
-        except VideoError:
-            return None  # said where the file is read
+    def _try_hash(self, path: Path) -> None:
+        with suppress(VideoError):  # said where the file is read
+            self.sha256(path)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -105,14 +164,6 @@ def _stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return stat.st_size, stat.st_mtime_ns
-
-
-def _measure(path: Path) -> Facts:
-    try:
-        info = probe(path)
-    except VideoError as error:
-        return Facts(error=str(error))
-    return Facts(info.duration, info.fps, info.height, info.width, info.is_image)
 
 
 def _hash(path: Path) -> str:

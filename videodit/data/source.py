@@ -7,19 +7,26 @@ what training reads: it draws spans, keeps decoded ones in memory, and counts an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from videodit.config import Data
 from videodit.data.files import Facts, Files
 from videodit.data.manifest import Item, Skip, read_manifest
+from videodit.data.remote import fetch
 from videodit.data.transforms import fit
 from videodit.geometry import ClipSize
 from videodit.shapes import VERSION, ShapesWorld, rng_for
-from videodit.video.reader import VideoError, read_clip
+from videodit.video.guarded import Guarded
+from videodit.video.index import UnsuitableError, VideoError
+from videodit.video.reader import read_clip
 
 SPAN = 3  # stream of the counter-based randomness, see `rng_for`
 
@@ -37,16 +44,20 @@ class Span:
 class Source(Protocol):
     """Numbered clips with captions.
 
-    `facts` is None where a clip can have any size and length; `content` names what it shows, whatever it is called.
+    `fetch` brings files from elsewhere to this machine, and says where all are; `facts` is None where a clip can have
+    any size and length; `content` names what it shows, whatever it is called; `recall` learns what other processes
+    found unreadable; `stream` gives the frames uint8 f h w c of many spans, or the error that reading one gave, in
+    their order.
     """
 
     def __len__(self) -> int: ...
-    def paths(self) -> list[Path]: ...
+    def fetch(self) -> list[Path]: ...
     def name(self, index: int) -> str: ...
     def content(self, index: int) -> str: ...
     def captions(self, index: int, image: bool) -> tuple[str, ...]: ...
     def facts(self, index: int) -> Facts | None: ...
-    def frames(self, span: Span) -> np.ndarray: ...
+    def recall(self) -> None: ...
+    def stream(self, spans: Sequence[Span]) -> Iterator[np.ndarray | VideoError]: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class ShapesSource:
     def __len__(self) -> int:
         return self.length
 
-    def paths(self) -> list[Path]:
+    def fetch(self) -> list[Path]:
         return []
 
     def name(self, index: int) -> str:
@@ -76,13 +87,17 @@ class ShapesSource:
     def facts(self, index: int) -> None:
         return None
 
-    def frames(self, span: Span) -> np.ndarray:
-        return ShapesWorld(span.size, seed=self.seed)[self.first + span.index].frames
+    def recall(self) -> None:
+        pass
+
+    def stream(self, spans: Sequence[Span]) -> Iterator[np.ndarray | VideoError]:
+        for span in spans:
+            yield ShapesWorld(span.size, seed=self.seed)[self.first + span.index].frames
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """Clips and images from files."""
+    """Clips and images from files, decoded in processes of their own (`files.reader`)."""
 
     items: tuple[Item, ...]
     data: Data
@@ -91,34 +106,75 @@ class FileSource:
     def __len__(self) -> int:
         return len(self.items)
 
-    def paths(self) -> list[Path]:
+    def fetch(self) -> list[Path]:
+        distant = [item for item in self.items if item.origin]
+        with ThreadPoolExecutor(8) as pool:
+            work = pool.map(self._bring, distant)
+            list(tqdm(work, total=len(distant), desc="fetching files", disable=not distant, delay=2))
         return [item.path for item in self.items]
 
+    def _bring(self, item: Item) -> None:
+        if item.origin:
+            try:
+                fetch(item)
+            except VideoError as error:
+                self.files.fail(item.path, error)
+
     def name(self, index: int) -> str:
-        return str(self.items[index].path)
+        item = self.items[index]
+        where = item.origin or str(item.path)
+        return where if item.end is None and not item.start else f"{where} from {item.start:g} s"
 
     def content(self, index: int) -> str:
-        return f"sha256 {self.files.sha256(self.items[index].path)} by {self.data.reader}"
+        item = self.items[index]
+        return f"sha256 {self.files.sha256(item.path)} from {item.start} by {self.data.reader}, scaled by FFmpeg"
 
     def captions(self, index: int, image: bool) -> tuple[str, ...]:
         return self.items[index].captions
 
     def facts(self, index: int) -> Facts:
-        """VideoError where the file cannot be read."""
-        facts = self.files.facts(self.items[index].path)
+        """Of the stretch of its file that an item is. VideoError where it cannot be read."""
+        item = self.items[index]
+        self._bring(item)
+        facts = self.files.facts(item.path)
         if facts.error:
             raise VideoError(facts.error)
-        return facts
+        if item.end is None and not item.start:
+            return facts
+        end = facts.duration if item.end is None else item.end
+        slack = 0.0 if facts.is_image else 1 / facts.fps
+        if facts.is_image or end > facts.duration + slack or item.start >= facts.duration:
+            held = "is a still image" if facts.is_image else f"is {facts.duration:.3f} s long"
+            raise UnsuitableError(f"{item.path} {held}: it has no stretch from {item.start:g} to {end:g} s")
+        return replace(facts, duration=min(end, facts.duration) - item.start)
 
-    def frames(self, span: Span) -> np.ndarray:
-        path, size = self.items[span.index].path, span.size
-        frames = read_clip(path, size.num_frames, size.fps, start=span.start, backend=self.data.reader)
-        if not self.data.upscale and (frames.shape[1] < size.height or frames.shape[2] < size.width):
-            raise VideoError(
-                f"{path} has {frames.shape[1]}x{frames.shape[2]} pixels, less than the {size.height}x{size.width} "
+    def recall(self) -> None:
+        self.files.recall()
+
+    def stream(self, spans: Sequence[Span]) -> Iterator[np.ndarray | VideoError]:
+        calls = (self._call(span) for span in spans)  # each made when it is its turn: its file may be bad by then
+        for span, frames in zip(spans, self.files.reader.map(read_clip, calls), strict=True):
+            if isinstance(frames, VideoError):
+                self.files.fail(self.items[span.index].path, frames)
+                yield frames
+            else:
+                yield fit(frames, span.size.height, span.size.width, span.place)
+
+    def _call(self, span: Span) -> tuple[Any, ...] | VideoError:
+        """Arguments of `read_clip`, or why it need not be called."""
+        item, size = self.items[span.index], span.size
+        try:
+            facts = self.facts(span.index)
+        except VideoError as error:
+            return error
+        if not self.data.upscale and (facts.height < size.height or facts.width < size.width):
+            return UnsuitableError(
+                f"{item.path} has {facts.height}x{facts.width} pixels, less than the {size.height}x{size.width} "
                 f"asked for: set data.upscale: true, or leave it out"
             )
-        return fit(frames, size.height, size.width, span.place)
+        slower = "repeat" if self.data.slower == "repeat" else "error"
+        cover = (size.height, size.width)
+        return item.path, size.num_frames, size.fps, item.start + span.start, slower, self.data.reader, cover
 
 
 class Clips:
@@ -165,6 +221,22 @@ class Clips:
             self.skip(span.index, str(error))
             return None
 
+    def read_ahead(self, spans: Sequence[Span]) -> Iterator[np.ndarray | None]:
+        """As `try_read`, of many spans in their order, the next of which are read meanwhile. Keeps none in memory."""
+        for span, frames in zip(spans, self.source.stream(spans), strict=True):
+            if isinstance(frames, VideoError) and span.index not in self.skips:
+                self.skip(span.index, str(frames))
+            yield None if span.index in self.skips or isinstance(frames, VideoError) else frames
+
+    def recall(self, indices: Iterable[int]) -> None:
+        """Counts those of these clips that have turned out to be unreadable in other spans, or to other processes."""
+        self.source.recall()
+        for index in sorted(set(indices) - set(self.skips)):
+            try:
+                self.source.facts(index)
+            except VideoError as error:
+                self.skip(index, str(error))
+
     def skip(self, index: int, why: str) -> None:
         """Counts a clip as unreadable; VideoError where they are too many."""
         self.skips[index] = Skip(self.source.name(index), why)
@@ -193,7 +265,9 @@ class Clips:
     def _frames(self, span: Span) -> np.ndarray:
         if span in self._kept:
             return self._kept[span]
-        frames = self.source.frames(span)
+        frames = next(iter(self.source.stream([span])))
+        if isinstance(frames, VideoError):
+            raise frames
         if frames.nbytes <= self._room and self.span(span.index, 0) == self.span(span.index, 1) == span:
             self._room -= frames.nbytes
             self._kept[span] = frames
@@ -201,11 +275,18 @@ class Clips:
 
 
 def spare_seconds(facts: Facts, size: ClipSize) -> float:
-    """By how much a file is longer than a clip; below zero where it is shorter."""
+    """By how much a clip's file, or its stretch of one, is longer than it; below zero where it is shorter."""
     if size.num_frames == 1:
         return max(0.0, facts.duration - 1 / facts.fps) if facts.fps else 0.0
     pace = facts.fps if facts.fps < size.fps <= 1.01 * facts.fps else size.fps  # as `read_clip` does
     return facts.duration - 1 / facts.fps - (size.num_frames - 1) / pace
+
+
+def guarded_reader(data: Data) -> Guarded:
+    """What opens the files of a run: `data.read_processes` at a time on this machine, with the limits of `data`."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of torchrun and accelerate
+    processes = data.read_processes or max(1, min(8, (os.cpu_count() or 1) // here))
+    return Guarded(processes, seconds=data.read_seconds, memory_gb=data.read_memory_gb)
 
 
 @dataclass(frozen=True)
@@ -232,7 +313,7 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
         train = ShapesSource(seed, data.validation, data.clips or 8192)
         kept = ShapesSource(seed, 0, data.validation)
         return Split(Clips(train, data, seed), Clips(kept, fixed, seed), (), Files())
-    manifest = read_manifest(data.source)
+    manifest = read_manifest(data.source, memory.with_name("remote") if memory else None)
     items = manifest.items[: data.clips]
     count = len(items)
     if data.validation >= count:
@@ -240,7 +321,7 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
             f"{data.source}: {count} clips leave none to train on beside data.validation={data.validation}"
         )
     held = {round((i + 0.5) * count / data.validation - 0.5) for i in range(data.validation)}
-    files = Files(memory)
+    files = Files(memory, guarded_reader(data))
     train_items = tuple(item for i, item in enumerate(items) if i not in held)
     validation = tuple(item for i, item in enumerate(items) if i in held)
     return Split(

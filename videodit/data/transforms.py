@@ -8,21 +8,24 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from videodit.geometry import covering
+
 
 def fit(frames: np.ndarray, height: int, width: int, place: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
     """Scales uint8 f h w c until it covers height x width (bicubic, antialiased), then cuts that out.
 
     `place` is where: 0 at the top or left, 1 at the bottom or right, one half in the middle.
     """
-    if frames.shape[1:3] == (height, width):
+    _, h, w, _ = frames.shape
+    if (h, w) == (height, width):
         return frames
-    scale = max(height / frames.shape[1], width / frames.shape[2])
-    rows, columns = max(height, round(frames.shape[1] * scale)), max(width, round(frames.shape[2] * scale))
-    pixels = rearrange(torch.from_numpy(frames).float(), "f h w c -> f c h w")
-    pixels = interpolate(pixels, (rows, columns), mode="bicubic", antialias=True).round().clamp(0, 255)
+    rows, columns = covering(h, w, height, width)
+    if (h, w) != (rows, columns):
+        pixels = rearrange(torch.from_numpy(frames).float(), "f h w c -> f c h w")
+        pixels = interpolate(pixels, (rows, columns), mode="bicubic", antialias=True).round().clamp(0, 255)
+        frames = rearrange(pixels, "f c h w -> f h w c").byte().numpy()
     top, left = int((rows - height) * place[0]), int((columns - width) * place[1])
-    pixels = pixels[:, :, top : top + height, left : left + width]
-    return rearrange(pixels, "f c h w -> f h w c").byte().numpy()
+    return frames[:, top : top + height, left : left + width]
 
 
 def to_pixels(frames: np.ndarray) -> Tensor:

@@ -77,8 +77,7 @@ def survey(config: Run) -> Survey:
     data = config.data
     with PartialState(cpu=not torch.accelerator.is_available(), timeout=parallel.TIMEOUT).main_process_first():
         split = open_data(data, config.seed, latents_folder(config) / "files.json")
-        paths = [*split.train.source.paths(), *split.validation.source.paths()]
-        if paths:
+        if paths := [*split.train.source.fetch(), *split.validation.source.fetch()]:
             split.files.measure(paths, "measuring files")
     sizes = sizes_of(data)
     train, validation = fill(split.train, sizes, data.spans), fill(split.validation, sizes, 1)
@@ -94,15 +93,18 @@ def survey(config: Run) -> Survey:
 def encode_clips_of(config: Run, codec: VideoCodec) -> tuple[Latents, Latents]:
     """Latents of the clips to train on and of those kept out, encoded where they are not there yet."""
     found = survey(config)
-    if paths := [*found.split.train.source.paths(), *found.split.validation.source.paths()]:
+    if paths := [*found.split.train.source.fetch(), *found.split.validation.source.fetch()]:
         with PartialState().main_process_first():
-            found.split.files.measure(paths, "hashing files", hashed=True)
+            found.split.files.hash(paths, "hashing files")
     precision = PRECISIONS[config.data.encode_precision]
     codec.vae.to(PartialState().device)
-    encoded = [
-        encode_clips(clips, buckets, codec, latents_folder(config), precision, images=config.data.image_share > 0)
-        for clips, buckets in ((found.split.train, found.train), (found.split.validation, found.validation))
-    ]
+    parts = ((found.split.train, found.train), (found.split.validation, found.validation))
+    for _ in range(2):  # a bad file met in the second part may hold clips of the first; all else is there by then
+        encoded = [
+            encode_clips(clips, buckets, codec, latents_folder(config), precision, images=config.data.image_share > 0)
+            for clips, buckets in parts
+        ]
+    found.split.files.reader.close()
     codec.vae.to("cpu")
     if PartialState().is_main_process:
         for skip in left_out(found):

@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from videodit.data.source import Clips, open_data
 from videodit.data.transforms import detailed_crop, to_pixels
 from videodit.pipeline import named_folder
 from videodit.shapes import rng_for
-from videodit.training.inputs import named
+from videodit.training.inputs import latents_folder, named
 from videodit.training.loop import Loop
 from videodit.training.optimizer import build_optimizers
 
@@ -62,7 +64,7 @@ def build_vae(config: Vae) -> AutoencoderKLWan:
 def train_vae(config: Run) -> Path:
     """Trains (or goes on training) the VAE of a run; returns the folder `<output>/vae` that diffusers loads."""
     vae_config, folder = config.vae, Path(config.output)
-    data = open_data(config.data, config.seed)
+    data = open_data(config.data, config.seed, latents_folder(config) / "files.json")
     torch.manual_seed(config.seed)
     vae: Any = build_vae(vae_config)
     if vae_config.start_from:
@@ -97,7 +99,7 @@ def train_vae(config: Run) -> Path:
         trackers=config.train.trackers,
     )
     loop.resume(state, load_state)
-    for step, batch in loop.run(lambda steps: (_batch(data.train, config, stages[s], s) for s in steps)):
+    for step, batch in loop.run(lambda steps: _ahead(_batch(data.train, config, stages[s], s) for s in steps)):
         pixels = batch.to(accelerator.device)
         with accelerator.autocast():
             terms = _loss(codec, pixels, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
@@ -151,6 +153,15 @@ def _batch(clips: Clips, config: Run, stage: VaeStage, step: int) -> Tensor:
         if len(frames) >= num_frames:  # images serve image batches only
             crops.append(detailed_crop(frames, stage.crop, num_frames, rng, config.vae.detail))
     return torch.stack([to_pixels(crop) for crop in crops])
+
+
+def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same batches, the next of which is read while one is trained on."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, batches, None)
+        while (batch := waiting.result()) is not None:
+            waiting = pool.submit(next, batches, None)
+            yield batch
 
 
 def _loss(codec: VideoCodec, pixels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from videodit.video.reader import VideoError
+from videodit.video.index import VideoError
 
 OUTPUT_SUFFIXES = (".mp4", ".mkv", ".gif", ".webp", ".png")
 _CONTAINER_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time"}

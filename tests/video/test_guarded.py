@@ -1,0 +1,152 @@
+"""Whatever a file does to its decoder, the process that asked for it gets an error and goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from videodit.video import UnsuitableError, VideoError, probe, read_clip
+from videodit.video.guarded import Guarded
+
+
+def crash(path: str, signum: int) -> None:
+    os.kill(os.getpid(), signum)
+
+
+def hang(path: str) -> None:
+    while True:
+        pass
+
+
+def leave(path: str) -> None:
+    sys.exit(3)
+
+
+def eat(path: str, gigabytes: float) -> int:
+    return len(bytearray(int(gigabytes * 1e9)))
+
+
+def trip(path: str) -> None:
+    raise ZeroDivisionError("rate 0/0")
+
+
+def refuse(path: str, unsuitable: bool) -> None:
+    raise (UnsuitableError if unsuitable else VideoError)(f"{path} no")
+
+
+def missing(path: str) -> None:
+    raise ImportError("pip install it")
+
+
+def chatter(path: str) -> np.ndarray:
+    print("what a library prints is no answer", flush=True)
+    os.write(1, b"nor what it writes from C\n")
+    return np.arange(6, dtype=np.float32).reshape(2, 3).T
+
+
+def sleep(path: str, seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def process(path: str) -> int:
+    return os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "reason"),
+    [
+        (crash, (int(signal.SIGSEGV),), r"f\.mp4 crashed the decoder \(SIGSEGV\)"),
+        (crash, (int(signal.SIGABRT),), r"f\.mp4 crashed the decoder \(SIGABRT\)"),
+        (hang, (), r"f\.mp4 took more than 1 seconds"),
+        (crash, (int(signal.SIGSTOP),), r"f\.mp4 took more than 1 seconds"),
+        (leave, (), r"f\.mp4 ended the decoder \(exit status 3\)"),
+        (eat, (3.0,), r"f\.mp4 needs more than 1 GB"),
+        (trip, (), r"f\.mp4 cannot be read \(ZeroDivisionError: rate 0/0\)"),
+    ],
+)
+def test_what_goes_wrong_in_a_child_is_an_error_here_and_the_next_call_works(function, args, reason):
+    with Guarded(memory_gb=1.0) as guarded:
+        guarded.call(process, "f.mp4")
+        with pytest.raises(VideoError, match=reason):
+            guarded.call(function, "f.mp4", *args, seconds=1)
+        assert guarded.call(sleep, "f.mp4", 0.0) == 0.0
+
+
+def test_errors_of_the_function_come_as_they_are_and_cost_no_child():
+    with Guarded() as guarded:
+        child = guarded.call(process, "f.mp4")
+        with pytest.raises(UnsuitableError, match=r"f\.mp4 no"):
+            guarded.call(refuse, "f.mp4", True)
+        with pytest.raises(VideoError, match=r"f\.mp4 no") as caught:
+            guarded.call(refuse, Path("f.mp4"), False)
+        assert not isinstance(caught.value, UnsuitableError)
+        with pytest.raises(ImportError, match="pip install it"):
+            guarded.call(missing, "f.mp4")
+        assert guarded.call(process, "f.mp4") == child != os.getpid()
+
+
+def test_arrays_come_whole_whatever_a_library_prints():
+    with Guarded() as guarded:
+        np.testing.assert_array_equal(guarded.call(chatter, "f.mp4"), np.arange(6.0).reshape(2, 3).T)
+        assert guarded.call(chatter, "f.mp4").dtype == np.float32
+
+
+def test_frames_and_facts_are_those_of_a_direct_call(encode):
+    path = encode("clip.mp4")
+    with Guarded() as guarded:
+        np.testing.assert_array_equal(guarded.call(read_clip, path, 10, 10.0), read_clip(path, 10, 10.0))
+        info = guarded.call(probe, path)
+    direct = probe(path)
+    assert (info["num_frames"], info["fps"], info["path"]) == (direct.num_frames, direct.fps, str(path))
+
+
+def test_many_calls_come_in_order_each_with_its_own_limit_and_errors_in_their_place():
+    waits = [0.3, 0.0, 5.0, 0.1, 0.0]
+    with Guarded(3) as guarded:
+        calls = [("f.mp4", wait) for wait in waits]
+        calls.insert(1, VideoError("known already"))
+        results = list(guarded.map(sleep, calls, seconds=lambda path, wait: 1.0))
+    assert [r if isinstance(r, float) else None for r in results] == [0.3, None, 0.0, None, 0.1, 0.0]
+    assert str(results[1]) == "known already"
+    assert "took more than 1 seconds" in str(results[3])
+
+
+def test_calls_are_taken_only_a_little_ahead():
+    taken = []
+    with Guarded(2) as guarded:
+        results = guarded.map(sleep, ((taken.append(i) or "f.mp4", 0.0) for i in range(100)))
+        for _ in range(10):
+            next(results)
+        assert len(taken) <= 10 + 2 * 2 + 1
+        results.close()
+        assert guarded.call(sleep, "f.mp4", 0.0) == 0.0
+
+
+def test_children_end_with_their_owner():
+    guarded = Guarded(2)
+    child = guarded.call(process, "f.mp4")
+    os.kill(child, 0)
+    guarded.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    assert guarded.call(process, "f.mp4") != child
+    second = guarded.call(process, "f.mp4")
+    del guarded
+    with pytest.raises(ProcessLookupError):
+        os.kill(second, 0)
+
+
+def test_a_child_loads_no_more_than_the_reader():
+    with Guarded() as guarded:
+        assert guarded.call(loaded, "f.mp4") == []
+
+
+def loaded(path: str) -> list[str]:
+    return sorted(name for name in ("torch", "diffusers", "transformers", "cv2") if name in sys.modules)

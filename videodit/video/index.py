@@ -1,0 +1,244 @@
+"""Which frames a file holds and when each is on screen, learned without decoding them.
+
+A demuxing pass collects the presentation stamp (pts) of every packet. It also tells what is cut short, and what an
+edit list hides. Where a container has no stamps (AVI, raw H.264), frames are counted by decoding. Animations (GIF,
+WebP, APNG) tell how long each of their pictures stays.
+"""
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+from PIL import Image
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+"""Read by Pillow. A .gif, .webp or .png may hold a clip: `VideoInfo.is_image` tells."""
+VIDEO_SUFFIXES = (
+    *(".3gp", ".avi", ".flv", ".h264", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
+    *(".ogv", ".ts", ".webm", ".wmv"),
+)
+"""Read by PyAV, or by decord or torchcodec on request."""
+
+MAX_PIXELS = 2**26
+"""Of a frame. A header that promises more (8192 x 8192) is taken for damage or for an attack on memory."""
+
+_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_UNTIMED_FRAME = 0.1  # seconds; what browsers give an animation frame whose duration is missing or zero
+_REMEMBERED = 64  # files: spans of one file are read one after the other, and a long film has a megabyte of stamps
+
+
+class VideoError(ValueError):
+    """A file that cannot be read or written as asked; the message names the file, what is wrong and the fix."""
+
+
+class UnsuitableError(VideoError):
+    """A file that is sound, and cannot give what was asked: too short, too slow, or no such time in it."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """When each frame appears, and how to find it again."""
+
+    starts: np.ndarray  # seconds from the first frame, ascending
+    end: float  # seconds, when the last frame leaves the screen
+    slack: float = 1e-6  # seconds by which the file's clock may have rounded a start up
+    is_image: bool = False
+    stamps: np.ndarray | None = None  # pts of each frame; None where only their order is known
+    keys: np.ndarray | None = None  # pts of the keyframes
+    is_open: bool = False  # some pictures are shown before the keyframe that they follow in the file
+
+    @property
+    def fps(self) -> float:
+        return len(self.starts) / self.end if self.end else 0.0
+
+    def positions(self, times: Sequence[float]) -> list[int]:
+        """Which frame, counted from 0, is on screen at each time."""
+        after = np.searchsorted(self.starts, np.asarray(times, dtype=np.float64) + self.slack, side="right")
+        return np.maximum(after - 1, 0).tolist()
+
+
+def checked(path: str | Path) -> Path:
+    """The absolute path of a file that has something in it; VideoError says what is wrong with another."""
+    path = Path(path)
+    if path.is_dir():
+        raise VideoError(f"{path} is a folder: name one file in it")
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise VideoError(f"{path} cannot be opened ({error.strerror}): check the path") from error
+    if not path.is_file():
+        raise VideoError(f"{path} is no regular file (a pipe, socket or device): copy what it gives to a file")
+    if size == 0:
+        raise VideoError(f"{path} is empty (0 bytes): copy or download it again")
+    if path.suffix.lower() not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
+        known = " ".join(sorted(IMAGE_SUFFIXES + VIDEO_SUFFIXES))
+        raise VideoError(f"{path} is no video or image by its name: rename or convert it to one of {known}")
+    return path.absolute()  # FFmpeg takes what precedes a colon in a relative path for a protocol
+
+
+def index(path: Path) -> Index:
+    """Of a `checked` path; remembered until the file changes."""
+    status = path.stat()
+    return _scan(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _scan(path: Path, _modified: int, _size: int) -> Index:
+    return _scan_image(path) if is_picture(path) else _scan_video(path)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether Pillow reads it: a still image or an animation."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+# Video files, by PyAV.
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The file's main video stream, closed afterwards whatever happens; FFmpeg's errors become `VideoError`."""
+    try:
+        # Containers are looked through for their streams, of which FFmpeg would decode a frame each time to learn what
+        # nobody here asks for.
+        with av.open(str(path), options={"skip_frame": "all"}, metadata_errors="replace") as container:
+            stream = container.streams.best("video")
+            if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+                raise VideoError(f"{path} has no video in it: give a file that has")
+            if stream.codec_context is None:
+                raise VideoError(f"{path} is damaged, or made by a codec unknown here: copy or convert it again")
+            refuse_huge(path, stream.width, stream.height)
+            # Without err_detect FFmpeg paints over damage and hands out invented pixels as a good frame. (A stream that
+            # is damaged and still well-formed cannot be told: video codecs carry no checksums.)
+            stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+            yield container, stream
+    except (av.error.FFmpegError, OSError) as error:
+        reason = error.strerror or "unknown error"
+        raise VideoError(
+            f"{path} cannot be decoded ({reason}): it is damaged, cut short or no video; copy or convert it again"
+        ) from error
+
+
+def refuse_huge(path: Path, width: int, height: int) -> None:
+    """VideoError for a frame of more than MAX_PIXELS."""
+    if width * height > MAX_PIXELS:
+        raise VideoError(
+            f"{path} says that its frames are {height}x{width}, more than {MAX_PIXELS / 1e6:.0f} million pixels: it is "
+            f"damaged, or must be scaled down first"
+        )
+
+
+class _Packet(NamedTuple):
+    pts: int
+    is_key: bool
+    is_hidden: bool  # decoded for others' sake, but cut away by an edit list
+    duration: int
+
+
+def _scan_video(path: Path) -> Index:
+    with opened(path) as (container, stream):
+        packets, is_partial = [], False
+        by_order = container.format.name == "avi"  # no stamps in it; those FFmpeg makes up are not in display order
+        for packet in container.demux(stream):
+            if packet.size:
+                by_order |= packet.pts is None
+                is_partial |= packet.is_corrupt
+                stamp = _Packet(packet.pts or 0, packet.is_keyframe, packet.is_discard, packet.duration or 0)
+                packets.append(stamp)
+        if not packets:
+            raise VideoError(f"{path} has no frames: copy or convert it again")
+        end = None if by_order else max(packet.pts + packet.duration for packet in packets)
+        _refuse_cut(path, stream, len(packets), end, is_partial)
+        tick, rate = float(stream.time_base or 0), float(stream.average_rate or 25)
+    if by_order:
+        return _scan_by_order(path)
+
+    first = next((i for i, packet in enumerate(packets) if packet.is_key), 0)
+    # What comes or shows before the first keyframe cannot be decoded by anyone: it is no frame.
+    shown = {packet.pts for packet in packets[first:] if not packet.is_hidden and packet.pts >= packets[first].pts}
+    if not shown:
+        raise VideoError(f"{path} has no frames to show, all are cut away by its edit list: convert it again")
+    stamps = np.array(sorted(shown), dtype=np.int64)
+    keys = np.array(sorted({packet.pts for packet in packets if packet.is_key}), dtype=np.int64)
+    starts = (stamps - stamps[0]) * tick
+    gap = float(starts[-1]) / (len(starts) - 1) if len(starts) > 1 else 1 / rate
+    slack = tick if tick < gap / 4 else 1e-6
+    latest = np.maximum.accumulate([packet.pts if packet.is_key else -math.inf for packet in packets[first:]])
+    is_open = any(packet.pts < key for packet, key in zip(packets[first:], latest, strict=True))
+    return Index(starts, float(starts[-1]) + gap, slack, False, stamps, keys, is_open)
+
+
+def _scan_by_order(path: Path) -> Index:
+    """Where packets have no stamps, frames are counted by decoding, and come at a constant rate."""
+    with opened(path) as (container, stream):
+        gap = 1 / float(stream.guessed_rate or stream.average_rate or 25)
+        count = sum(1 for _ in container.decode(stream))
+    if not count:
+        raise VideoError(f"{path} has no frames that decode: copy or convert it again")
+    return Index(np.arange(count) * gap, count * gap)
+
+
+def _refuse_cut(path: Path, stream: VideoStream, count: int, end: int | None, is_partial: bool) -> None:
+    """Raise for a file that holds less than its header promises, or whose last packet is partial.
+
+    A header counts also the frames that an edit list hides, so fewer packets alone prove nothing where stamps
+    are known: the time they reach (`end`, in ticks) must fall short as well. Matroska promises a time only.
+    """
+    promised = stream.duration if stream.frames else _tagged_duration(stream)
+    half_frame = 0.5 / float((stream.average_rate or 25) * (stream.time_base or 1))
+    fewer = not stream.frames or count < stream.frames
+    shorter = end is None or (promised is not None and end - min(stream.start_time or 0, 0) < promised - half_frame)
+    if is_partial or (fewer and shorter and (stream.frames or promised is not None)):
+        promise = f" of {stream.frames}" if stream.frames else ""
+        raise VideoError(f"{path} is cut short or damaged: only {count}{promise} frames are there; copy it again")
+
+
+def _tagged_duration(stream: VideoStream) -> float | None:
+    """Matroska's DURATION tag (hours:minutes:seconds) in ticks; None without one."""
+    try:
+        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+        ticks = (int(hours) * 3600 + int(minutes) * 60 + float(seconds)) / float(stream.time_base or 1)
+        return ticks if math.isfinite(ticks) else None
+    except (KeyError, ValueError):
+        return None
+
+
+# Images and animations, by Pillow.
+
+
+@contextmanager
+def opened_image(path: Path) -> Iterator[Image.Image]:
+    """The image, closed afterwards; whatever goes wrong with it meanwhile becomes `VideoError`."""
+    try:
+        with Image.open(path) as image:
+            refuse_huge(path, *image.size)
+            yield image
+    except VideoError:
+        raise
+    except _IMAGE_ERRORS as error:
+        raise VideoError(f"{path} cannot be read as an image ({error}): copy or convert it again") from error
+
+
+def _scan_image(path: Path) -> Index:
+    with opened_image(path) as image:
+        count = getattr(image, "n_frames", 1)
+        if count == 1:
+            return Index(np.zeros(1), 0.0, is_image=True)
+        ends = np.cumsum([_seconds(image, position) for position in range(count)])
+    return Index(np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
+
+
+def _seconds(image: Image.Image, position: int) -> float:
+    image.seek(position)
+    image.load()  # WebP knows its duration only then
+    return image.info.get("duration", 0) / 1000 or _UNTIMED_FRAME

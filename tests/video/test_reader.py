@@ -486,6 +486,13 @@ def test_pixels_that_are_not_square_are_told(encode):
     assert probe(turned).pixel_aspect == pytest.approx(3 / 4)
 
 
+@pytest.mark.parametrize(("transfer", "hdr"), [("smpte2084", True), ("arib-std-b67", True), ("bt709", False)])
+def test_brightness_coded_for_hdr_is_told(encode, transfer, hdr):
+    options = {"x264-params": f"colorprim=bt2020:colormatrix=bt2020nc:transfer={transfer}"}
+    path = encode("bright.mp4", num_frames=2, pixels="yuv420p10le", options=options)
+    assert probe(path).hdr == hdr
+
+
 def test_a_picture_larger_than_the_bound_is_refused_unread(tmp_path):
     path = tmp_path / "huge.png"
     Image.new("1", (9000, 9000)).save(path)

@@ -17,6 +17,7 @@ from videodit.video.decoders import Converter, first_frame, images, load, stampe
 from videodit.video.index import Index, UnsuitableError, VideoError, checked, index, is_picture, opened
 
 Slower = Literal["error", "repeat"]
+HDR_TRANSFERS = (16, 18)  # SMPTE ST 2084 (PQ) and ARIB STD-B67 (HLG), by their numbers in ITU-T H.273
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class VideoInfo:
 
     `fps` is the average rate, `num_frames / duration`; `duration`, in seconds, runs from the first frame to the
     end of the last. A still image has one frame, `fps` 0.0 and `duration` 0.0. `pixel_aspect` is the width over the
-    height of a pixel (1.0: square); `interlaced`: the first frame holds two fields.
+    height of a pixel (1.0: square). Of the first frame: `interlaced` where it holds two fields, `hdr` where its
+    brightness is coded for such a display (PQ or HLG), so that its pixels, which are given as they are, look pale.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class VideoInfo:
     duration: float
     is_image: bool
     interlaced: bool = False
+    hdr: bool = False
     pixel_aspect: float = 1.0
 
 
@@ -54,7 +57,8 @@ def probe(path: str | Path) -> VideoInfo:
     size = frame.height, frame.width
     if turn_of(frame).is_sideways:
         size, aspect = size[::-1], 1 / aspect
-    return VideoInfo(Path(path), count, found.fps, *size, found.end, False, bool(frame.interlaced_frame), aspect)
+    interlaced, hdr = bool(frame.interlaced_frame), int(frame.color_trc) in HDR_TRANSFERS
+    return VideoInfo(Path(path), count, found.fps, *size, found.end, False, interlaced, hdr, aspect)
 
 
 def read_frames(

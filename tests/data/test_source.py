@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from videodit.config import Data
-from videodit.data.source import open_data
+from videodit.data.buckets import fill
+from videodit.data.source import guarded_reader, open_data
 from videodit.data.transforms import detailed_crop, fit, to_frames, to_pixels
 from videodit.video import VideoError
 from videodit.video.writer import write_video
@@ -138,3 +140,54 @@ def test_the_detailed_crop_is_where_the_contrast_is() -> None:
     assert all(crop.shape == (5, 16, 16, 3) for crop in crops)
     assert all(crop.any() for crop in crops)
     assert detailed_crop(frames, None, 9, rng, tries=4).shape == frames.shape
+
+
+def test_a_slower_file_is_left_out_or_held_on_screen_by_choice(tmp_path: Path) -> None:
+    grays = np.repeat(np.arange(1, 9, dtype=np.uint8), 16 * 16 * 3).reshape(8, 16, 16, 3)
+    write_video(tmp_path / "slow.mkv", grays, 4)
+    (tmp_path / "slow.txt").write_text("eight grays in two seconds")
+    kept = open_data(Data(source=str(tmp_path), validation=0, **SIZE), seed=0).train
+    assert fill(kept, [kept.size], 1).dropped[0].why == "4 frames a second are less than 8"
+    held = Data(source=str(tmp_path), validation=0, slower="repeat", start="first", **SIZE | {"num_frames": 5})
+    clips = open_data(held, seed=0).train
+    assert len(fill(clips, [clips.size], 1)) == 1
+    assert [int(frame[0, 0, 0]) for frame in clips.read(0, 0)] == [1, 1, 2, 2, 3]
+
+
+def test_files_from_elsewhere_are_fetched_and_what_cannot_be_had_is_named(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    numbered(tmp_path / "there", "a.mkv", 4)
+    url = (tmp_path / "there").as_uri()
+    rows = [{"file": f"{url}/{name}", "caption": "grays"} for name in ("a.mkv", "gone.mkv")]
+    (tmp_path / "clips.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    data = Data(source=str(tmp_path / "clips.jsonl"), validation=0, max_bad_share=0.5, **SIZE)
+    clips = open_data(data, 0, tmp_path / "latents" / "files.json").train
+    assert len(clips.read(0, 0)) == 3  # also without `fetch` having been called for all
+    paths = clips.source.fetch()
+    assert [path.exists() for path in paths] == [True, False]
+    assert {path.parent for path in paths} == {tmp_path / "latents" / "remote"}
+    assert clips.source.name(0) == f"{url}/a.mkv"
+    with pytest.raises(VideoError, match=r"gone\.mkv"):
+        clips.source.facts(1)
+    assert not (tmp_path / "latents" / "quarantine.jsonl").exists()  # it may be there tomorrow
+
+
+def test_limits_of_the_configuration_reach_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbered(tmp_path, "a.mkv", 4)
+    limits = {"read_seconds": 7.0, "read_memory_gb": 1.5, "read_processes": 3}
+    reader = open_data(Data(source=str(tmp_path), validation=0, **limits, **SIZE), seed=0).files.reader
+    assert (reader.seconds, reader.memory_gb, reader.processes) == (7.0, 1.5, 3)
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert guarded_reader(Data()).processes == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert guarded_reader(Data()).processes == 8
+
+
+def test_a_reader_that_is_not_installed_is_a_mistake_in_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbered(tmp_path, "a.mkv", 4)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ValueError, match=r"data\.reader: backend='decord' needs decord.*pip install decord"):
+        open_data(Data(source=str(tmp_path), validation=0, reader="decord", **SIZE), seed=0)

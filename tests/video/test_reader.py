@@ -326,10 +326,11 @@ def test_decord_is_refused_where_it_gives_other_frames(encode, name):
         read_frames(path, [0.5], backend="decord")
 
 
-def test_a_missing_decord_names_the_install(encode, monkeypatch):
-    monkeypatch.setitem(sys.modules, "decord", None)
-    with pytest.raises(ImportError, match="pip install decord"):
-        read_frames(encode("clip.mp4", num_frames=2), [0.0], backend="decord")
+@pytest.mark.parametrize("name", ["decord", "torchcodec"])
+def test_a_missing_library_names_the_install(encode, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, {"torchcodec": "torchcodec.decoders"}.get(name, name), None)
+    with pytest.raises(ImportError, match=f"pip install {name}"):
+        read_frames(encode("clip.mp4", num_frames=2), [0.0], backend=name)
 
 
 def test_an_unknown_backend_is_an_error(encode):

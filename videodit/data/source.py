@@ -24,6 +24,7 @@ from videodit.data.remote import fetch
 from videodit.data.transforms import fit
 from videodit.geometry import ClipSize
 from videodit.shapes import VERSION, ShapesWorld, rng_for
+from videodit.video.decoders import library
 from videodit.video.guarded import Guarded
 from videodit.video.index import UnsuitableError, VideoError
 from videodit.video.reader import read_clip
@@ -306,13 +307,18 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
         memory: a file to remember facts of files in (`data.files`).
 
     Raises:
-        ValueError: the manifest is unreadable or too small to keep `data.validation` clips out.
+        ValueError: the manifest is unreadable or too small to keep `data.validation` clips out, or `data.reader` is not
+            installed.
     """
     fixed = data.model_copy(update={"start": "first", "crop": "center"})  # so that validation losses can be compared
     if data.source == "shapes":
         train = ShapesSource(seed, data.validation, data.clips or 8192)
         kept = ShapesSource(seed, 0, data.validation)
         return Split(Clips(train, data, seed), Clips(kept, fixed, seed), (), Files())
+    try:
+        library(data.reader)
+    except ImportError as error:
+        raise ValueError(f"data.reader: {error}") from error
     manifest = read_manifest(data.source, memory.with_name("remote") if memory else None)
     items = manifest.items[: data.clips]
     count = len(items)

@@ -22,6 +22,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -235,14 +236,23 @@ def stamped(
 # decord and torchcodec.
 
 
-def _decord_frames(path: Path, index: Index, positions: list[int]) -> Sequence[np.ndarray]:
+def library(backend: str) -> Any:
+    """The module that a backend needs; ImportError says how to get it."""
     try:
-        import decord
-    except ImportError as error:
+        return import_module({"pyav": "av", "torchcodec": "torchcodec.decoders"}.get(backend, backend))
+    except (ImportError, RuntimeError, OSError) as error:
+        get = {
+            "decord": "`pip install decord` (Linux x86-64 and Windows only)",
+            "torchcodec": "`pip install torchcodec` in the version that goes with your torch, and FFmpeg's libraries "
+            "from your system's packages",
+        }[backend]
         raise ImportError(
-            "backend='decord' needs decord, which is not installed: `pip install decord` (Linux x86-64 and Windows "
-            "only), or use backend='pyav'"
+            f"backend={backend!r} needs {backend}, which cannot be loaded: {get}; or use 'pyav'"
         ) from error
+
+
+def _decord_frames(path: Path, index: Index, positions: list[int]) -> Sequence[np.ndarray]:
+    decord = library("decord")
     if path.suffix.lower() in (".m2ts", ".mts", ".ts"):
         raise VideoError(f"{path}: decord gives wrong frames of MPEG transport streams; read it with backend='pyav'")
     _refuse_what_decord_shows_otherwise(path, index)
@@ -277,19 +287,13 @@ def _refuse_what_decord_shows_otherwise(path: Path, index: Index) -> None:
 
 
 def _torchcodec_frames(path: Path, index: Index, positions: list[int]) -> Sequence[np.ndarray]:
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, RuntimeError, OSError) as error:
-        raise ImportError(
-            "backend='torchcodec' needs torchcodec and FFmpeg's libraries: `pip install torchcodec` in the version "
-            "that goes with your torch, and FFmpeg from your system's packages; or use backend='pyav'"
-        ) from error
+    torchcodec = library("torchcodec")
     frame, _ = first_frame(path, index)
     if frame.interlaced_frame or turn_of(frame).is_mirrored:
         kind = "interlaced" if frame.interlaced_frame else "mirrored"
         raise VideoError(f"{path} is {kind}, which torchcodec gets wrong; read it with backend='pyav'")
     try:
-        decoder = VideoDecoder(str(path), dimension_order="NHWC", seek_mode="exact", num_ffmpeg_threads=1)
+        decoder = torchcodec.VideoDecoder(str(path), dimension_order="NHWC", seek_mode="exact", num_ffmpeg_threads=1)
         begin = decoder.get_frame_at(0).pts_seconds
         count = len(decoder)
         if index.is_open:

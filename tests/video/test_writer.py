@@ -248,3 +248,18 @@ def test_a_contact_sheet_enlarges_and_labels(tmp_path):
 def test_a_contact_sheet_of_nothing_is_an_error(tmp_path, clips, name, options):
     with pytest.raises(ValueError, match=r"contact sheet|labels for|without frames"):
         contact_sheet(clips, tmp_path / name, **options)
+
+
+def test_keyframes_come_as_often_as_asked_and_nothing_leans_across_them(tmp_path):
+    frames = [numbered(n) for n in range(40)]
+    path = write_video(tmp_path / "clip.mp4", frames, 8, keyframe_every=16)
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    keys = [packet.pts for packet in packets if packet.is_keyframe]
+    assert len(keys) == 3
+    for key in keys:  # closed: what follows a keyframe in the file is not shown before it
+        place = next(n for n, packet in enumerate(packets) if packet.pts == key)
+        assert all(packet.pts >= key for packet in packets[place:])
+    assert numbers(read_clip(path, 40, 8)) == list(range(40))
+    with pytest.raises(ValueError, match="keyframe_every=0"):
+        write_video(tmp_path / "clip.mp4", frames, 8, keyframe_every=0)

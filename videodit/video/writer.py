@@ -46,6 +46,7 @@ def write_video(
     *,
     metadata: Mapping[str, str] | None = None,
     crf: int = 18,
+    keyframe_every: int | None = None,
 ) -> Path:
     """Write `uint8 f h w c` RGB frames at `fps` (frames a second); returns the path written.
 
@@ -55,7 +56,8 @@ def write_video(
     run is replaced, any other is left alone. Folders on the way are made.
 
     `metadata` goes into the file (every PNG of a folder) and comes back by `read_metadata`; its keys are made of
-    a-z, 0-9 and _. `crf` is H.264's quality, 0 (best) to 51, and concerns .mp4 only.
+    a-z, 0-9 and _. Of .mp4 only: `crf` is H.264's quality, 0 (best) to 51; `keyframe_every` closes a group of pictures
+    after so many frames at most (None: H.264's usual 250), so that a reader that jumps has less to decode.
 
     Raises `ValueError` for an unknown suffix, no frames, frames that are not uint8 RGB of one size, odd sizes
     for .mp4, or bad fps, crf or keys; `VideoError` when the file cannot be written. Nothing is left behind then.
@@ -63,8 +65,11 @@ def write_video(
     path, rate, metadata = Path(path), _rate(fps), _checked_metadata(metadata or {})
     if not 0 <= crf <= 51:
         raise ValueError(f"crf={crf} is out of range: pick 0 (best) to 51 (worst)")
+    if keyframe_every is not None and keyframe_every < 1:
+        raise ValueError(f"keyframe_every={keyframe_every} must be 1 or more frames")
+    codec_options = {"crf": str(crf)} | ({"g": str(keyframe_every)} if keyframe_every else {})
     writers: dict[str, Callable[[Path, Iterator[np.ndarray]], None]] = {
-        ".mp4": partial(_write_mp4, rate=rate, metadata=metadata, crf=crf),
+        ".mp4": partial(_write_mp4, rate=rate, metadata=metadata, codec_options=codec_options),
         ".mkv": partial(_write_mkv, rate=rate, metadata=metadata),
         ".gif": partial(_write_gif, rate=rate, metadata=metadata),
         ".webp": partial(_write_webp, rate=rate, metadata=metadata),
@@ -220,7 +225,14 @@ def _checked_frames(frames: np.ndarray | Iterable[np.ndarray]) -> Iterator[np.nd
         yield np.ascontiguousarray(frame)
 
 
-def _write_mp4(path: Path, frames: Iterator[np.ndarray], *, rate: Fraction, metadata: dict[str, str], crf: int) -> None:
+def _write_mp4(
+    path: Path,
+    frames: Iterator[np.ndarray],
+    *,
+    rate: Fraction,
+    metadata: dict[str, str],
+    codec_options: dict[str, str],
+) -> None:
     first = next(frames)
     height, width = first.shape[:2]
     if height % 2 or width % 2:
@@ -230,7 +242,7 @@ def _write_mp4(path: Path, frames: Iterator[np.ndarray], *, rate: Fraction, meta
             f"sizes ({even}), or write .mkv"
         )
     container_options = {"movflags": "+faststart+use_metadata_tags"}
-    with _encoder(path, first, "libx264", rate, {"crf": str(crf)}, container_options, metadata) as (stream, encode):
+    with _encoder(path, first, "libx264", rate, codec_options, container_options, metadata) as (stream, encode):
         stream.pix_fmt = "yuv420p"
         stream.codec_context.colorspace = Colorspace.ITU709
         stream.codec_context.color_range = ColorRange.MPEG

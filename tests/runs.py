@@ -113,7 +113,7 @@ def train_measured(folder: Path, sharding: str, steps: int) -> dict[int, float]:
 def encode(folder: Path) -> list[str]:
     """Encodes the mixed run in this process's part; the names of all latents."""
     config = mixed(folder)
-    train, _ = inputs.encode_clips_of(config, inputs.load_codec(config))
+    train, _ = inputs.open_clips(config, inputs.load_codec(config))
     return [name for sample in train.samples for name in (sample.latent, sample.image)]
 
 

@@ -22,7 +22,7 @@ def main() -> int:
 
     try:
         for config in load_config(args.config, args.overrides).legs():
-            train, validation = inputs.encode_clips_of(config, inputs.load_codec(config))
+            train, validation = inputs.open_clips(config, inputs.load_codec(config))
             if inputs.is_frozen(config) and (text := inputs.load_text(config)):
                 inputs.encode_text_of(config, text, inputs.captions_of(train, validation))
             print(f"{len(train)} clips to train on, {len(validation)} to measure on: {inputs.latents_folder(config)}")

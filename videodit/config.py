@@ -70,6 +70,9 @@ class Data(Section):
     start: Literal["random", "first"] = Field("random", description="where in a longer file a clip begins")
     spans: Positive = Field(1, description="how many stretches of a longer file (or random crops) are encoded")
     repeat: Positive = Field(1, description="how often an epoch shows each of them")
+    encode: Literal["once", "each_step"] = Field(
+        "once", description="each_step: nothing is stored, and each epoch shows other stretches and crops"
+    )
     encode_precision: Precision = Field("no", description="of the VAE when clips are encoded")
     validation: Annotated[int, Field(ge=0)] = Field(64, description="clips kept out of training, to measure on")
     image_share: Share = Field(0.1, description="share of the clips that an epoch shows as images: their first frame")

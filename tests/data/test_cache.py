@@ -19,7 +19,7 @@ from videodit.data import cache
 from videodit.data.buckets import fill, sizes_of
 from videodit.data.cache import CacheError, Latents, Store, encode_clips
 from videodit.data.source import open_data
-from videodit.training.inputs import encode_clips_of, load_codec
+from videodit.training.inputs import open_clips, load_codec
 from videodit.video import VideoError
 from videodit.video.writer import write_video
 
@@ -182,8 +182,8 @@ def test_several_processes_encode_a_share_each_and_any_number_goes_on(tmp_path: 
     store = next((tmp_path / "two" / "latents").glob("vae-*"))
     files = sorted(store.glob("*.safetensors"))
     files[0].unlink()  # as if one of them had been stopped
-    latents, _ = encode_clips_of(config, load_codec(config))
-    alone, _ = encode_clips_of(mixed(tmp_path / "one"), load_codec(mixed(tmp_path / "one")))
+    latents, _ = open_clips(config, load_codec(config))
+    alone, _ = open_clips(mixed(tmp_path / "one"), load_codec(mixed(tmp_path / "one")))
     assert [s.latent for s in latents.samples] == [s.latent for s in alone.samples]
     for number in range(len(alone)):
         for image in (False, True):

@@ -64,7 +64,9 @@ def test_world_law_two_processes_have_the_losses_of_one(
 
 def of(config: Run, trainer: Trainer, step: int, process: tuple[int, int]) -> list[Batch]:
     batches = trainer.batches
-    return Batches(config, trainer.train_clips, batches.sampler, trainer.path, batches.patch, process)[step]
+    return Batches(config, trainer.train_clips, batches.sampler, trainer.path, batches.strides, batches.patch, process)[
+        step
+    ]
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
@@ -150,7 +152,7 @@ def test_a_loss_that_is_no_number_is_passed_over_where_that_is_asked_for(
     trainer = Trainer(mixed(folder, on_nonfinite="skip", steps=20))
     before = {k: v.clone() for k, v in trainer.raw_model.state_dict().items()}
     batch = trainer.batches[0]
-    batch[0].latents[0, 0] = float("nan")
+    batch[0].shown[0, 0] = float("nan")
     for _ in range(9):
         trainer.step(0, batch)
     after = trainer.raw_model.state_dict()

@@ -41,11 +41,11 @@ def test_given_frames_are_clean_and_count_in_no_loss(tmp_path: Path) -> None:
         other = batch.noise.clone()
         other[:, :, 0] = 17.0  # the noise of a frame that is given goes nowhere
         assert torch.equal(trainer.errors(dataclasses.replace(batch, noise=other)), errors)
-        shown = batch.latents.clone()
+        shown = batch.shown.clone()
         shown[:, :, 0] = 3.0  # but what it shows does
-        assert (trainer.errors(dataclasses.replace(batch, latents=shown)) - errors).abs().min() > 1e-4
+        assert (trainer.errors(dataclasses.replace(batch, shown=shown)) - errors).abs().min() > 1e-4
     torch.manual_seed(1)
-    x, t = batch.latents, rearranged(batch.times)
+    x, t = batch.shown, rearranged(batch.times)
     noisy = (1 - t) * x + t * batch.noise
     noisy[:, :, 0] = x[:, :, 0]
     with torch.no_grad():

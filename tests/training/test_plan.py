@@ -31,7 +31,7 @@ def test_a_plan_is_what_training_then_feeds(tmp_path: Path) -> None:
         batches[size] += 1
         row = next(row for row in planned.rows if row.size == size)
         assert count <= row.batch
-        _, _, f, h, w = pieces[0].latents.shape
+        _, _, f, h, w = pieces[0].shown.shape
         assert row.tokens == f * (h // 2) * (w // 2)
     assert {row.size: (row.shown, row.batches) for row in planned.rows} == {s: (fed[s], batches[s]) for s in fed}
     assert planned.held_out == len(trainer.validation_clips)
@@ -58,7 +58,7 @@ def test_activations_are_those_that_autograd_keeps(tmp_path: Path) -> None:
         piece = trainer.batches[0][0]
         text = torch.zeros(size, 64, 24)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            trainer.raw_model.transformer(piece.latents, 1000 * piece.times, text)
+            trainer.raw_model.transformer(piece.shown, 1000 * piece.times, text)
         kept += [said, sum(x.untyped_storage().nbytes() for x in counted.values())]
     assert kept[0] == pytest.approx(kept[1], rel=0.1)
     assert kept[2] - kept[0] == pytest.approx(kept[3] - kept[1], rel=0.1)

@@ -135,7 +135,7 @@ class Sample:
 
 
 class Latents:
-    """Encoded samples. `latents[i, image]` is c f h w (an image: c 1 h w), normalized, float32."""
+    """Encoded samples. `latents[i, image]` is c f h w (an image: c 1 h w), normalized, float32, in every epoch."""
 
     def __init__(self, samples: Sequence[Sample], store: Store):
         self.samples, self.store = samples, store
@@ -147,6 +147,10 @@ class Latents:
         number, image = which
         sample = self.samples[number]
         return self.store[sample.image if image else sample.latent].float()
+
+    def read(self, number: int, image: bool, epoch: int) -> tuple[int, Tensor]:
+        """The sample that is shown, and its latent: those asked for. (`LiveClips` may have to show another.)"""
+        return number, self[number, image]
 
 
 @torch.no_grad()

@@ -94,7 +94,8 @@ class Files:
 
     def hash(self, paths: Iterable[Path], what: str, *, show: bool = True) -> None:
         """Hashes many files at once, and remembers."""
-        new = [path for path in dict.fromkeys(paths) if not (self._known(path) or Facts()).sha256]
+        known = {path: self._known(path) or Facts() for path in dict.fromkeys(paths)}
+        new = [path for path, facts in known.items() if not facts.sha256 and not facts.error]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for _ in tqdm(
                 pool.map(self._try_hash, new), total=len(new), desc=what, disable=not show or not new, delay=2

@@ -47,8 +47,8 @@ class Source(Protocol):
 
     `fetch` brings files from elsewhere to this machine, and says where all are; `facts` is None where a clip can have
     any size and length; `content` names what it shows, whatever it is called; `recall` learns what other processes
-    found unreadable; `stream` gives the frames uint8 f h w c of many spans, or the error that reading one gave, in
-    their order.
+    found unreadable, `fail` tells them; `stream` gives the frames uint8 f h w c of many spans, or the error that
+    reading one gave, in their order.
     """
 
     def __len__(self) -> int: ...
@@ -58,6 +58,7 @@ class Source(Protocol):
     def captions(self, index: int, image: bool) -> tuple[str, ...]: ...
     def facts(self, index: int) -> Facts | None: ...
     def recall(self) -> None: ...
+    def fail(self, index: int, error: VideoError) -> None: ...
     def stream(self, spans: Sequence[Span]) -> Iterator[np.ndarray | VideoError]: ...
 
 
@@ -89,6 +90,9 @@ class ShapesSource:
         return None
 
     def recall(self) -> None:
+        pass
+
+    def fail(self, index: int, error: VideoError) -> None:
         pass
 
     def stream(self, spans: Sequence[Span]) -> Iterator[np.ndarray | VideoError]:
@@ -152,14 +156,14 @@ class FileSource:
     def recall(self) -> None:
         self.files.recall()
 
+    def fail(self, index: int, error: VideoError) -> None:
+        self.files.fail(self.items[index].path, error)
+
     def stream(self, spans: Sequence[Span]) -> Iterator[np.ndarray | VideoError]:
         calls = (self._call(span) for span in spans)  # each made when it is its turn: its file may be bad by then
         for span, frames in zip(spans, self.files.reader.map(read_clip, calls), strict=True):
-            if isinstance(frames, VideoError):
-                self.files.fail(self.items[span.index].path, frames)
-                yield frames
-            else:
-                yield fit(frames, span.size.height, span.size.width, span.place)
+            is_bad = isinstance(frames, VideoError)
+            yield frames if is_bad else fit(frames, span.size.height, span.size.width, span.place)
 
     def _call(self, span: Span) -> tuple[Any, ...] | VideoError:
         """Arguments of `read_clip`, or why it need not be called."""
@@ -219,6 +223,7 @@ class Clips:
         try:
             return self._frames(span)
         except VideoError as error:
+            self.source.fail(span.index, error)
             self.skip(span.index, str(error))
             return None
 
@@ -226,6 +231,7 @@ class Clips:
         """As `try_read`, of many spans in their order, the next of which are read meanwhile. Keeps none in memory."""
         for span, frames in zip(spans, self.source.stream(spans), strict=True):
             if isinstance(frames, VideoError) and span.index not in self.skips:
+                self.source.fail(span.index, frames)
                 self.skip(span.index, str(frames))
             yield None if span.index in self.skips or isinstance(frames, VideoError) else frames
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from videodit.config import Run
 from videodit.data.buckets import sizes_of
 from videodit.data.cache import Latents
+from videodit.data.live import LiveClips
 from videodit.data.sampler import Sampler
 from videodit.diffusion import objectives
 from videodit.diffusion.conditioning import choose_kind, draw_given
@@ -34,13 +35,14 @@ CAPTION, NOISE, DROPOUT, VALIDATION, CONDITION = 23, 24, 25, 26, 27
 class Batch:
     """Samples of one size, and what was drawn for them.
 
-    `latents` and `noise` are b c f h w, `times` b or b f in the path's own units, `given` b f (True: the frame is
+    `shown` are latents, b c f h w, or, where `is_encoded` is False, pixels in [-1, 1], b 3 f h w; `noise` is like the
+    latents, `times` b or b f in the path's own units, `given` b f (True: the frame is
     clean) or None, `captions` one wording each ("" where dropped), `counts` b: 0 for one that only fills a place,
     else 1. `total` is how many count in the global batch, over all processes and pieces.
     """
 
     size: ClipSize
-    latents: Tensor
+    shown: Tensor
     noise: Tensor
     times: Tensor
     given: Tensor | None
@@ -48,11 +50,12 @@ class Batch:
     names: list[str]
     counts: Tensor
     total: int
+    is_encoded: bool = True
 
     def to(self, device: torch.device) -> Batch:
         moved = {
             name: value.to(device, non_blocking=True)
-            for name in ("latents", "noise", "times", "given", "counts")
+            for name in ("shown", "noise", "times", "given", "counts")
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **moved)
@@ -95,14 +98,15 @@ class Batches(Dataset):
     def __init__(
         self,
         config: Run,
-        latents: Latents,
+        clips: Latents | LiveClips,
         sampler: Sampler,
         path: objectives.Path,
+        strides: Strides,
         patch: tuple[int, int, int],
         process: tuple[int, int] = (0, 1),
     ):
-        self.config, self.latents, self.sampler, self.path, self.patch = config, latents, sampler, path, patch
-        self.process = process
+        self.config, self.clips, self.sampler, self.path = config, clips, sampler, path
+        self.strides, self.patch, self.process = strides, patch, process
 
     def loader(self, steps: Sequence[int]) -> Iterable[list[Batch]]:
         """The batches of these steps, read ahead by `train.workers` processes."""
@@ -128,20 +132,23 @@ class Batches(Dataset):
     def _piece(self, step: int, size: ClipSize, samples: np.ndarray, places: np.ndarray) -> Batch:
         filled = places if len(places) else np.zeros(1, dtype=np.int64)  # processes go through the model together
         image = size.num_frames == 1
-        latents = torch.stack([self.latents[int(samples[place]), image] for place in filled])
+        epoch = step // self.sampler.steps_per_epoch
+        read = [self.clips.read(int(samples[place]), image, epoch) for place in filled]
         keys = [(step, int(place)) for place in filled]
-        noise, times = self.draw(latents, keys)
-        chosen = [self.latents.samples[int(samples[place])] for place in filled]
+        shape = torch.Size((len(filled), *size.latent(self.strides, self.patch)))
+        noise, times = self.draw(shape, keys)
+        chosen = [self.clips.samples[number] for number, _ in read]
         return Batch(
             size,
-            latents,
+            torch.stack([shown for _, shown in read]),
             noise,
             times,
-            self._given(latents, keys),
+            self._given(shape, keys),
             [self._caption(s.image_captions if image else s.captions, k) for s, k in zip(chosen, keys, strict=True)],
             [sample.name for sample in chosen],
             torch.full((len(filled),), float(len(places) > 0)),
             len(samples),
+            is_encoded=isinstance(self.clips, Latents),
         )
 
     def _caption(self, wordings: tuple[str, ...], key: tuple[int, int]) -> str:
@@ -150,18 +157,18 @@ class Batches(Dataset):
             return ""
         return wordings[int(rng_for(seed, CAPTION, *key).integers(len(wordings)))]
 
-    def draw(self, latents: Tensor, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Noise like the latents b c f h w, and times b, or b f where some frames have a time of their own."""
+    def draw(self, shape: torch.Size, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Noise of a shape b c f h w, and times b, or b f where some frames have a time of their own."""
         rngs = [rng_for(self.config.seed, NOISE, *key) for key in keys]
-        frames, share = latents.shape[2], self.config.objective.frame_times
+        frames, share = shape[2], self.config.objective.frame_times
         uniform = np.array([rng.random() for rng in rngs])
-        noise = np.stack([rng.standard_normal(latents.shape[1:], dtype=np.float32) for rng in rngs])
+        noise = np.stack([rng.standard_normal(shape[1:], dtype=np.float32) for rng in rngs])
         if share and frames > 1:
             uniform = np.repeat(uniform[:, None], frames, axis=1)
             for row, rng in zip(uniform, rngs, strict=True):
                 if rng.random() < share:
                     row[:] = rng.random(frames)
-        return torch.from_numpy(noise), self.times(torch.from_numpy(uniform), latents.shape)
+        return torch.from_numpy(noise), self.times(torch.from_numpy(uniform), shape)
 
     def times(self, uniform: Tensor, shape: torch.Size) -> Tensor:
         """Training times of latents of a shape b c f h w, as the path counts them, from uniform draws."""
@@ -174,9 +181,9 @@ class Batches(Dataset):
         t = shift_time(t, shift).float()
         return index_from_time(t, len(self.path.alphas_cumprod)) if _discrete(self.path) else t  # type: ignore[attr-defined]
 
-    def _given(self, latents: Tensor, keys: list[tuple[int, int]]) -> Tensor | None:
+    def _given(self, shape: torch.Size, keys: list[tuple[int, int]]) -> Tensor | None:
         shares: Any = self.config.objective.given_frames
-        frames = latents.shape[2]
+        frames = shape[2]
         if not shares or frames == 1:
             return None
         rows = []

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
 
 from videodit.codec import VideoCodec
 from videodit.config import Run
 from videodit.data.buckets import Buckets, fill, sizes_of
 from videodit.data.cache import Latents, TextCache, encode_clips
+from videodit.data.live import LiveClips
 from videodit.data.manifest import Skip
 from videodit.data.source import Split, open_data
 from videodit.diffusion import objectives
@@ -90,9 +92,18 @@ def survey(config: Run) -> Survey:
     return Survey(split, train, validation)
 
 
-def encode_clips_of(config: Run, codec: VideoCodec) -> tuple[Latents, Latents]:
-    """Latents of the clips to train on and of those kept out, encoded where they are not there yet."""
+def open_clips(config: Run, codec: VideoCodec) -> tuple[Latents | LiveClips, Latents]:
+    """The clips to train on, as `data.encode` says, and those kept out, encoded where they are not there yet."""
     found = survey(config)
+    if config.data.encode == "each_step":
+        train = LiveClips(found.split.train, found.train)
+        nothing = Buckets({}, [])
+        _, validation = _encoded(config, codec, replace(found, train=nothing))
+        return train, validation
+    return _encoded(config, codec, found)
+
+
+def _encoded(config: Run, codec: VideoCodec, found: Survey) -> tuple[Latents, Latents]:
     if paths := [*found.split.train.source.fetch(), *found.split.validation.source.fetch()]:
         with PartialState().main_process_first():
             found.split.files.hash(paths, "hashing files")
@@ -112,13 +123,22 @@ def encode_clips_of(config: Run, codec: VideoCodec) -> tuple[Latents, Latents]:
     return encoded[0], encoded[1]
 
 
+@torch.no_grad()
+def encode(config: Run, codec: VideoCodec, pixels: Tensor) -> Tensor:
+    """Normalized latents b c f h w, float32, of pixels b 3 f h w in [-1, 1], on their device."""
+    codec.vae.to(pixels.device)
+    precision = PRECISIONS[config.data.encode_precision]
+    with torch.autocast(pixels.device.type, precision, enabled=precision is not None):
+        return codec.encode(pixels).float()
+
+
 def left_out(found: Survey) -> list[Skip]:
     """What is not trained or measured on, and why."""
     parts = ((found.split.train, found.train), (found.split.validation, found.validation))
     return [*found.split.skips, *(skip for clips, b in parts for skip in (*clips.skips.values(), *b.dropped))]
 
 
-def captions_of(*caches: Latents) -> list[str]:
+def captions_of(*caches: Latents | LiveClips) -> list[str]:
     """Every wording of the samples."""
     return [c for cache in caches for s in cache.samples for c in (*s.captions, *s.image_captions)]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from videodit.config import Lora, Run
 from videodit.config import Model as Shape
 from videodit.data.cache import Latents, TextCache
+from videodit.data.live import LiveClips
 from videodit.geometry import Strides
 from videodit.models.transformer import SIZES, VideoDiT
 from videodit.pipeline import named_folder, size_conditions
@@ -215,7 +216,7 @@ def merged(transformer: VideoDiT, state: dict[str, Tensor]) -> VideoDiT:
     return plain
 
 
-def choose_weights(model: Model, config: Run, clips: Latents) -> None:
+def choose_weights(model: Model, config: Run, clips: Latents | LiveClips) -> None:
     """Freezes all but `train.weights`, where it names any.
 
     Raises:

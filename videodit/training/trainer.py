@@ -65,7 +65,7 @@ class Trainer:
         self.codec = inputs.load_codec(config)
         if not train.start_from:
             batch_sizes(config, self.codec.strides, config.model.patch_size)  # says what does not fit before encoding
-        self.train_clips, self.validation_clips = inputs.encode_clips_of(config, self.codec)
+        self.train_clips, self.validation_clips = inputs.open_clips(config, self.codec)
         self._build_model()
         self._build_optimizers()
         patch = self.raw_model.transformer.patch_size
@@ -77,7 +77,7 @@ class Trainer:
             repeat=config.data.repeat,
             seed=config.seed,
         )
-        self.batches = Batches(config, self.train_clips, sampler, self.path, patch, self.process)
+        self.batches = Batches(config, self.train_clips, sampler, self.path, self.codec.strides, patch, self.process)
         self._skipped = 0
 
     def _build_model(self) -> None:
@@ -197,7 +197,8 @@ class Trainer:
     def errors(self, batch: Batch) -> Tensor:
         """The objective's error of each sample: b."""
         batch = batch.to(self.accelerator.device)
-        x0, noise, t, given = batch.latents, batch.noise, batch.times, batch.given
+        x0 = batch.shown if batch.is_encoded else inputs.encode(self.config, self.codec, batch.shown)
+        noise, t, given = batch.noise, batch.times, batch.given
         noisy = self.path.add_noise(x0, noise, t)
         if given is not None:
             noisy = with_given(noisy, x0, given)

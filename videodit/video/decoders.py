@@ -45,13 +45,14 @@ Size = tuple[int, int]  # rows, columns
 def load(path: Path, index: Index, positions: Sequence[int], backend: str, cover: Size | None) -> np.ndarray:
     """Frames by position, `uint8 f h w c`, in the order asked for.
 
-    With `cover`, video frames are scaled until they just cover so many rows and columns.
+    With `cover`, they are scaled until they just cover so many rows and columns.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown: pick one of {', '.join(BACKENDS)}")
     wanted = sorted(set(positions))
     if is_picture(path):
-        found = dict(zip(wanted, images(path, wanted), strict=True))
+        pictures = images(path, wanted)  # one in memory at a time
+        found = dict(zip(wanted, map(Converter(cover), pictures) if cover else pictures, strict=True))
     elif backend == "pyav":
         found = _pyav_frames(path, index, wanted, cover)
     else:

@@ -53,6 +53,13 @@ class Guarded:
             self._free.put(None)
         weakref.finalize(self, _stop, self._free)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The limits: children stay with the process that started them."""
+        return {"processes": self.processes, "seconds": self.seconds, "memory_gb": self.memory_gb}
+
+    def __setstate__(self, limits: dict[str, Any]) -> None:
+        self.__init__(**limits)  # type: ignore[misc]
+
     def __enter__(self) -> Guarded:
         return self
 
@@ -139,6 +146,7 @@ class _Child:
     def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], seconds: float) -> Any:
         request = [function.__module__, function.__qualname__, args, kwargs, seconds]
         late = threading.Event()
+        self.is_fit = False  # until it has answered: one that was interrupted has an old answer to give
 
         def end() -> None:
             late.set()
@@ -152,13 +160,14 @@ class _Child:
             timer.start()
             kind, value = self._answer()
         except (OSError, EOFError) as error:
-            self.is_fit = False
             raise VideoError(f"{args[0]} {self._fate(late.is_set(), seconds)}") from error
         finally:
             timer.cancel()
+            if timer.ident:
+                timer.join()
+        self.is_fit = kind != "memory" and not late.is_set()  # the answer and the end of its time may have met
         if kind == "value":
             return value
-        self.is_fit = kind != "memory"
         raise {"import": ImportError, "unsuitable": UnsuitableError}.get(kind, VideoError)(value)
 
     def _answer(self) -> tuple[str, Any]:

@@ -71,8 +71,8 @@ def read_frames(
     transparent parts are shown over white, and its EXIF orientation is applied.
 
     `backend` concerns video files: "pyav", or "decord" or "torchcodec" (optional, refused where they would give other
-    frames; unlike PyAV here, they paint over damage inside a stream). `cover`, rows and columns, has video frames
-    scaled (bicubic, antialiased) until they just cover it, in their own aspect ratio; pictures keep their size.
+    frames; unlike PyAV here, they paint over damage inside a stream). `cover`, rows and columns, has frames scaled
+    (bicubic, antialiased) until they just cover it, in their own aspect ratio.
 
     Raises `UnsuitableError` when a time lies outside the file, `VideoError` when it cannot be decoded, `ValueError` for
     an unknown backend or no times, `ImportError` when a backend is asked for and not installed.

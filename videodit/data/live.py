@@ -1,8 +1,8 @@
 """Clips read anew in each step: other stretches and crops of them in each epoch, and nothing stored.
 
 What is shown follows from (sample, epoch) alone, so workers, processes and restarts do not change it. A sample that
-cannot be read is replaced by the next of its bucket that can. Whether it can is found out anew each time, and so depends
-on nothing that happened before: a run that goes on replaces the same samples by the same others.
+cannot be read is replaced by the next of its bucket that can. Whether it can is found out anew each time, and depends on
+nothing that happened before: a run that goes on replaces the same samples by the same others.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 opened anew as training does: with this package's reader (all its checks on: which frames there are, that each is the
 one asked for, damage), and with bare decord and bare PyAV, which check nothing. All take turns on the same clips, so
 that a busy machine slows all alike; each row gives the median over rounds, and its ratio to the fastest bare one.
-Then one process reads 20,000 clips, and says how much memory it held before and after.
+Before that, one process reads 20,000 clips, and says how much memory it held before and after.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ def benchmark_data(videos: Path | None, rounds: int, clips: int, reads: int) -> 
     """Measures, and prints as it goes."""
     found: dict[str, Any] = {"cores": os.cpu_count(), "speed": []}
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        if reads:  # first: what a process has freed could hide what it leaks
+            found["memory"] = memory_of_reads(Path(scratch), reads)
         files = generate(Path(scratch)) if videos is None else videos_of(videos)
         rng = np.random.default_rng(0)
         lengths = {file: probe(file).duration for file in files}
@@ -82,8 +84,6 @@ def benchmark_data(videos: Path | None, rounds: int, clips: int, reads: int) -> 
         agree(draw())
         for title, readers in (("on one core", one_core()), ("on all cores", all_cores(stack))):
             found["speed"].append({"title": title, "rows": compare(title, readers, draw, rounds, clips)})
-        if reads:
-            found["memory"] = memory_of_reads(Path(scratch), reads)
     return found
 
 
@@ -266,7 +266,7 @@ def memory_of_reads(folder: Path, reads: int) -> dict[str, float]:
     for number in tqdm(range(reads), desc="reading", leave=False):
         read(number)
     after = process.memory_info().rss / 1e6
-    print(f"\n{reads} reads in one process: resident memory {before:.1f} MB at the start, {after:.1f} MB at the end")
+    print(f"{reads} reads in one process: resident memory {before:.1f} MB at the start, {after:.1f} MB at the end")
     return {"reads": reads, "rss_start_mb": before, "rss_end_mb": after}
 
 

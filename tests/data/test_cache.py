@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -150,16 +151,21 @@ def test_changed_bytes_are_noticed_when_read(tmp_path: Path, codec: VideoCodec, 
         encode(tmp_path, codec)
 
 
+def damaged_late(file: Path) -> bytes:
+    """Writes a file of sixty frames whose end does not decode, though its head says nothing of it; returns it sound."""
+    pixels = np.random.default_rng(2).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
+    sound = write_video(file, pixels, 8).read_bytes()
+    late = len(sound) * 8 // 10
+    file.write_bytes(sound[:late] + bytes(3000) + sound[late + 3000 :])
+    return sound
+
+
 def test_a_damaged_clip_is_left_out_whole_and_counted_until_it_is_mended(
     tmp_path: Path, codec: VideoCodec, encoded: list[int]
 ) -> None:
     (tmp_path / "clips" / "2.mkv").unlink()
     file = tmp_path / "clips" / "2.mp4"
-    pixels = np.random.default_rng(2).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
-    write_video(file, pixels, 8)
-    sound = file.read_bytes()
-    late = len(sound) * 8 // 10  # the head of the file says nothing of it
-    file.write_bytes(sound[:late] + bytes(3000) + sound[late + 3000 :])
+    sound = damaged_late(file)
     spans = {"spans": 8, "max_bad_share": 0.5}
     latents, _ = encode(tmp_path, codec, **spans)
     assert sum(encoded) > 2 * len(latents)  # of the damaged file too some spans could be read
@@ -172,6 +178,17 @@ def test_a_damaged_clip_is_left_out_whole_and_counted_until_it_is_mended(
     encoded.clear()
     mended, _ = encode(tmp_path, codec)
     assert len(mended) == 5
+
+
+def test_clips_of_a_film_that_is_damaged_elsewhere_are_left_out_too(
+    tmp_path: Path, codec: VideoCodec, encoded: list[int]
+) -> None:
+    damaged_late(tmp_path / "clips" / "film.mp4")
+    stretches = [("film.mp4", 0.0, 1.0), ("film.mp4", 6.0, 7.5), ("3.mkv", 0.0, None), ("film.mp4", 2.0, 3.0)]
+    rows = [{"file": name, "start": start, "end": end, "caption": "noise"} for name, start, end in stretches]
+    (tmp_path / "clips" / "clips.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    latents, _ = encode(tmp_path, codec, max_bad_share=0.8, start="first")
+    assert [Path(sample.name).name for sample in latents.samples] == ["3.mkv"]
 
 
 @pytest.mark.slow

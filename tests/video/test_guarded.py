@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from videodit.video import UnsuitableError, VideoError, probe, read_clip
@@ -150,3 +151,25 @@ def test_a_child_loads_no_more_than_the_reader():
 
 def loaded(path: str) -> list[str]:
     return sorted(name for name in ("torch", "diffusers", "transformers", "cv2") if name in sys.modules)
+
+
+def reads(path: str, count: int) -> list[int]:
+    """Resident bytes before and after reading a file so often, in places that leave a decoder in the middle."""
+    process = psutil.Process()
+
+    def read(number: int) -> int:
+        read_clip(path, 4, 8.0, start=number % 8 / 8, cover=(16, 16))
+        return process.memory_info().rss
+
+    for number in range(200):  # what is loaded once
+        read(number)
+    return [read(0), *(read(number) for number in range(count))][::count]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_memory_stays_flat_however_many_clips_are_read(encode, name):
+    path = encode(name, options={"g": "12", "bf": "3"}, num_frames=60)
+    with Guarded() as guarded:
+        before, after = guarded.call(reads, path, 1500, seconds=300)
+    assert after - before < 1e6, f"{(after - before) / 1500:.0f} bytes a read"

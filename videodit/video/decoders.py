@@ -31,12 +31,13 @@ import av.filter
 import numpy as np
 from av.buffer import Buffer
 from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps
 
 from videodit.geometry import covering
-from videodit.video.index import Index, VideoError, is_picture, opened, opened_image
+from videodit.video.index import Index, VideoError, decoded, is_picture, opened, opened_image, packets_of
 
 BACKENDS = ("pyav", "decord", "torchcodec")
 Size = tuple[int, int]  # rows, columns
@@ -121,7 +122,8 @@ class Turn(NamedTuple):
 
 def turn_of(frame: VideoFrame) -> Turn:
     """A display matrix [[a, b, u], [c, d, v], ...] takes (x, y) to (ax + cy, bx + dy)."""
-    side = cast("Buffer | None", frame.side_data.get("DISPLAYMATRIX"))
+    # Not `frame.side_data`: that refers back to the frame, which then waits for the garbage collector with its picture.
+    side = cast("Buffer | None", cast("Any", SideDataContainer)(frame).get("DISPLAYMATRIX"))
     if side is None:
         return Turn()
     a, b, _, c, d = np.frombuffer(bytes(side), dtype=np.int32)[:5].tolist()
@@ -135,7 +137,7 @@ def first_frame(path: Path, index: Index) -> tuple[VideoFrame, float]:
     """As decoded, and the width over the height of its pixels as stored."""
     with opened(path) as (container, stream):
         if index.stamps is None:
-            frames: Iterator[tuple[int, VideoFrame]] = enumerate(container.decode(stream))
+            frames: Iterator[tuple[int, VideoFrame]] = enumerate(decoded(container, stream))
         else:
             frames = stamped(container, stream, index)
         first = 0 if index.stamps is None else index.stamps[0]
@@ -199,7 +201,7 @@ def _collect(
     found, last, convert = {}, max(wanted), Converter(cover)
     frames: Iterator[tuple[int, VideoFrame]]
     if index.stamps is None:
-        frames = enumerate(container.decode(stream))
+        frames = enumerate(decoded(container, stream))
     else:
         frames = stamped(container, stream, index, wanted if skips else None)
     for stamp, frame in frames:
@@ -221,17 +223,18 @@ def stamped(
     landing = None if index.keys is not None and len(index.keys) else -math.inf
     context = stream.codec_context
     skips = only is not None and context.name == "h264"
-    for packet in container.demux(stream):
-        if packet.size and packet.pts is not None:
-            if landing is None and packet.is_keyframe:
-                landing = packet.pts
-            if landing is None or packet.pts < landing:
-                continue
-        if skips and only is not None:
-            context.skip_frame = "DEFAULT" if packet.pts in only else "NONREF"
-        for frame in packet.decode():
-            if frame.pts is not None:
-                yield frame.pts, frame
+    with packets_of(container, stream) as packets:
+        for packet in packets:
+            if packet.size and packet.pts is not None:
+                if landing is None and packet.is_keyframe:
+                    landing = packet.pts
+                if landing is None or packet.pts < landing:
+                    continue
+            if skips and only is not None:
+                context.skip_frame = "DEFAULT" if packet.pts in only else "NONREF"
+            for frame in packet.decode():
+                if frame.pts is not None:
+                    yield frame.pts, frame
 
 
 # decord and torchcodec.

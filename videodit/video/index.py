@@ -7,17 +7,19 @@ WebP, APNG) tell how long each of their pictures stays.
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
@@ -32,7 +34,9 @@ VIDEO_SUFFIXES = (
 MAX_PIXELS = 2**26
 """Of a frame. A header that promises more (8192 x 8192) is taken for damage or for an attack on memory."""
 
-_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_CONTAINERS = "asf,avi,flv,h264,hevc,m4v,matroska,mov,mpeg,mpegts,mpegvideo,ogg"  # no playlists: they name other files
+_PICTURES = ("BMP", "GIF", "JPEG", "PNG", "WEBP")  # no PostScript, which is a program
+_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 _UNTIMED_FRAME = 0.1  # seconds; what browsers give an animation frame whose duration is missing or zero
 _REMEMBERED = 64  # files: spans of one file are read one after the other, and a long film has a megabyte of stamps
 
@@ -111,12 +115,14 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         # Containers are looked through for their streams, of which FFmpeg would decode a frame each time to learn what
         # nobody here asks for.
-        with av.open(str(path), options={"skip_frame": "all"}, metadata_errors="replace") as container:
+        options = {"skip_frame": "all", "format_whitelist": _CONTAINERS}
+        with av.open(str(path), options=options, metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
                 raise VideoError(f"{path} has no video in it: give a file that has")
             if stream.codec_context is None:
                 raise VideoError(f"{path} is damaged, or made by a codec unknown here: copy or convert it again")
+            stream.codec_context.thread_count = 1  # files are read side by side
             refuse_huge(path, stream.width, stream.height)
             # Without err_detect FFmpeg paints over damage and hands out invented pixels as a good frame. (A stream that
             # is damaged and still well-formed cannot be told: video codecs carry no checksums.)
@@ -127,6 +133,20 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise VideoError(
             f"{path} cannot be decoded ({reason}): it is damaged, cut short or no video; copy or convert it again"
         ) from error
+    except IndexError as error:  # of PyAV, on a stream that no header has told of
+        raise VideoError(f"{path} holds a stream that begins in the middle, or is damaged: convert it again") from error
+
+
+def packets_of(container: InputContainer, stream: VideoStream) -> AbstractContextManager[Iterator[Packet]]:
+    """To be used in a `with`: a demuxer of PyAV that is left before its end, and not closed, leaks."""
+    return closing(cast("Generator[Packet]", container.demux(stream)))
+
+
+def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """All frames in the order of decoding."""
+    with packets_of(container, stream) as packets:
+        for packet in packets:
+            yield from packet.decode()
 
 
 def refuse_huge(path: Path, width: int, height: int) -> None:
@@ -149,12 +169,13 @@ def _scan_video(path: Path) -> Index:
     with opened(path) as (container, stream):
         packets, is_partial = [], False
         by_order = container.format.name == "avi"  # no stamps in it; those FFmpeg makes up are not in display order
-        for packet in container.demux(stream):
-            if packet.size:
-                by_order |= packet.pts is None
-                is_partial |= packet.is_corrupt
-                stamp = _Packet(packet.pts or 0, packet.is_keyframe, packet.is_discard, packet.duration or 0)
-                packets.append(stamp)
+        with packets_of(container, stream) as found:
+            for packet in found:
+                if packet.size:
+                    by_order |= packet.pts is None
+                    is_partial |= packet.is_corrupt
+                    stamp = _Packet(packet.pts or 0, packet.is_keyframe, packet.is_discard, packet.duration or 0)
+                    packets.append(stamp)
         if not packets:
             raise VideoError(f"{path} has no frames: copy or convert it again")
         end = None if by_order else max(packet.pts + packet.duration for packet in packets)
@@ -165,10 +186,12 @@ def _scan_video(path: Path) -> Index:
 
     first = next((i for i, packet in enumerate(packets) if packet.is_key), 0)
     # What comes or shows before the first keyframe cannot be decoded by anyone: it is no frame.
-    shown = {packet.pts for packet in packets[first:] if not packet.is_hidden and packet.pts >= packets[first].pts}
+    shown = [packet.pts for packet in packets[first:] if not packet.is_hidden and packet.pts >= packets[first].pts]
     if not shown:
         raise VideoError(f"{path} has no frames to show, all are cut away by its edit list: convert it again")
-    stamps = np.array(sorted(shown), dtype=np.int64)
+    stamps = np.unique(np.array(shown, dtype=np.int64))
+    if len(stamps) < len(shown):
+        raise VideoError(f"{path} has several frames of one time: it is damaged, or joined of parts; convert it again")
     keys = np.array(sorted({packet.pts for packet in packets if packet.is_key}), dtype=np.int64)
     starts = (stamps - stamps[0]) * tick
     gap = float(starts[-1]) / (len(starts) - 1) if len(starts) > 1 else 1 / rate
@@ -182,7 +205,7 @@ def _scan_by_order(path: Path) -> Index:
     """Where packets have no stamps, frames are counted by decoding, and come at a constant rate."""
     with opened(path) as (container, stream):
         gap = 1 / float(stream.guessed_rate or stream.average_rate or 25)
-        count = sum(1 for _ in container.decode(stream))
+        count = sum(1 for _ in decoded(container, stream))
     if not count:
         raise VideoError(f"{path} has no frames that decode: copy or convert it again")
     return Index(np.arange(count) * gap, count * gap)
@@ -220,7 +243,7 @@ def _tagged_duration(stream: VideoStream) -> float | None:
 def opened_image(path: Path) -> Iterator[Image.Image]:
     """The image, closed afterwards; whatever goes wrong with it meanwhile becomes `VideoError`."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_PICTURES) as image:
             refuse_huge(path, *image.size)
             yield image
     except VideoError:
@@ -232,7 +255,7 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
 def _scan_image(path: Path) -> Index:
     with opened_image(path) as image:
         count = getattr(image, "n_frames", 1)
-        if count == 1:
+        if count == 1 or image.format == "MPO":  # a JPEG of a phone, with a depth or brightness map behind the picture
             return Index(np.zeros(1), 0.0, is_image=True)
         ends = np.cumsum([_seconds(image, position) for position in range(count)])
     return Index(np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from videodit.video.decoders import Converter, first_frame, images, load, stamped, turn_of
-from videodit.video.index import Index, UnsuitableError, VideoError, checked, index, is_picture, opened
+from videodit.video.index import Index, UnsuitableError, VideoError, checked, decoded, index, is_picture, opened
 
 Slower = Literal["error", "repeat"]
 HDR_TRANSFERS = (16, 18)  # SMPTE ST 2084 (PQ) and ARIB STD-B67 (HLG), by their numbers in ITU-T H.273
@@ -149,7 +149,7 @@ def _all_frames(path: Path, found: Index, short_side: int | None) -> Iterator[np
         small = short_side is not None and short_side < min(stream.width, stream.height)
         convert = Converter((short_side, short_side) if small and short_side else None)
         if found.stamps is None:
-            yield from map(convert, container.decode(stream))
+            yield from map(convert, decoded(container, stream))
             return
         waiting = iter(found.stamps.tolist())
         stamp = next(waiting)

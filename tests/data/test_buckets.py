@@ -109,6 +109,6 @@ def test_the_world_is_dealt_out_to_all_sizes() -> None:
     clips = open_data(data, 0).train
     buckets = fill(clips, sizes_of(data), 1)
     assert [len(spans) for spans in buckets.spans.values()] == [4, 3]
-    frames = clips.try_read(buckets.spans[sizes_of(data)[1]][0])
+    frames = next(clips.read_ahead(buckets.spans[sizes_of(data)[1]][:1]))
     assert frames is not None
     assert frames.shape == (9, 64, 96, 3)

@@ -348,3 +348,21 @@ def test_other_sources_are_errors(folder):
         read_manifest(folder / "nowhere")
     with pytest.raises(ValueError, match=r"a\.mp4 is no manifest by its suffix"):
         read_manifest(folder / "a.mp4")
+
+
+def test_clips_without_captions_are_items_where_that_is_asked_for(tmp_path):
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "a.txt").write_text("a caption")
+    (tmp_path / "b.txt").write_text("  ")
+    for source in (tmp_path, tmp_path / "rows.jsonl"):
+        assert [item.path.name for item in read_manifest(tmp_path).items] == ["a.mp4"]
+        found = read_manifest(source, captions=False)
+        assert [(item.path.name, item.captions) for item in found.items] == [
+            ("a.mp4", ("a caption",)),
+            ("b.mp4", ()),
+            ("c.mp4", ()),
+        ]
+        assert found.skips == ()
+        rows = [{"file": "a.mp4", "caption": "a caption"}, {"file": "b.mp4", "caption": ""}, {"file": "c.mp4"}]
+        (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))

@@ -169,7 +169,12 @@ def test_files_from_elsewhere_are_fetched_and_what_cannot_be_had_is_named(tmp_pa
     assert clips.source.name(0) == f"{url}/a.mkv"
     with pytest.raises(VideoError, match=r"gone\.mkv"):
         clips.source.facts(1)
-    assert not (tmp_path / "latents" / "quarantine.jsonl").exists()  # it may be there tomorrow
+    (tmp_path / "there" / "gone.mkv").write_bytes((tmp_path / "there" / "a.mkv").read_bytes())
+    for later in (clips, open_data(data, 0, tmp_path / "latents" / "files.json").train):  # as on another process
+        with pytest.raises(VideoError, match=r"gone\.mkv"):
+            later.source.facts(1)
+    (tmp_path / "latents" / "quarantine.jsonl").unlink()
+    assert open_data(data, 0, tmp_path / "latents" / "files.json").train.source.facts(1).duration == 0.5
 
 
 def test_limits_of_the_configuration_reach_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

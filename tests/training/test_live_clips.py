@@ -95,7 +95,7 @@ def test_resume_law_with_clips_that_are_damaged_on_the_way(tmp_path: Path, worke
     source = films(tmp_path / "films", damaged=(1, 2, 5))
     whole = Seen(live(tmp_path / "whole", source))
     whole.train()
-    assert whole.train_clips.clips.skips  # some were replaced
+    assert whole.bad  # some were replaced
     assert not (tmp_path / "whole" / "latents" / "quarantine.jsonl").exists()  # and may be read in another epoch
     stopped = Seen(live(tmp_path / "parts", source, train={"workers": workers}))
     stopped.fail_at = 4
@@ -120,17 +120,28 @@ def test_a_clip_that_cannot_be_read_is_replaced_by_the_next_of_its_bucket(
     (source / "5.mp4").write_bytes(b"too")
     bad = [n for n, sample in enumerate(clips.samples) if Path(sample.name).name in ("3.mp4", "5.mp4")]
     for n in range(8):
-        number, pixels = clips.read(n, False, 0)
+        number, pixels, found = clips.read(n, False, 0)
         same = [m for m in range(8) if clips.samples[m].size == clips.samples[n].size]
         after = same[same.index(n) :] + same[: same.index(n)]
         assert number == next(m for m in after if m not in bad)
         assert torch.equal(pixels, before[number][1])
+        assert set(found) == {clips.samples[m].name for m in after[: after.index(number)]}
+    for step in range(trainer.batches.sampler.steps_per_epoch):
+        trainer.step(step)
     said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len([line for line in said if line.startswith("replaced") and "3.mp4" in line]) == 1
-    strict = Trainer(live(tmp_path / "run", source, data={"validation": 0, "max_bad_share": 0.3})).train_clips
-    (source / "1.mp4").write_bytes(b"and this")
+    assert {Path(name).name for name in trainer.bad} == {"3.mp4", "5.mp4"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_clips_that_turn_bad_stop_the_run(tmp_path: Path, workers: int) -> None:
+    source = films(tmp_path / "films")
+    changes = {"data": {"validation": 0, "max_bad_share": 0.3}, "train": {"workers": workers, "validate_every": 100}}
+    trainer = Trainer(live(tmp_path / "run", source, **changes))
+    for name in ("1.mp4", "3.mp4", "4.mp4"):
+        (source / name).write_bytes(b"gone bad")
     with pytest.raises(VideoError, match=r"3 of 8 clips cannot be read, more than data\.max_bad_share=0\.3"):
-        [strict.read(n, False, 0) for n in range(len(strict))]
+        trainer.train()
 
 
 def test_nothing_of_the_training_clips_is_stored(tmp_path: Path) -> None:

@@ -80,6 +80,46 @@ def test_what_goes_wrong_in_a_child_is_an_error_here_and_the_next_call_works(fun
         assert guarded.call(sleep, "f.mp4", 0.0) == 0.0
 
 
+def interrupted(path: str, times: int) -> str:
+    """Ended by a signal from outside the first `times` times, as by a scheduler that has no more time for us."""
+    with Path(path).open("a") as log:
+        log.write("x")
+    if Path(path).stat().st_size <= times:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return "read"
+
+
+def test_a_child_that_is_ended_from_outside_is_no_fault_of_the_file_unless_it_happens_again(tmp_path):
+    with Guarded() as guarded:
+        assert guarded.call(interrupted, tmp_path / "a", 1) == "read"
+        with pytest.raises(
+            VideoError, match=r"b could not be read twice: its decoder was ended from outside \(SIGTERM\)"
+        ):
+            guarded.call(interrupted, tmp_path / "b", 5)
+        child = guarded.call(process, "f.mp4")
+        assert os.getpgid(child) != os.getpgid(0)  # a signal to our group is for us
+        os.kill(child, signal.SIGKILL)  # while it has nothing to do
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        assert guarded.call(process, "f.mp4") != child
+
+
+def test_a_child_imports_nothing_from_the_folder_one_stands_in(tmp_path, monkeypatch):
+    (tmp_path / "av.py").write_text("raise SystemExit('code of strangers')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    with Guarded() as guarded:
+        assert guarded.call(sleep, "f.mp4", 0.0) == 0.0
+
+
+def test_a_child_that_cannot_start_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no such library >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(broken))
+    with Guarded() as guarded, pytest.raises(RuntimeError, match="cannot be started: no such library"):
+        guarded.call(sleep, "f.mp4", 0.0)
+
+
 def test_errors_of_the_function_come_as_they_are_and_cost_no_child():
     with Guarded() as guarded:
         child = guarded.call(process, "f.mp4")

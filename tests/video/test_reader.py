@@ -499,3 +499,13 @@ def test_a_picture_larger_than_the_bound_is_refused_unread(tmp_path):
     Image.new("1", (9000, 9000)).save(path)
     with pytest.raises(VideoError, match=r"huge\.png says that its frames are 9000x9000, more than 67 million pixels"):
         probe(path)
+
+
+def test_the_still_picture_before_an_animated_png_is_no_frame_of_it(tmp_path):
+    path = tmp_path / "animation.png"
+    still, *pictures = [Image.fromarray(numbered(n)) for n in (99, 0, 1, 2)]
+    still.save(path, save_all=True, default_image=True, append_images=pictures, duration=250, loop=0)
+    info = probe(path)
+    assert (info.num_frames, info.duration) == (3, pytest.approx(0.75))
+    assert numbers(read_frames(path, [0, 0.25, 0.6])) == [0, 1, 2]
+    assert numbers(np.stack([frame for _, frame in stream_frames(path)])) == [0, 1, 2]

@@ -148,9 +148,9 @@ class Latents:
         sample = self.samples[number]
         return self.store[sample.image if image else sample.latent].float()
 
-    def read(self, number: int, image: bool, epoch: int) -> tuple[int, Tensor]:
-        """The sample that is shown, and its latent: those asked for. (`LiveClips` may have to show another.)"""
-        return number, self[number, image]
+    def read(self, number: int, image: bool, epoch: int) -> tuple[int, Tensor, dict[str, str]]:
+        """The sample that is shown, its latent, and what was bad on the way, as `LiveClips.read`: here, nothing."""
+        return number, self[number, image], {}
 
 
 @torch.no_grad()

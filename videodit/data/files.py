@@ -3,7 +3,7 @@
 Both cost a pass over the file, and every run wants them: which bucket a clip fills, and under which name its latent is
 kept. `files.json` remembers them beside the latents. A file that cannot be decoded, crashes the decoder or takes too
 long goes into quarantine: a line in `quarantine.jsonl` says why, and no run with these latents opens it again until it
-changes or the line is taken out. So a run that goes on sees the same clips as before.
+changes, the limits are raised, or the line is taken out. So a run that goes on sees the same clips as before.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from uuid import uuid4
 
 from tqdm import tqdm
 
@@ -64,10 +65,11 @@ class Files:
             for line in self.quarantine.read_text(encoding="utf-8").splitlines():
                 with suppress(ValueError, TypeError, KeyError):  # a line that was being written
                     row = json.loads(line)
-                    known = self._facts.get(row["file"], (-1, -1, Facts()))
-                    if known[2].error is None:
-                        facts = Facts(error=str(row["why"]), sha256=known[2].sha256)
-                        self._facts[row["file"]] = (row["bytes"], row["changed"], facts)
+                    path, stamp = Path(row["file"]), (row["bytes"], row["changed"])
+                    patience = row["seconds"] >= self.reader.seconds and row["memory_gb"] >= self.reader.memory_gb
+                    if patience and stamp == _stamp(path):
+                        facts = replace(self._known(path) or Facts(), error=str(row["why"]))
+                        self._facts[row["file"]] = (*stamp, facts)
 
     def facts(self, path: Path) -> Facts:
         """Measured now if it is not known; what cannot be read has an `error`."""
@@ -75,6 +77,11 @@ class Files:
         if known is None or not known.is_measured:
             self._measured(path, self._probe(path))
         return self._known(path) or Facts(error=f"{path}: changed while it was measured; try again")
+
+    def known_error(self, path: Path) -> str | None:
+        """What is known to be wrong with a file, without looking at it."""
+        known = self._known(path)
+        return known.error if known else None
 
     def sha256(self, path: Path) -> str:
         """Of the file's bytes. VideoError where it cannot be read."""
@@ -103,15 +110,20 @@ class Files:
                 self._remember_some()
         self.remember()
 
-    def fail(self, path: Path, error: VideoError) -> None:
-        """Notes why a file cannot be read; one that is there, and is not just unsuitable, goes into quarantine."""
+    def fail(self, path: Path, error: VideoError, *, is_missing: bool = False) -> None:
+        """Notes why a file cannot be read; one that is there, and is not just unsuitable, goes into quarantine.
+
+        Args:
+            is_missing: put one that is not there into quarantine too, until it is.
+        """
         known = self._known(path)
         if isinstance(error, UnsuitableError) or (known and known.error):
             return
         self._keep(path, replace(known or Facts(), error=str(error)))
         size, changed = _stamp(path)
-        if self.quarantine and changed:
-            row = {"file": str(path.absolute()), "bytes": size, "changed": changed, "why": str(error)}
+        if self.quarantine and (changed or is_missing):
+            limits = {"seconds": self.reader.seconds, "memory_gb": self.reader.memory_gb}
+            row = {"file": str(path.absolute()), "bytes": size, "changed": changed, **limits, "why": str(error)}
             self.quarantine.parent.mkdir(parents=True, exist_ok=True)
             with self.quarantine.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(row) + "\n")  # at once, and in one piece: several processes may do so
@@ -122,7 +134,7 @@ class Files:
             self._changed = 0
             known = {p: (s, t, asdict(f)) for p, (s, t, f) in list(self._facts.items()) if not f.error}
             self.memory.parent.mkdir(parents=True, exist_ok=True)
-            scratch = self.memory.with_name(f".{self.memory.name}.{os.getpid()}")
+            scratch = self.memory.with_name(f".{self.memory.name}.{uuid4().hex}")
             scratch.write_text(json.dumps(known))
             scratch.replace(self.memory)
 

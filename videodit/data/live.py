@@ -1,13 +1,13 @@
 """Clips read anew in each step: other stretches and crops of them in each epoch, and nothing stored.
 
 What is shown follows from (sample, epoch) alone, so workers, processes and restarts do not change it. A sample that
-cannot be read is replaced by the next of its bucket that can. Whether it can is found out anew each time, and depends on
-nothing that happened before: a run that goes on replaces the same samples by the same others.
+cannot be read is replaced by the next of its bucket that can. Whether it can is found out anew each time, and depends
+on nothing that happened before: a run that goes on replaces the same samples by the same others.
 """
 
 from __future__ import annotations
 
-import logging
+from collections import Counter
 
 from torch import Tensor
 
@@ -17,8 +17,6 @@ from videodit.data.source import Clips, Span
 from videodit.data.transforms import to_pixels
 from videodit.geometry import ClipSize
 from videodit.video.index import VideoError
-
-log = logging.getLogger(__name__)
 
 
 class LiveClips:
@@ -30,50 +28,47 @@ class LiveClips:
         self._spans: list[Span] = []
         self._copies: list[tuple[int, int]] = []  # which of how many samples of its clip
         self._members: dict[ClipSize, list[int]] = {}
-        self._places: list[int] = []
+        self._places: list[int] = []  # among its members
         for size, spans in buckets.spans.items():
+            count, seen = Counter(span.index for span in spans), Counter[int]()
             for span in spans:
-                self._add(size, span, [other for other in spans if other.index == span.index])
+                self._add(size, span, (seen[span.index], count[span.index]))
+                seen[span.index] += 1
 
-    def _add(self, size: ClipSize, span: Span, alike: list[Span]) -> None:
+    def _add(self, size: ClipSize, span: Span, copy: tuple[int, int]) -> None:
         source = self.clips.source
         name, words = source.name(span.index), (source.captions(span.index, False), source.captions(span.index, True))
         members = self._members.setdefault(size, [])
         self._places.append(len(members))
         members.append(len(self.samples))
         self._spans.append(span)
-        self._copies.append((alike.index(span), len(alike)))
+        self._copies.append(copy)
         self.samples.append(Sample(name, size, *words, name, name))
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def read(self, number: int, image: bool, epoch: int) -> tuple[int, Tensor]:
-        """The sample that is shown, `number` or what replaces it, and its pixels, c f h w in [-1, 1].
+    def read(self, number: int, image: bool, epoch: int) -> tuple[int, Tensor, dict[str, str]]:
+        """The sample that is shown, its pixels, c f h w in [-1, 1], and which clips could not be read, and why.
 
-        Raises:
-            VideoError: no sample of the bucket can be read, or too many clips cannot (`data.max_bad_share`).
+        It is `number`, or the next of its bucket that can be read. VideoError: none can.
         """
-        members = self._members[self.samples[number].size]
-        first = self._places[number]
-        for other in (*members[first:], *members[:first]):
-            if (pixels := self._pixels(other, image, epoch)) is not None:
-                return other, pixels
-        raise VideoError(f"none of {len(members)} samples of {self.samples[number].size} can be read")
+        members, first = self._members[self.samples[number].size], self._places[number]
+        bad: dict[str, str] = {}
+        for k in range(len(members)):
+            other = members[(first + k) % len(members)]
+            try:
+                return other, self._pixels(other, image, epoch), bad
+            except VideoError as error:
+                bad[self.samples[other].name] = str(error)
+        raise VideoError(f"none of {len(members)} samples of {self.samples[number].size} can be read: {bad}")
 
-    def _pixels(self, number: int, image: bool, epoch: int) -> Tensor | None:
-        index = self._spans[number].index
-        try:
-            copy, copies = self._copies[number]
-            span = self.clips.span(index, epoch * copies + copy, self.samples[number].size)
-            if image:
-                span = Span(index, span.size.image(), span.start, span.place)
-            frames = next(iter(self.clips.source.stream([span])))
-            if isinstance(frames, VideoError):
-                raise frames
-        except VideoError as error:
-            if index not in self.clips.skips:
-                log.warning("replaced %s by the next of its bucket: %s", self.samples[number].name, error)
-                self.clips.skip(index, str(error))
-            return None
+    def _pixels(self, number: int, image: bool, epoch: int) -> Tensor:
+        (copy, copies), index = self._copies[number], self._spans[number].index
+        span = self.clips.span(index, epoch * copies + copy, self.samples[number].size)
+        if image:
+            span = Span(index, span.size.image(), span.start, span.place)
+        frames = next(iter(self.clips.source.stream([span])))
+        if isinstance(frames, VideoError):
+            raise frames
         return to_pixels(frames)

@@ -70,10 +70,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Skip:
-    """A row or file that was left out: `where` is "file:line", "file row n" or a file, `why` is for people to read."""
+    """A row or file that was left out: `where` is "file:line", "file row n" or a file, `why` is for people to read.
+
+    `item` is there where it lacks a caption and nothing else.
+    """
 
     where: str
     why: str
+    item: Item | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Manifest:
     skips: tuple[Skip, ...]
 
 
-def read_manifest(source: str | Path, cache: Path | None = None) -> Manifest:
+def read_manifest(source: str | Path, cache: Path | None = None, *, captions: bool = True) -> Manifest:
     """Read a manifest, tar shards or a folder (table above); see `PATH_COLUMNS` and its like for the columns.
 
     Of several path or caption columns the first in the order of those lists is taken. `START_COLUMNS` and
@@ -97,12 +101,15 @@ def read_manifest(source: str | Path, cache: Path | None = None) -> Manifest:
         source: a path or, as a string, a URL of a manifest or of shards: whatever fsspec opens. Folders must be here.
         cache: folder for what is fetched: remote manifests, anew each time; remote shards, once; and, by
             `remote.fetch`, the clips. None: `~/.cache/videodit`.
+        captions: whether a clip without one is skipped; else it is an item with none.
 
     Raises `ValueError`, naming the file and where it applies the line, for a source that does not exist or has
     another suffix, a column that is missing, a line that does not parse, a broken shard, or when nothing usable is
     left.
     """
     found = list(_read(str(source), cache or Path.home() / ".cache" / "videodit"))
+    if not captions:
+        found = [one.item if isinstance(one, Skip) and one.item else one for one in found]
     items = tuple(one for one in found if isinstance(one, Item))
     skips = tuple(one for one in found if isinstance(one, Skip))
     if not items:
@@ -196,15 +203,14 @@ def _item(where: str, path: Path, origin: str, caption: object, said_in: str, ot
     if not all(isinstance(text, str) for text in texts):
         return Skip(where, f"{said_in} holds something other than text or a list of texts")
     captions = tuple(text.strip() for text in texts if text.strip())
-    if not captions:
-        return Skip(where, f"no caption in {said_in}")
     given = {key: value for key, value in others.items() if value is not None}
     try:
         start, end = _take_stretch(given)
     except ValueError as error:
         return Skip(where, str(error))
     attributes = {key: v if isinstance(v, str) else json.dumps(v, default=str) for key, v in given.items()}
-    return Item(path, captions, attributes, start, end, origin)
+    item = Item(path, captions, attributes, start, end, origin)
+    return item if captions else Skip(where, f"no caption in {said_in}", item)
 
 
 def _take_stretch(columns: dict[str, object]) -> tuple[float, float | None]:
@@ -366,9 +372,9 @@ def _media(folder: Path) -> list[Path]:
 def _from_file(path: Path) -> Item | Skip:
     beside = path.with_suffix(".txt")
     if not beside.is_file():
-        return Skip(str(path), f"no caption: {beside.name} is not beside it")
-    captions = tuple(line.strip() for line in _lines(beside) if line.strip())
-    return Item(path, captions, {}) if captions else Skip(str(path), f"no caption: {beside.name} is empty")
+        return Skip(str(path), f"no caption: {beside.name} is not beside it", Item(path, (), {}))
+    item = Item(path, tuple(line.strip() for line in _lines(beside) if line.strip()), {})
+    return item if item.captions else Skip(str(path), f"no caption: {beside.name} is empty", item)
 
 
 def _lines(file: Path) -> list[str]:

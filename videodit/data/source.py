@@ -119,11 +119,12 @@ class FileSource:
         return [item.path for item in self.items]
 
     def _bring(self, item: Item) -> None:
-        if item.origin:
+        """Once: what could not be had then is out for this run, on all processes, and when it goes on."""
+        if item.origin and not item.path.exists() and not self.files.known_error(item.path):
             try:
                 fetch(item)
             except VideoError as error:
-                self.files.fail(item.path, error)
+                self.files.fail(item.path, error, is_missing=True)
 
     def name(self, index: int) -> str:
         item = self.items[index]
@@ -216,19 +217,12 @@ class Clips:
             place = (0.5, 0.5)  # nothing is cut off
         return Span(index, size, start, place)
 
-    def try_read(self, span: Span) -> np.ndarray | None:
-        """Frames uint8 f h w c, or None where the clip cannot be read: it is then counted and named in `skips`."""
-        if span.index in self.skips:
-            return None
-        try:
-            return self._frames(span)
-        except VideoError as error:
-            self.source.fail(span.index, error)
-            self.skip(span.index, str(error))
-            return None
-
     def read_ahead(self, spans: Sequence[Span]) -> Iterator[np.ndarray | None]:
-        """As `try_read`, of many spans in their order, the next of which are read meanwhile. Keeps none in memory."""
+        """Frames uint8 f h w c of each span, in their order, the next of which are read meanwhile.
+
+        None where a clip cannot be read, or could not in a span before: it is counted and named in `skips`, and its
+        file put into quarantine.
+        """
         for span, frames in zip(spans, self.source.stream(spans), strict=True):
             if isinstance(frames, VideoError) and span.index not in self.skips:
                 self.source.fail(span.index, frames)
@@ -255,19 +249,18 @@ class Clips:
             )
 
     def read(self, index: int, draw: int) -> np.ndarray:
-        """Frames uint8 f h w c of clip `index`, or of the next readable one."""
-        while (span := self._try_span(index, draw)) is None or (frames := self.try_read(span)) is None:
-            index = (index + 1) % len(self)
-        return frames
+        """Frames uint8 f h w c of clip `index`, or of the next that can be read in this draw.
 
-    def _try_span(self, index: int, draw: int) -> Span | None:
-        if index in self.skips:
-            return None
-        try:
-            return self.span(index, draw)
-        except VideoError as error:
-            self.skip(index, str(error))
-            return None
+        Whether one can be read is found out anew in each draw, so that a run that goes on replaces the same clips.
+        """
+        for number in range(len(self)):
+            other = (index + number) % len(self)
+            try:
+                return self._frames(self.span(other, draw))
+            except VideoError as error:
+                if other not in self.skips:
+                    self.skip(other, str(error))
+        raise VideoError(f"none of {len(self)} clips can be read; the last: {self.skips[other].why}")
 
     def _frames(self, span: Span) -> np.ndarray:
         if span in self._kept:

@@ -8,7 +8,7 @@ any number of workers, in any number of pieces, and after any restart; and no tw
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,8 @@ class Batch:
     `shown` are latents, b c f h w, or, where `is_encoded` is False, pixels in [-1, 1], b 3 f h w; `noise` is like the
     latents, `times` b or b f in the path's own units, `given` b f (True: the frame is
     clean) or None, `captions` one wording each ("" where dropped), `counts` b: 0 for one that only fills a place,
-    else 1. `total` is how many count in the global batch, over all processes and pieces.
+    else 1. `total` is how many count in the global batch, over all processes and pieces. `bad` are clips that could not
+    be read, and were replaced, by name: why.
     """
 
     size: ClipSize
@@ -51,6 +52,7 @@ class Batch:
     counts: Tensor
     total: int
     is_encoded: bool = True
+    bad: dict[str, str] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         moved = {
@@ -137,10 +139,10 @@ class Batches(Dataset):
         keys = [(step, int(place)) for place in filled]
         shape = torch.Size((len(filled), *size.latent(self.strides, self.patch)))
         noise, times = self.draw(shape, keys)
-        chosen = [self.clips.samples[number] for number, _ in read]
+        chosen = [self.clips.samples[number] for number, *_ in read]
         return Batch(
             size,
-            torch.stack([shown for _, shown in read]),
+            torch.stack([shown for _, shown, _ in read]),
             noise,
             times,
             self._given(shape, keys),
@@ -149,6 +151,7 @@ class Batches(Dataset):
             torch.full((len(filled),), float(len(places) > 0)),
             len(samples),
             is_encoded=isinstance(self.clips, Latents),
+            bad={name: why for *_, bad in read for name, why in bad.items()},
         )
 
     def _caption(self, wordings: tuple[str, ...], key: tuple[int, int]) -> str:

@@ -96,10 +96,10 @@ def open_clips(config: Run, codec: VideoCodec) -> tuple[Latents | LiveClips, Lat
     """The clips to train on, as `data.encode` says, and those kept out, encoded where they are not there yet."""
     found = survey(config)
     if config.data.encode == "each_step":
-        train = LiveClips(found.split.train, found.train)
-        nothing = Buckets({}, [])
-        _, validation = _encoded(config, codec, replace(found, train=nothing))
-        return train, validation
+        _, validation = _encoded(config, codec, replace(found, train=Buckets({}, [])))
+        train = found.split.train
+        train.source.recall()  # what was found bad meanwhile is left out, as it will be when the run goes on
+        return LiveClips(train, fill(train, sizes_of(config.data), config.data.spans)), validation
     return _encoded(config, codec, found)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from videodit.training.ema import PowerAverage, WeightAverage
 from videodit.training.loop import SKIPS, Loop
 from videodit.training.model import Model, build_text, build_transformer, choose_weights, merged, save_lora
 from videodit.training.optimizer import build_optimizers
+from videodit.video.index import VideoError
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Trainer:
         )
         self.batches = Batches(config, self.train_clips, sampler, self.path, self.codec.strides, patch, self.process)
         self._skipped = 0
+        self.bad: dict[str, str] = {}  # clips that had to be replaced, and why
 
     def _build_model(self) -> None:
         config = self.config
@@ -172,6 +174,7 @@ class Trainer:
     def step(self, step: int, pieces: list[Batch] | None = None) -> dict[str, float]:
         """One optimizer step on this process's share of global batch `step`: the loss of the whole batch."""
         pieces = self.batches[step] if pieces is None else pieces
+        self._note(bad for piece in pieces for bad in piece.bad.items())
         self.raw_model.train()
         self.raw_model.text.eval()  # dropout, where an encoder has some, would draw from a generator that runs on
         each = []
@@ -193,6 +196,19 @@ class Trainer:
             schedule.step()
         kind = "loss_image" if pieces[0].size.num_frames == 1 else "loss_clip"
         return {kind: loss, "grad_norm": norm}
+
+    def _note(self, bad: Iterable[tuple[str, str]]) -> None:
+        """Counts and names clips that could not be read and were replaced. VideoError: too many."""
+        share, count = self.config.data.max_bad_share, len({sample.name for sample in self.train_clips.samples})
+        for name, why in bad:
+            if name not in self.bad:
+                self.bad[name] = why
+                log.warning("replaced %s by the next of its bucket: %s", name, why)
+                if len(self.bad) > share * count:
+                    raise VideoError(
+                        f"{len(self.bad)} of {count} clips cannot be read, more than data.max_bad_share={share} "
+                        f"allows; the last: {why}"
+                    )
 
     def errors(self, batch: Batch) -> Tensor:
         """The objective's error of each sample: b."""

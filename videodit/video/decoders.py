@@ -37,7 +37,17 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps
 
 from videodit.geometry import covering
-from videodit.video.index import Index, VideoError, decoded, is_picture, opened, opened_image, packets_of
+from videodit.video.index import (
+    Index,
+    UnsuitableError,
+    VideoError,
+    decoded,
+    first_of,
+    is_picture,
+    opened,
+    opened_image,
+    packets_of,
+)
 
 BACKENDS = ("pyav", "decord", "torchcodec")
 Size = tuple[int, int]  # rows, columns
@@ -258,19 +268,21 @@ def library(backend: str) -> Any:
 def _decord_frames(path: Path, index: Index, positions: list[int]) -> Sequence[np.ndarray]:
     decord = library("decord")
     if path.suffix.lower() in (".m2ts", ".mts", ".ts"):
-        raise VideoError(f"{path}: decord gives wrong frames of MPEG transport streams; read it with backend='pyav'")
+        raise UnsuitableError(
+            f"{path}: decord gives wrong frames of MPEG transport streams; read it with backend='pyav'"
+        )
     _refuse_what_decord_shows_otherwise(path, index)
     try:
         reader = decord.VideoReader(str(path), num_threads=1)
         starts = np.asarray(reader.get_frame_timestamp(range(len(reader))))[:, 0]
         slack = index.slack + 1e-3  # decord keeps its times in single precision
         if len(starts) != len(index.starts) or np.abs(starts - starts[0] - index.starts).max() > slack:
-            raise VideoError(f"{path}: decord sees other frames than the file holds; read it with backend='pyav'")
+            raise UnsuitableError(f"{path}: decord sees other frames than the file holds; read it with backend='pyav'")
         if index.is_open:
             return [frame.asnumpy() for n, frame in enumerate(_first(reader, positions[-1] + 1)) if n in positions]
         return reader.get_batch(positions).asnumpy()
-    except decord.DECORDError as error:
-        raise VideoError(f"{path} cannot be decoded by decord; read it with backend='pyav'") from error
+    except (decord.DECORDError, RuntimeError) as error:
+        raise UnsuitableError(f"{path} cannot be decoded by decord; read it with backend='pyav'") from error
 
 
 def _first(reader: Any, count: int) -> Iterator[Any]:
@@ -283,11 +295,11 @@ def _refuse_what_decord_shows_otherwise(path: Path, index: Index) -> None:
     is_plain = frame.format.name in ("yuv420p", "yuvj420p") and frame.width % 2 == frame.height % 2 == 0
     if frame.format.chroma_height(1024) < 1024 and not is_plain:
         kind = f"{frame.format.name}, {frame.height}x{frame.width}"
-        raise VideoError(f"{path} ({kind}): decord gives other colours of it; read it with backend='pyav'")
+        raise UnsuitableError(f"{path} ({kind}): decord gives other colours of it; read it with backend='pyav'")
     turn = turn_of(frame)
     if turn.is_sideways or turn.is_mirrored or frame.interlaced_frame:
         kind = "interlaced" if frame.interlaced_frame else "turned or mirrored"
-        raise VideoError(f"{path} is {kind}, which decord gets wrong; read it with backend='pyav'")
+        raise UnsuitableError(f"{path} is {kind}, which decord gets wrong; read it with backend='pyav'")
 
 
 def _torchcodec_frames(path: Path, index: Index, positions: list[int]) -> Sequence[np.ndarray]:
@@ -295,7 +307,7 @@ def _torchcodec_frames(path: Path, index: Index, positions: list[int]) -> Sequen
     frame, _ = first_frame(path, index)
     if frame.interlaced_frame or turn_of(frame).is_mirrored:
         kind = "interlaced" if frame.interlaced_frame else "mirrored"
-        raise VideoError(f"{path} is {kind}, which torchcodec gets wrong; read it with backend='pyav'")
+        raise UnsuitableError(f"{path} is {kind}, which torchcodec gets wrong; read it with backend='pyav'")
     try:
         decoder = torchcodec.VideoDecoder(str(path), dimension_order="NHWC", seek_mode="exact", num_ffmpeg_threads=1)
         begin = decoder.get_frame_at(0).pts_seconds
@@ -305,10 +317,10 @@ def _torchcodec_frames(path: Path, index: Index, positions: list[int]) -> Sequen
         else:
             found = [decoder.get_frame_at(n) for n in positions]
     except (RuntimeError, ValueError, IndexError) as error:
-        raise VideoError(f"{path} cannot be decoded by torchcodec; read it with backend='pyav'") from error
+        raise UnsuitableError(f"{path} cannot be decoded by torchcodec; read it with backend='pyav'") from error
     starts = np.array([one.pts_seconds - begin for one in found])
     if count != len(index.starts) or np.abs(starts - index.starts[positions]).max() > index.slack + 1e-6:
-        raise VideoError(f"{path}: torchcodec sees other frames than the file holds; read it with backend='pyav'")
+        raise UnsuitableError(f"{path}: torchcodec sees other frames than the file holds; read it with backend='pyav'")
     return [one.data.numpy() for one in found]
 
 
@@ -319,7 +331,7 @@ def images(path: Path, positions: Sequence[int]) -> Iterator[np.ndarray]:
     """Frames of an image or animation, `uint8 h w c` RGB, at ascending positions."""
     with opened_image(path) as image:
         for position in positions:
-            image.seek(position)
+            image.seek(first_of(image) + position)
             if image.mode.startswith(("I", "F")):
                 raise VideoError(f"{path} has more than 8 bits a channel, which would be clipped: convert it to 8")
             yield np.asarray(_over_white(ImageOps.exif_transpose(image)))

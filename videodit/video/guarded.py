@@ -19,16 +19,18 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from queue import LifoQueue
+from tempfile import TemporaryFile
 from typing import IO, Any, cast
 
 import numpy as np
 
 from videodit.video.index import UnsuitableError, VideoError
 
+START = 120.0  # seconds that a child may take until it has imported what it needs
 GRACE = 30  # seconds after which a child whose parent is gone ends by itself
 _PIPE = 2**20  # bytes
 
@@ -76,11 +78,19 @@ class Guarded:
         Raises:
             VideoError: it raised something, took longer than `seconds` (None: the usual), crashed, or wanted too much
                 memory; `UnsuitableError` and `ImportError` come as they are.
+            RuntimeError: no child can be started; says why.
         """
         seconds = self.seconds if seconds is None else seconds
+        try:
+            return self._call(function, args, kwargs, seconds)
+        except _LostError:  # to something that is not the file's fault; if it happens again, it is
+            return self._call(function, args, kwargs, seconds)
+
+    def _call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], seconds: float) -> Any:
         child = self._free.get()
         try:
-            child = child or _Child(self.memory_gb)
+            if child is None or not child.is_alive():
+                child = _Child(self.memory_gb)
             return child.call(function, args, kwargs, seconds)
         finally:
             if child is not None and not child.is_fit:
@@ -128,43 +138,76 @@ class Guarded:
             return error
 
 
+class _LostError(VideoError):
+    """A child was ended from outside, or before it had begun with the file."""
+
+
 class _Child:
     """A process that answers calls, and is not fit for another after one that failed badly."""
 
     def __init__(self, memory_gb: float):
-        self.memory_gb, self.is_fit = memory_gb, True
+        self.is_fit = True
+        path = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+        self._complaints = TemporaryFile()  # noqa: SIM115 (closed by `kill`)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from videodit.video import guarded; guarded.serve()", str(memory_gb)],
+            # -P: nothing is imported from the folder that one stands in, which may be of strangers too
+            [sys.executable, "-P", "-c", "from videodit.video import guarded; guarded.serve()", str(memory_gb)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # of libraries that complain of what the error says already
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
+            stderr=self._complaints,
+            env=os.environ | {"PYTHONPATH": path},
+            start_new_session=True,  # signals to the whole group, as of Slurm or Ctrl-C, are for the parent to handle
         )
         self._to, self._back = cast("IO[bytes]", self._process.stdin), cast("Any", self._process.stdout)
         _widen(self._back)
+        try:
+            with self._ended_after(START):
+                self._answer()
+        except (OSError, EOFError, ValueError) as error:
+            self._process.kill()
+            self._process.wait()
+            self._complaints.seek(0)
+            said = self._complaints.read()[-2000:].decode(errors="replace").strip()
+            self.kill()
+            raise RuntimeError(f"a process that reads files cannot be started: {said or 'it was ended'}") from error
 
-    def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], seconds: float) -> Any:
-        request = [function.__module__, function.__qualname__, args, kwargs, seconds]
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    @contextmanager
+    def _ended_after(self, seconds: float) -> Iterator[threading.Event]:
+        """Kills the process then; the event tells."""
         late = threading.Event()
-        self.is_fit = False  # until it has answered: one that was interrupted has an old answer to give
 
         def end() -> None:
             late.set()
             self._process.kill()
 
         timer = threading.Timer(seconds, end)
+        timer.start()
         try:
-            self._to.write(json.dumps(request, default=_plain).encode() + b"\n")
-            self._to.flush()
-            self._answer()  # the function is there; imports on a busy machine are not the file's fault
-            timer.start()
-            kind, value = self._answer()
-        except (OSError, EOFError) as error:
-            raise VideoError(f"{args[0]} {self._fate(late.is_set(), seconds)}") from error
+            yield late
         finally:
             timer.cancel()
-            if timer.ident:
-                timer.join()
+            timer.join()  # it may just be at work
+
+    def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], seconds: float) -> Any:
+        request = [function.__module__, function.__qualname__, args, kwargs, seconds]
+        line, late = json.dumps(request, default=_plain).encode() + b"\n", threading.Event()
+        self.is_fit = False  # until it has answered: one that was interrupted has an old answer to give
+        try:
+            with self._ended_after(START):  # imports on a busy machine are not the file's fault
+                self._to.write(line)
+                self._to.flush()
+                kind, value = self._answer()
+        except (OSError, EOFError, ValueError) as error:
+            raise _LostError(f"{args[0]} was not looked at: the process that reads files ended before") from error
+        if kind == "ready":
+            try:
+                with self._ended_after(seconds) as late:
+                    kind, value = self._answer()
+            except (OSError, EOFError, ValueError) as error:
+                raise self._fate(str(args[0]), late.is_set(), seconds) from error
         self.is_fit = kind != "memory" and not late.is_set()  # the answer and the end of its time may have met
         if kind == "value":
             return value
@@ -185,20 +228,24 @@ class _Child:
             filled += count
         return "value", array
 
-    def _fate(self, is_late: bool, seconds: float) -> str:
+    def _fate(self, file: str, is_late: bool, seconds: float) -> VideoError:
         status = self._process.wait()
         if is_late or status == -getattr(signal, "SIGALRM", 0):
-            return f"took more than {seconds:g} seconds to read: it is damaged, or the limit too short for its size"
-        with suppress(ValueError):
-            return (
-                f"crashed the decoder ({signal.Signals(-status).name}): it is damaged; convert it again or leave it out"
+            return VideoError(
+                f"{file} took more than {seconds:g} seconds to read: it is damaged, or the limit too short for its size"
             )
-        return f"ended the decoder (exit status {status}): it is damaged; convert it again or leave it out"
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            return VideoError(f"{file} ended the decoder (exit status {status}): it is damaged; leave it out")
+        if name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"):
+            return _LostError(f"{file} could not be read twice: its decoder was ended from outside ({name})")
+        return VideoError(f"{file} crashed the decoder ({name}): it is damaged; convert it again or leave it out")
 
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        for pipe in (self._to, self._back):
+        for pipe in (self._to, self._back, self._complaints):
             with suppress(OSError):
                 pipe.close()
 
@@ -236,9 +283,14 @@ def serve() -> None:
     os.dup2(2, 1)  # what a library prints is not an answer
     memory_gb = float(sys.argv[1])
     _bound_memory(memory_gb)
+    _reply(replies, "ready", None)
     for line in requests:
         module, name, args, kwargs, seconds = json.loads(line)
-        function = getattr(importlib.import_module(module), name)
+        try:
+            function = getattr(importlib.import_module(module), name)
+        except ImportError as error:
+            _reply(replies, "import", str(error))
+            continue
         _reply(replies, "ready", None)
         _end_after(seconds + GRACE)
         _reply(replies, *_result(function, args, kwargs, memory_gb))
@@ -255,7 +307,7 @@ def _result(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any
     except ImportError as error:
         return "import", str(error)
     except MemoryError:
-        return "memory", f"{args[0]} needs more than {memory_gb:g} GB to be read: it is damaged, or must be scaled down"
+        return "memory", f"{args[0]} needs more than {memory_gb:g} GB to be read: it is damaged, or the limit too low"
     except Exception as error:  # of a damaged file anything can come, and must not end the process
         return "error", f"{args[0]} cannot be read ({type(error).__name__}: {error}): it is damaged; convert it again"
 
@@ -271,10 +323,12 @@ def _reply(replies: IO[bytes], kind: str, value: Any) -> None:
 
 
 def _bound_memory(gigabytes: float) -> None:
+    """Beyond what the process holds already."""
     with suppress(ImportError, ValueError, OSError):
         import resource
 
-        limit = int(gigabytes * 1e9)
+        held = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        limit = held + int(gigabytes * 1e9)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 

@@ -128,6 +128,8 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             # is damaged and still well-formed cannot be told: video codecs carry no checksums.)
             stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
             yield container, stream
+    except MemoryError:  # FFmpeg's is one of its errors too, and says nothing about the file
+        raise
     except (av.error.FFmpegError, OSError) as error:
         reason = error.strerror or "unknown error"
         raise VideoError(
@@ -254,11 +256,16 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
 
 def _scan_image(path: Path) -> Index:
     with opened_image(path) as image:
-        count = getattr(image, "n_frames", 1)
-        if count == 1 or image.format == "MPO":  # a JPEG of a phone, with a depth or brightness map behind the picture
+        count, first = getattr(image, "n_frames", 1), first_of(image)
+        if count - first <= 1 or image.format == "MPO":  # a phone's JPEG, with a depth or brightness map behind it
             return Index(np.zeros(1), 0.0, is_image=True)
-        ends = np.cumsum([_seconds(image, position) for position in range(count)])
+        ends = np.cumsum([_seconds(image, position) for position in range(first, count)])
     return Index(np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
+
+
+def first_of(image: Image.Image) -> int:
+    """The number of an animation's first picture: a PNG may have one before it, for those who cannot play it."""
+    return int(getattr(image, "default_image", False))
 
 
 def _seconds(image: Image.Image, position: int) -> float:

@@ -45,6 +45,15 @@ def test_a_copy_at_another_rate_is_found(tmp_path: Path) -> None:
     assert seen.find(*look(film(tmp_path / "b.mp4", CLIPS[0][::2], 12))) == 7
 
 
+def test_a_scene_of_a_film_is_found_alone(tmp_path: Path) -> None:
+    """Its look has nothing of the scenes before and after."""
+    path = film(tmp_path / "film.mp4", np.concatenate([CLIPS[1][:50], CLIPS[0], CLIPS[2]]))
+    scene = watch(str(path), [(0.0, None)], 3.0, 1e9)[0][1]
+    seen = Seen()
+    seen.add(7, *look(film(tmp_path / "a.mp4", CLIPS[0])))
+    assert seen.find(look_of(scene.look), scene.end - scene.start) == 7
+
+
 def test_clips_that_differ_in_one_thing_are_two(tmp_path: Path) -> None:
     """Simple pictures, of which bits of brightness alone could not tell a red hat from a green one."""
     frames = np.full((48, 128, 160, 3), 120, np.uint8)

@@ -84,7 +84,7 @@ def test_noise_law_each_sample_has_its_own_noise_whatever_the_number_of_processe
             counted = [piece for piece in parts if piece.counts.all()]
             assert {piece.total for piece in parts} == {whole.total}
             assert [name for piece in counted for name in piece.names] == whole.names
-            for field in ("latents", "noise", "times", "given"):
+            for field in ("shown", "noise", "times", "given"):
                 ours = getattr(whole, field)
                 if ours is not None:
                     assert torch.equal(torch.cat([getattr(piece, field) for piece in counted]), ours)

@@ -24,6 +24,8 @@ from videodit.data.sifting import Options
 from videodit.video import probe, read_clip, read_frames, stream_frames
 from videodit.video.guarded import Guarded
 
+pytestmark = pytest.mark.slow
+
 Rows = list[dict[str, Any]]
 
 

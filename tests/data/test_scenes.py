@@ -12,6 +12,8 @@ from footage import HEIGHT, WIDTH, black, film, pan, still, turned
 from videodit.data.scenes import Scene, watch
 from videodit.video import VideoError, probe
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = (31, 44, 27)
 KINDS = {
     "b_frames.mp4": {"rate": 24, "options": {"bf": "3", "g": "250"}},

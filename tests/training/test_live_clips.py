@@ -18,6 +18,8 @@ from videodit.training.batches import Batch, Batches
 from videodit.training.trainer import Trainer
 from videodit.video import VideoError, write_video
 
+pytestmark = pytest.mark.slow
+
 
 def films(folder: Path, *, damaged: tuple[int, ...] = ()) -> Path:
     """Eight clips of forty frames of noise, of two shapes; the damaged ones decode at their beginning alone."""

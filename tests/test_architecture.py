@@ -12,7 +12,7 @@ FLOORS = {
     **dict.fromkeys(("video", "shapes", "codec", "text", "diffusion", "models"), 1),
     **dict.fromkeys(("data", "evaluation"), 2),
     "pipeline": 3,
-    **dict.fromkeys(("training", "exchange"), 4),
+    **dict.fromkeys(("training", "exchange", "clipset"), 4),
     "tools": 5,
 }
 PUBLIC_SURFACE = "the public surface"  # `from videodit import VideoDiT`: everything at once, so for tools only

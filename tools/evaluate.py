@@ -1,16 +1,21 @@
-"""Measures a model, or clips.
+"""Measures clips, or a model.
 
-  tools/evaluate.py --world shapes                                  the shipped model on 256 + 64 held-out prompts
-  tools/evaluate.py --world shapes --model runs/mine/pipeline --prompts 64 --steps 20 --out runs/mine/evaluation
   tools/evaluate.py CLIPS                                           a video, a folder of videos or a manifest
+  tools/evaluate.py CLIPS --reference TRUE_CLIPS                    also frame by frame, and as sets (Fréchet, MMD)
+  tools/evaluate.py CLIPS --compare OTHER_CLIPS                     paired differences, with how sure they are
+  tools/evaluate.py MODEL --prompts prompts.txt                     a pipeline folder or hub name: it samples first
+  tools/evaluate.py CLIPS --clip openai/clip-vit-base-patch32       with weights that you have
+  tools/evaluate.py --world shapes                                  the shipped model on 256 + 64 held-out prompts
+
+With CLIPS, --out receives results.json (every number with its protocol, every clip with its curves; --schema prints
+what is in it) and report.html: one file that plays the clips, the worst first, and shows where they break. Without
+weights it measures consistency, flicker, smoothness, warping error, motion, cuts, freezes. Clips that do not move are
+flagged, and left out of means that would reward it. Scores depend on the frame rate: clips of several rates need --fps.
+They depend on what a codec did too: measure lossless files where you can.
 
 With --world shapes, clips are made from prompts that name combinations no training clip had, and a judge that measures
 pixels says whether each shows what was asked: colour, shape, motion. Beside the model stand the judge's own score on
-true clips and that of a model deaf to its prompts.
-With CLIPS, each clip's frame consistency (mean cosine of consecutive frames, as mean-centred pixels) and motion (mean
-change of luma a second) are printed. Both depend on the frame rate, so all clips are read at --fps.
-
---out receives results.json and, for a world, contact_sheet.png.
+true clips and that of a model deaf to its prompts. --out receives results.json and contact_sheet.png.
 """
 
 from __future__ import annotations
@@ -18,36 +23,83 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from videodit.evaluation.clips import Clip
+    from videodit.evaluation.results import ClipResult, Results
     from videodit.pipeline import VideoDiTPipeline
+    from videodit.video.guarded import Guarded
 
 SHEET_CLIPS = 24
-CLIP_SIDE = 256  # pixels; larger clips are measured at this size
+WORLD_PROMPTS = 256
+
+
+class PrintSchema(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from videodit.evaluation.results import Results
+
+        print(json.dumps(Results.model_json_schema(by_alias=True), indent=1))
+        parser.exit()
+
+
+def side(text: str) -> int | None:
+    if text == "native":
+        return None
+    if not text.isdecimal() or int(text) < 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 'native' nor a number of pixels from 16 on")
+    return int(text)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("clips", nargs="?", type=Path, metavar="CLIPS", help="a video, a folder, or a .jsonl/.csv/.tsv")
+    what.add_argument(
+        "clips", nargs="?", metavar="CLIPS", help="a video, a folder, a manifest; or a model, with --prompts"
+    )
     what.add_argument("--world", choices=["shapes"], help="judge a model on the prompts of this world")
     parser.add_argument("--out", type=Path, default=Path("evaluation"), help="a folder (default: evaluation)")
-    world = parser.add_argument_group("with --world")
-    world.add_argument("--model", help="a pipeline folder or a hub name (default: the shipped model)")
-    world.add_argument("--prompts", type=int, default=256, help="of one thing; a quarter as many of two (default 256)")
-    world.add_argument("--seed", type=int, default=0, help="of prompts and noise (default 0)")
-    world.add_argument("--steps", type=int, default=30, help="scheduler steps (default 30)")
-    world.add_argument("--guidance-scale", type=float, default=4.0, help="1: no guidance (default 4)")
-    world.add_argument("--batch-size", type=int, default=16, help="clips made together (default 16)")
+    parser.add_argument("--schema", action=PrintSchema, nargs=0, help="print the JSON schema of results.json, and end")
+    parser.add_argument(
+        "--prompts",
+        help="a file: of CLIPS, what was asked for (rows with name and prompt, or a line each in the order of names; "
+        "default: what is said beside each clip); for a model, what to make. With --world: how many (default "
+        f"{WORLD_PROMPTS})",
+    )
     clips = parser.add_argument_group("with CLIPS")
-    clips.add_argument("--fps", type=float, default=8.0, help="frames a second to measure at (default 8)")
-    clips.add_argument("--num-frames", type=int, default=17, help="frames of each clip, at most (default 17)")
+    clips.add_argument("--reference", help="clips that should have come out: same kinds of source")
+    clips.add_argument("--compare", help="another set, measured now, or the --out folder of an earlier run")
+    clips.add_argument("--metrics", nargs="+", help="names or patterns, as '*consistency*' (default: all that can be)")
+    clips.add_argument("--fps", type=float, help="frames a second to look at (default: all frames, at the files' rate)")
+    clips.add_argument(
+        "--size", type=side, default=256, help="scale down to this shorter side; or 'native' (default 256)"
+    )
+    clips.add_argument("--clip", help="CLIP weights: consistency and text alignment (hub name or folder)")
+    clips.add_argument("--dino", help="DINO weights: subject consistency (hub name or folder)")
+    clips.add_argument("--videomae", help="VideoMAE weights, for distances to --reference (hub name or folder)")
+    clips.add_argument("--i3d", help="I3D as TorchScript, for FVD to --reference (a file)")
+    clips.add_argument("--lpips", action="store_true", help="LPIPS too; needs the packages lpips and torchvision")
+    clips.add_argument("--raft", help="find motion with RAFT instead of DIS: a state dict for torchvision's raft_large")
+    clips.add_argument("--cache", type=Path, help="folder for what networks saw (default: OUT/features)")
+    clips.add_argument("--vbench", action="store_true", help="also write what VBench measures, in its format")
+    clips.add_argument(
+        "--report-clips", type=int, default=48, help="clips in report.html at most; 0: no report (default 48)"
+    )
+    clips.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="clips at once (default: one a core)")
+    model = parser.add_argument_group("with a model")
+    model.add_argument("--model", help="with --world: a pipeline folder or a hub name (default: the shipped model)")
+    model.add_argument("--seed", type=int, default=0, help="of prompts and noise (default 0)")
+    model.add_argument("--seeds", type=int, default=1, help="clips a prompt, --seed, --seed + 1 ... (default 1)")
+    model.add_argument("--steps", type=int, default=30, help="scheduler steps (default 30)")
+    model.add_argument("--guidance-scale", type=float, default=4.0, help="1: no guidance (default 4)")
+    model.add_argument("--batch-size", type=int, default=16, help="clips made together (default 16)")
     return parser.parse_args()
 
 
@@ -56,9 +108,8 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         check_folder(args.out)
-        text, results = evaluate_model(args) if args.world else evaluate_clips(args)
-        write_json(args.out / "results.json", results)
-    except (ValueError, OSError) as error:
+        text = evaluate_world(args) if args.world else evaluate_clips(args)
+    except (ValueError, OSError, ImportError) as error:
         print("evaluate:", *str(error).split(), file=sys.stderr)  # on one line
         return 2
     print(text)
@@ -76,33 +127,178 @@ def check_folder(out: Path) -> None:
         raise ValueError(f"--out {out}: cannot be written to ({error.strerror}); give another folder") from error
 
 
-def write_json(path: Path, results: dict[str, Any]) -> None:
+def write(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(results, indent=1) + "\n")
+    unfinished.write_text(text)
     unfinished.replace(path)
 
 
-def evaluate_model(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+# --- clips -----------------------------------------------------------------------------------------------------------
+
+
+def evaluate_clips(args: argparse.Namespace) -> str:
+    from videodit.evaluation.compare import compare
+    from videodit.evaluation.plan import Extractors
+    from videodit.evaluation.vbench import to_vbench
+    from videodit.video.guarded import Guarded
+
+    if args.model:
+        raise ValueError("--model goes with --world; a model to sample from stands in the place of CLIPS")
+    extractors = Extractors.load(
+        clip=args.clip, dino=args.dino, videomae=args.videomae, i3d=args.i3d, lpips=args.lpips, raft=args.raft
+    )
+    share_cores(args.workers)
+    with Guarded(args.workers) as guard:
+        results, clips = measured(args, args.clips, args.prompts, extractors, guard, named=args.clips)
+        other: Results | None = None
+        other_clips: dict[str, Clip] = {}
+        if args.compare and (Path(args.compare) / "results.json").is_file():
+            other, other_clips = earlier(args.compare, guard, args.fps)
+        elif args.compare:
+            other, other_clips = measured(args, args.compare, None, extractors, guard, named=args.compare)
+        if other is not None:
+            results = results.model_copy(update={"comparison": compare(results, other, args.compare)})
+        write(args.out / "results.json", results.to_json())
+        if args.report_clips:
+            report(args, results, clips, other, other_clips)
+    lines = [results.to_text()]
+    if args.vbench:
+        found, left_out = to_vbench(results)
+        write(args.out / "vbench_eval_results.json", json.dumps(found, indent=1) + "\n")
+        lines += [f"vbench_eval_results.json lacks {line}" for line in left_out]
+    return "\n".join(lines)
+
+
+def share_cores(workers: int) -> None:
+    """Each of the workers keeps to its share of the cores."""
+    import torch
+
+    if workers < 1:
+        raise ValueError(f"--workers {workers} must be 1 or more")
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    try:
+        import cv2
+    except ImportError:
+        return
+    cv2.setNumThreads(1)
+
+
+def measured(
+    args: argparse.Namespace, source: str, prompts: str | None, extractors: Any, guard: Guarded, *, named: str
+) -> tuple[Results, dict[str, Clip]]:
+    """The results of a source, and its clips by name."""
+    from videodit.clipset import find_clips, is_model, open_clips
+    from videodit.evaluation.feature_cache import FeatureCache
+    from videodit.evaluation.suite import evaluate
+
+    if is_model(source):
+        source, prompts = str(sampled(args, source, prompts)), None
+    clips, failures = open_clips(find_clips(source, prompts), guard, fps=args.fps)
+    reference, broken = open_clips(find_clips(args.reference), guard, fps=args.fps) if args.reference else ([], [])
+    networks = any((args.clip, args.dino, args.videomae, args.i3d))
+    results = evaluate(
+        clips,
+        reference=reference,
+        metrics=args.metrics,
+        extractors=extractors,
+        side=args.size,
+        resampled=args.fps is not None,
+        workers=args.workers,
+        cache=FeatureCache(args.cache or (args.out / "features" if networks else None)),
+        failures=[*failures, *broken],
+        settings={"clips": named, **{name: getattr(args, name) for name in ("reference", "fps", "size", "metrics")}},
+    )
+    if not results.clips:
+        raise ValueError(
+            f"{source}: nothing could be measured; first: {results.failures[0].name}: {results.failures[0].why}"
+        )
+    return results, {clip.name: clip for clip in clips}
+
+
+def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> Path:
+    """The folder of a model's clips, lossless; what an earlier run made is not made again."""
+    from dataclasses import replace
+
+    from videodit.clipset import make_clips, read_requests
+
+    if prompts is None:
+        raise ValueError(f"{model} is a model: give --prompts, a file of what it shall make")
+    requests = read_requests(prompts, args.seed)
+    requests = [replace(one, seed=one.seed + len(requests) * i) for one in requests for i in range(args.seeds)]
+    folder = args.out / "clips"
+    paths = [folder / f"{number:05d}.mkv" for number in range(len(requests))]
+    pipe = load_pipeline(model)
+    options = {"steps": args.steps, "guidance_scale": args.guidance_scale, "batch_size": args.batch_size}
+    for path in make_clips(pipe, requests, paths, model=model, **options):
+        logging.info("%s", path)
+    return folder
+
+
+def earlier(folder: str, guard: Guarded, fps: float | None) -> tuple[Results, dict[str, Clip]]:
+    """Results of an earlier run, and its clips that are still there."""
+    from videodit.clipset import ClipFile, open_clips
+    from videodit.evaluation.results import load_results
+
+    results = load_results(Path(folder) / "results.json")
+    files = [ClipFile(Path(clip.path), clip.name) for clip in results.clips if clip.path is not None]
+    clips, _ = open_clips(files, guard, fps=fps)
+    return results, {clip.name: clip for clip in clips}
+
+
+def report(
+    args: argparse.Namespace,
+    results: Results,
+    clips: Mapping[str, Clip],
+    other: Results | None,
+    other_clips: Mapping[str, Clip],
+) -> None:
+    from videodit.evaluation.report import SHORT_SIDE, write_report
+
+    def frames_of(known: Mapping[str, Clip]) -> Any:
+        def frames(result: ClipResult) -> Iterator[np.ndarray] | None:
+            clip = known.get(result.name)
+            return clip.stream(SHORT_SIDE) if clip and clip.digest == result.digest else None
+
+        return frames
+
+    write_report(
+        args.out / "report.html",
+        results,
+        frames_of(clips),
+        other=other,
+        other_frames=frames_of(other_clips) if other else None,
+        max_clips=args.report_clips,
+    )
+
+
+# --- a model on a world ----------------------------------------------------------------------------------------------
+
+
+def evaluate_world(args: argparse.Namespace) -> str:
     import numpy as np
     import torch
 
-    from videodit.evaluation.world import evaluate_world
+    from videodit.evaluation import world
     from videodit.video.writer import contact_sheet
 
+    try:
+        count = int(args.prompts or WORLD_PROMPTS)
+    except ValueError:
+        raise ValueError(f"--prompts {args.prompts}: with --world it is a number, of prompts") from None
     pipe = load_pipeline(args.model)
     pipe.set_progress_bar_config(disable=True)
     if torch.cuda.is_available():
         pipe.to("cuda")
     size = pipe.default_size
-    total = args.prompts + args.prompts // 4
+    total = count + count // 4
     wanted = set(np.linspace(0, total - 1, SHEET_CLIPS).astype(int).tolist())
     shown: dict[int, np.ndarray] = {}
     made = 0
 
-    def generate(prompts: list[str], seeds: list[int]) -> np.ndarray:
+    def generate(prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         nonlocal made
         output: Any = pipe(
-            prompts,
+            list(prompts),
             num_frames=size.num_frames,
             height=size.height,
             width=size.width,
@@ -117,18 +313,20 @@ def evaluate_model(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         made += len(frames)
         return frames
 
-    results = evaluate_world(generate, prompts=args.prompts, seed=args.seed, batch_size=args.batch_size, size=size)
+    results = world.evaluate_world(generate, prompts=count, seed=args.seed, batch_size=args.batch_size, size=size)
     rows = [results.model[index] for index in shown]
     labels = [f"{'right' if row.right('all') else 'WRONG'}: {row.prompt} (seen: {row.seen_text()})" for row in rows]
     contact_sheet(list(shown.values()), args.out / "contact_sheet.png", labels=labels)
-    settings = {name: getattr(args, name) for name in ("world", "prompts", "seed", "steps", "guidance_scale")}
-    return results.summary(), {"settings": {"model": args.model or "shipped", **settings}, **results.to_dict()}
+    settings = {"model": args.model or "shipped", "world": args.world, "prompts": count}
+    settings |= {name: getattr(args, name) for name in ("seed", "steps", "guidance_scale")}
+    write(args.out / "results.json", json.dumps({"settings": settings, **results.to_dict()}, indent=1) + "\n")
+    return results.summary()
 
 
 def load_pipeline(model: str | None) -> VideoDiTPipeline:
     from videodit.pipeline import VideoDiTPipeline
 
-    if model is None:
+    if model is None or model == "shipped":
         return VideoDiTPipeline.shipped()
     try:
         return VideoDiTPipeline.from_pretrained(model)
@@ -137,51 +335,6 @@ def load_pipeline(model: str | None) -> VideoDiTPipeline:
             error if Path(model).is_dir() else "there is no such folder here, and no such model to be had from the hub"
         )
         raise ValueError(f"--model {model}: {why}") from error
-
-
-def evaluate_clips(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    from videodit.evaluation.metrics import box_reduced, frame_consistency, is_still, motion_per_second
-    from videodit.video import VideoError, probe, read_clip
-
-    paths, skips = clip_paths(args.clips)
-    rows: list[dict[str, Any]] = []
-    for path in paths:
-        try:
-            length = min(args.num_frames, int(probe(path).duration * args.fps + 1e-6))
-            if length < 2:
-                raise VideoError(f"{path} gives {length} frames at {args.fps:g} fps; two are needed")
-            frames = box_reduced(read_clip(path, length, args.fps), CLIP_SIDE)
-        except VideoError as error:
-            skips.append(str(error))
-            continue
-        motion = float(motion_per_second(frames, args.fps))
-        row = {"path": str(path), "num_frames": length, "consistency_consecutive": float(frame_consistency(frames))}
-        rows.append({**row, "motion_per_second": motion, "still": bool(is_still(motion))})
-    if not rows:
-        raise ValueError(
-            f"{args.clips}: nothing to measure, {len(skips)} skipped; first: {skips[0] if skips else 'none'}"
-        )
-    lines = [f"{'consistency':>11} {'motion':>8}  clip, at {args.fps:g} frames a second"]
-    for r in rows:
-        still = "  STILL: its consistency says nothing" if r["still"] else ""
-        lines.append(f"{r['consistency_consecutive']:>11.4f} {r['motion_per_second']:>8.4f}  {r['path']}{still}")
-    lines += [f"skipped: {skip}" for skip in skips]
-    lines.append(f"{len(rows)} measured, {len(skips)} skipped")
-    return "\n".join(lines), {"fps": args.fps, "clips": rows, "skipped": skips}
-
-
-def clip_paths(source: Path) -> tuple[list[Path], list[str]]:
-    """The clips of a file, a manifest or a folder, and what its manifest skipped. A plain folder needs no captions."""
-    from videodit.data.manifest import FOLDER_MANIFESTS, read_manifest
-    from videodit.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-
-    suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-    if source.is_file() and source.suffix.lower() in suffixes:
-        return [source], []
-    if source.is_dir() and not any((source / name).is_file() for name in FOLDER_MANIFESTS):
-        return sorted(path for path in source.rglob("*") if path.suffix.lower() in suffixes and path.is_file()), []
-    manifest = read_manifest(source)
-    return [item.path for item in manifest.items], [f"{skip.where}: {skip.why}" for skip in manifest.skips]
 
 
 if __name__ == "__main__":

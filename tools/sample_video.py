@@ -6,24 +6,32 @@
 
 Without --model the model in the package is used: moving shapes, offline. The ending of --out chooses the format: .mp4,
 .mkv (lossless), .gif, .webp, .png (an image, or a folder of frames). Several clips go into a folder, one seed each:
---seed, --seed + 1 and so on. Every clip's settings are written into its metadata and into a .json file beside it.
+--seed, --seed + 1 and so on. A prompts file is a text with a prompt a line, or .csv, .tsv, .jsonl with a clip a row:
+prompt and, where wanted, seed, negative_prompt, num_frames, height, width, fps.
+
+Every clip's settings are written into its metadata and into a .json file beside it. A run that was stopped goes on:
+clips of a set that are there, made with the same settings, are not made again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from videodit.clipset import Request
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", nargs="+", help="what to show; several make several clips")
-    source.add_argument("--prompts-file", type=Path, help="a text file, one prompt a line")
+    source.add_argument("--prompts-file", type=Path, help="a prompt a line; or .csv, .tsv, .jsonl, a clip a row")
     parser.add_argument(
         "--model", help="a pipeline folder, a training checkpoint or a hub name (default: the shipped model)"
     )
@@ -37,29 +45,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--negative-prompt", default="", help="what to stay away from")
     parser.add_argument("--batch-size", type=int, default=8, help="clips made together (default 8)")
     parser.add_argument("--out", type=Path, help="a file, or a folder (default: sample.mp4, or samples/ for several)")
+    parser.add_argument("--overwrite", action="store_true", help="make clips of a set anew that other settings made")
     return parser.parse_args()
-
-
-def read_prompts(args: argparse.Namespace) -> list[str]:
-    if args.prompt:
-        return list(args.prompt)
-    try:
-        lines = args.prompts_file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{args.prompts_file}: cannot be read as text ({error})") from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise ValueError(f"{args.prompts_file}: holds no prompt; write one a line")
-    return prompts
-
-
-def output_paths(out: Path | None, count: int) -> list[Path]:
-    """One path a clip: the file itself for one clip, numbered files in a folder for several."""
-    if out is None:
-        out = Path("sample.mp4") if count == 1 else Path("samples")
-    if out.suffix and not out.is_dir():
-        return [out] if count == 1 else [out.with_name(f"{out.stem}_{i:04d}{out.suffix}") for i in range(count)]
-    return [out / f"{i:04d}.mp4" for i in range(count)]
 
 
 def main() -> int:
@@ -74,56 +61,43 @@ def main() -> int:
     return 0
 
 
-def sample(args: argparse.Namespace) -> list[Path]:
-    prompts = read_prompts(args)
-    paths = output_paths(args.out, len(prompts))
-    if args.batch_size < 1:
-        raise ValueError(f"--batch-size {args.batch_size} must be at least 1")
-    import torch
-
+def sample(args: argparse.Namespace) -> Iterator[Path]:
+    from videodit.clipset import make_clips, output_paths
     from videodit.pipeline import VideoDiTPipeline, named_folder
-    from videodit.video.writer import check_writable, write_video
 
-    for path in paths:
-        check_writable(path)
+    requests = requested(args)
+    one = len(requests) == 1
+    paths = output_paths(args.out or Path("sample.mp4" if one else "samples"), len(requests))
     pipe: Any = VideoDiTPipeline.from_pretrained(named_folder(args.model)) if args.model else VideoDiTPipeline.shipped()
-    size = pipe.default_size
-    fps = args.fps if args.fps is not None else size.fps
-    written = []
-    for first in range(0, len(prompts), args.batch_size):
-        part = prompts[first : first + args.batch_size]
-        seeds = [args.seed + first + i for i in range(len(part))]
-        clips = pipe(
-            part,
-            negative_prompt=args.negative_prompt,
-            num_frames=args.num_frames,
-            height=args.height,
-            width=args.width,
-            fps=args.fps,
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="np",
-        ).frames
-        for prompt, seed, clip, path in zip(part, seeds, clips, paths[first:], strict=False):
-            frames = (clip * 255).round().astype("uint8")
-            settings = {
-                "prompt": prompt,
-                "negative_prompt": args.negative_prompt,
-                "seed": seed,
-                "steps": args.steps,
-                "guidance_scale": args.guidance_scale,
-                "num_frames": frames.shape[0],
-                "height": frames.shape[1],
-                "width": frames.shape[2],
-                "fps": fps,
-                "scheduler": type(pipe.scheduler).__name__,
-                "model": args.model or "shipped",
-            }
-            metadata = {"comment": json.dumps(settings), "title": prompt}
-            written.append(write_video(path, frames, fps, metadata=metadata))
-            path.with_suffix(".json").write_text(json.dumps(settings, indent=1) + "\n")
-    return written
+    return make_clips(
+        pipe,
+        requests,
+        paths,
+        model=args.model or "shipped",
+        steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        batch_size=args.batch_size,
+        overwrite=args.overwrite or one,
+    )
+
+
+def requested(args: argparse.Namespace) -> list[Request]:
+    """What to make; a line of a file goes before the command's own words."""
+    from videodit.clipset import Request, read_requests
+
+    if args.prompt:
+        requests = [Request(prompt, seed=args.seed + number) for number, prompt in enumerate(args.prompt)]
+    else:
+        requests = read_requests(args.prompts_file, args.seed)
+    size = {name: getattr(args, name) for name in ("num_frames", "height", "width", "fps")}
+    return [
+        replace(
+            one,
+            negative_prompt=one.negative_prompt or args.negative_prompt,
+            **{name: value for name, value in size.items() if getattr(one, name) is None},
+        )
+        for one in requests
+    ]
 
 
 if __name__ == "__main__":

@@ -1,34 +1,33 @@
 """tools/evaluate.py: what it writes, and how it names a user's mistakes."""
 
-import importlib.util
+from __future__ import annotations
+
 import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from footage import pan
+from networks import save_clip
 
+from tools import evaluate as tool
+from videodit.evaluation.results import load_results
 from videodit.geometry import ClipSize
 from videodit.pipeline import VideoDiTPipeline
 from videodit.video.writer import write_video
 
-TOOL = Path(__file__).parents[2] / "tools" / "evaluate.py"
 
-
-@pytest.fixture
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate_tool", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words)])
     return tool.main()
+
+
+def some_clips(folder: Path, seed: int = 0) -> Path:
+    for i in range(3):
+        write_video(folder / f"{i}.mkv", pan(seed + i, 9), 8)
+    return folder
 
 
 class GrayPipeline:
@@ -48,28 +47,109 @@ class GrayPipeline:
         return SimpleNamespace(frames=np.full((len(prompt), 9, 64, 64, 3), 0.5, dtype=np.float32))
 
 
-def test_clips_are_measured_and_what_cannot_be_is_counted(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_folder_is_measured_and_what_cannot_be_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    frame = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
-    write_video(tmp_path / "clips" / "still.mkv", np.repeat(frame, 9, axis=0), 8)
-    write_video(tmp_path / "clips" / "image.png", frame, 8)
-    assert run(tool, monkeypatch, tmp_path / "clips", "--out", tmp_path / "out") == 0
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    (row,) = results["clips"]
-    assert row["consistency_consecutive"] == pytest.approx(1)
-    assert (row["num_frames"], row["motion_per_second"], row["still"]) == (9, 0, True)
-    assert len(results["skipped"]) == 1
-    assert "1 measured, 1 skipped" in capsys.readouterr().out
+    clips = some_clips(tmp_path / "clips")
+    write_video(clips / "still.mkv", np.repeat(pan(5, 1), 9, axis=0), 8)
+    write_video(clips / "image.png", pan(6, 1), 8)
+    (clips / "broken.mp4").write_bytes(b"no video at all")
+    assert run(monkeypatch, clips, "--out", tmp_path / "out") == 0
+    results = load_results(tmp_path / "out" / "results.json")
+    assert [clip.name for clip in results.clips] == ["0.mkv", "1.mkv", "2.mkv", "image.png", "still.mkv"]
+    assert results.clips[-1].flags == ("still",)
+    (failure,) = results.failures
+    assert failure.name == "broken.mp4"
+    said = capsys.readouterr().out
+    assert "1 of 5 clips: still" in said
+    assert "failed: broken.mp4" in said
+    assert "5 measured, 1 failed" in said
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "still.mkv" in page
+
+
+def test_the_same_folder_twice_and_against_itself_gives_the_same_and_no_difference(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clips = some_clips(tmp_path / "clips")
+    common = (clips, "--metrics", "consistency_*", "warping_error", "--report-clips", 0)
+    assert run(monkeypatch, *common, "--out", tmp_path / "a") == 0
+    assert run(monkeypatch, *common, "--out", tmp_path / "b", "--workers", 2, "--compare", clips) == 0
+    assert run(monkeypatch, *common, "--out", tmp_path / "c", "--compare", tmp_path / "a") == 0
+    first, second, third = (load_results(tmp_path / name / "results.json") for name in "abc")
+    assert first.clips == second.clips == third.clips
+    assert first.summaries == second.summaries
+    for found in (second.comparison, third.comparison):
+        assert found is not None
+        assert found.paired_by == "name"
+        assert {(d.value, d.wins, d.losses) for d in found.differences.values()} == {(0, 0, 0)}
+    assert not (tmp_path / "a" / "report.html").exists()
+
+
+def test_a_reference_a_comparison_and_weights_all_reach_the_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips, other = some_clips(tmp_path / "clips"), some_clips(tmp_path / "other", 10)
+    save_clip(tmp_path / "clip-tiny")
+    (tmp_path / "prompts.txt").write_text("red\nred\nred\n")
+    words = ("--reference", other, "--compare", other, "--clip", tmp_path / "clip-tiny", "--vbench")
+    chosen = ("--metrics", "clip_*", "paired_ssim", "mmd_*", "dino_consistency_consecutive")
+    assert (
+        run(monkeypatch, clips, "--out", tmp_path / "out", "--prompts", tmp_path / "prompts.txt", *words, *chosen) == 0
+    )
+    results = load_results(tmp_path / "out" / "results.json")
+    assert results.summaries["clip_text_alignment"].status == "measured"
+    assert results.summaries["paired_ssim"].protocol.n == 3
+    assert results.distances["mmd_pixels_8x8x8"].status == "measured"
+    assert results.comparison is not None
+    assert results.comparison.differences["clip_consistency_consecutive"].n == 3
+    said = capsys.readouterr().out
+    assert "skipped: dino_consistency_consecutive: no weights: give --dino" in said
+    assert "lacks subject_consistency" in said
+    assert json.loads((tmp_path / "out" / "vbench_eval_results.json").read_text()) == {}
+    assert list((tmp_path / "out" / "features").glob("*.safetensors"))
+
+
+def test_flickering_at_native_size_is_exported_as_vbench_has_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clips = some_clips(tmp_path / "clips")
+    words = ("--size", "native", "--vbench", "--metrics", "temporal_flickering", "--report-clips", 0)
+    assert run(monkeypatch, clips, "--out", tmp_path / "out", *words) == 0
+    mean, rows = json.loads((tmp_path / "out" / "vbench_eval_results.json").read_text())["temporal_flickering"]
+    changes = [np.abs(np.diff(pan(i, 9).astype(float), axis=0)).mean() for i in range(3)]
+    assert mean == pytest.approx(np.mean([(255 - change) / 255 for change in changes]))
+    assert [Path(row["video_path"]).name for row in rows] == ["0.mkv", "1.mkv", "2.mkv"]
+
+
+def test_a_model_samples_first_and_not_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_pipe: VideoDiTPipeline
+) -> None:
+    tiny_pipe.save_pretrained(tmp_path / "model")
+    (tmp_path / "prompts.csv").write_text("prompt,num_frames\na red circle,5\ntwo blue stars,9\n")
+    words = ("--prompts", tmp_path / "prompts.csv", "--steps", 1, "--seeds", 2, "--metrics", "frozen_share")
+    assert run(monkeypatch, tmp_path / "model", *words, "--out", tmp_path / "out") == 0
+    results = load_results(tmp_path / "out" / "results.json")
+    asked = [("a red circle", 0, 5), ("a red circle", 2, 5), ("two blue stars", 1, 9), ("two blue stars", 3, 9)]
+    assert [(clip.prompt, clip.seed, clip.num_frames) for clip in results.clips] == asked
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "clips").glob("*.mkv")}
+    assert run(monkeypatch, tmp_path / "model", *words, "--out", tmp_path / "out") == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "clips").glob("*.mkv")} == before
+
+
+def test_the_schema_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        run(monkeypatch, "--schema")
+    assert json.loads(capsys.readouterr().out)["properties"]["schema"]["const"] == "videodit.evaluation/1"
 
 
 def test_a_world_run_writes_results_and_a_sheet(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pipe = GrayPipeline()
     monkeypatch.setattr(VideoDiTPipeline, "shipped", lambda: pipe)
     words = ("--world", "shapes", "--prompts", 4, "--batch-size", 3, "--steps", 7, "--guidance-scale", 2.5)
-    assert run(tool, monkeypatch, *words, "--out", tmp_path) == 0
+    assert run(monkeypatch, *words, "--out", tmp_path) == 0
     assert [len(call["generator"]) for call in pipe.calls] == [3, 2]
     assert {(call["num_inference_steps"], call["guidance_scale"], call["fps"]) for call in pipe.calls} == {(7, 2.5, 8)}
     results = json.loads((tmp_path / "results.json").read_text())
@@ -80,17 +160,35 @@ def test_a_world_run_writes_results_and_a_sheet(
 
 
 def test_mistakes_exit_2_with_one_line(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_pipe: VideoDiTPipeline
 ) -> None:
+    clips = some_clips(tmp_path / "clips")
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "x.mp4").write_bytes(b"no")
+    write_video(tmp_path / "mixed" / "a.mkv", pan(0, 9), 8)
+    write_video(tmp_path / "mixed" / "b.mkv", pan(0, 9), 24)
+    tiny_pipe.save_pretrained(tmp_path / "model")
     for words, complaint in (
-        ((tmp_path / "missing",), "missing does not exist"),
+        ((tmp_path / "missing",), "missing"),
         ((tmp_path / "empty",), "nothing to measure"),
+        ((tmp_path / "broken",), "x.mp4"),
+        ((tmp_path / "mixed",), "--fps"),
+        ((clips, "--fps", 30), "fewer than 30"),
+        ((clips, "--metrics", "nothing"), "no measure 'nothing'"),
+        ((clips, "--compare", tmp_path / "empty"), "nothing to measure"),
+        ((clips, "--prompts", tmp_path / "gone.txt"), "gone.txt"),
+        ((clips, "--raft", tmp_path / "gone.pth"), "gone.pth"),
+        ((clips, "--model", tmp_path / "model"), "--model goes with --world"),
+        ((clips, "--workers", 0), "--workers 0"),
+        ((tmp_path / "model",), "give --prompts"),
         (("--world", "shapes", "--out", tmp_path / "file"), "cannot be written to"),
+        (("--world", "shapes", "--prompts", "many"), "--prompts many"),
         (("--world", "shapes", "--model", tmp_path / "empty"), "model_index.json"),
     ):
-        assert run(tool, monkeypatch, "--out", tmp_path / "out", *words) == 2
+        assert run(monkeypatch, "--out", tmp_path / "out", *words) == 2, words
         error = capsys.readouterr().err
         assert complaint in error
-        assert error.count("\n") == 1
+        assert "Traceback" not in error
+        assert error.splitlines()[-1].startswith("evaluate:")

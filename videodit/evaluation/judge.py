@@ -24,7 +24,7 @@ from itertools import permutations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from videodit.evaluation.metrics import box_reduced
+from videodit.evaluation.pixels import box_reduced
 from videodit.shapes import COLORS, SHAPES, Scene, polygon
 
 OTHER = "other"  # a shape or a motion that the world does not have

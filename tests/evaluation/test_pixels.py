@@ -1,17 +1,20 @@
-"""Metrics against closed forms and brute force."""
+"""Measures of pixels against closed forms and brute force."""
 
 from typing import get_args
 
 import numpy as np
 import pytest
 
-from videodit.evaluation.metrics import (
+from videodit.evaluation.pixels import (
     ConsistencyVariant,
+    Undefined,
+    box_means,
     box_reduced,
     frame_consistency,
     is_still,
     motion_per_second,
     psnr,
+    ssim,
 )
 
 VARIANTS = get_args(ConsistencyVariant)
@@ -25,6 +28,11 @@ def test_psnr_of_a_constant_error_is_its_closed_form() -> None:
     a = np.full((3, 4, 4, 3), 100, dtype=np.uint8)
     assert psnr(a, a + 10) == pytest.approx(20 * np.log10(255 / 10))
     assert psnr(a / 255, (a + 10) / 255) == pytest.approx(psnr(a, a + 10))
+
+
+def test_psnr_of_a_tenth_is_20_db() -> None:
+    black = np.zeros((2, 4, 4, 3))
+    assert psnr(black, black + 0.1) == pytest.approx(20)
 
 
 def test_psnr_is_one_number_a_clip_over_all_its_frames() -> None:
@@ -83,6 +91,50 @@ def test_a_static_clip_is_still_and_a_moving_one_is_not() -> None:
     static = np.repeat(noise(1, 8, 8, 3), 3, axis=0)
     assert is_still(motion_per_second(static, 8))
     assert not is_still(motion_per_second(np.roll(static, 1, axis=2) * np.arange(3)[:, None, None, None], 8))
+
+
+def test_ssim_of_black_and_white_is_its_closed_form() -> None:
+    black = np.zeros((16, 20))
+    assert ssim(black, black + 1) == pytest.approx(1e-4 / (1 + 1e-4), rel=1e-9)
+    assert ssim(black + 0.3, black + 0.3) == pytest.approx(1, abs=1e-12)
+
+
+def test_ssim_equals_its_definition_window_by_window() -> None:
+    a, b = noise(14, 17), 0.6 * noise(14, 17) + 0.4 * noise(14, 17, seed=1)
+    y, x = np.mgrid[-5:6, -5:6]
+    weights = np.exp(-(x**2 + y**2) / (2 * 1.5**2))
+    weights /= weights.sum()
+    values = []
+    for top in range(4):
+        for left in range(7):
+            p, q = (image[top : top + 11, left : left + 11] for image in (a, b))
+            mp, mq = (weights * p).sum(), (weights * q).sum()
+            vp, vq = (weights * (p - mp) ** 2).sum(), (weights * (q - mq) ** 2).sum()
+            covariance = (weights * (p - mp) * (q - mq)).sum()
+            top_ = (2 * mp * mq + 1e-4) * (2 * covariance + 9e-4)
+            values.append(top_ / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4)))
+    assert ssim(a, b) == pytest.approx(np.mean(values), abs=1e-12)
+
+
+def test_ssim_needs_a_whole_window_and_one_size() -> None:
+    with pytest.raises(Undefined, match="40x10 are smaller than the 11 pixels"):
+        ssim(noise(10, 40), noise(10, 40))
+    with pytest.raises(ValueError, match="same size"):
+        ssim(noise(20, 20), noise(20, 21))
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (37, 53), (5, 40)])
+def test_box_means_weigh_every_pixel_once(shape: tuple[int, int]) -> None:
+    image = noise(*shape)
+    means = box_means(image, 16)
+    rows, columns = min(shape[0], 16), 16
+    assert means.shape == (rows, columns)
+    edges = [[n * i // count for i in range(count + 1)] for n, count in zip(shape, (rows, columns), strict=True)]
+    expected = [
+        [image[a:b, c:d].mean() for c, d in zip(edges[1], edges[1][1:], strict=False)]
+        for a, b in zip(edges[0], edges[0][1:], strict=False)
+    ]
+    np.testing.assert_allclose(means, expected, atol=1e-12)
 
 
 def test_box_reduced_averages_boxes_and_leaves_small_frames() -> None:

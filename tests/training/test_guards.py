@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from runs import mixed, run
 from transformers import T5Config, T5EncoderModel
 
 from tools import train_vae as vae_tool
 from videodit.config import Run
 from videodit.geometry import ClipSize, Strides
-from videodit.training import checkpoint
+from videodit.training import checkpoint, precision
 from videodit.training.batches import batch_sizes
+from videodit.training.optimizer import orthogonalize
 from videodit.training.trainer import Trainer
 
 
@@ -116,3 +118,24 @@ def test_a_vae_that_no_clip_is_long_enough_for_is_an_error(
     monkeypatch.setattr("sys.argv", ["train_vae.py", "--config", str(file)])
     assert vae_tool.main() == 2
     assert "hardly a clip of shapes has 5 frames; take fewer" in capsys.readouterr().err
+
+
+def test_bfloat16_on_a_cpu_without_it_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for has in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has: has)
+        precision.tell_of_bfloat16("train.precision", "bf16", torch.device("cpu"))
+        precision.tell_of_bfloat16("train.precision", "no", torch.device("cpu"))
+        precision.tell_of_bfloat16("train.precision", "bf16", torch.device("cuda"))
+    assert caplog.text.count("train.precision=no is faster here") == 1
+
+
+def test_muons_products_are_the_same_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = torch.randn(6, 9).bfloat16()
+    found = []
+    for has in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has: has)
+        found.append(orthogonalize(matrix))
+    assert found[0].dtype == found[1].dtype == torch.bfloat16
+    torch.testing.assert_close(found[0], found[1], rtol=2e-2, atol=2e-2)

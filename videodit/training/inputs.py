@@ -25,6 +25,7 @@ from videodit.diffusion import objectives
 from videodit.pipeline import named_folder
 from videodit.text import TextEncoder
 from videodit.training import parallel
+from videodit.training.precision import tell_of_bfloat16
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ def _encoded(config: Run, codec: VideoCodec, found: Survey) -> tuple[Latents, La
         with PartialState().main_process_first():
             found.split.files.hash(paths, "hashing files")
     precision = PRECISIONS[config.data.encode_precision]
+    tell_of_bfloat16("data.encode_precision", config.data.encode_precision, PartialState().device)
     codec.vae.to(PartialState().device)
     parts = ((found.split.train, found.train), (found.split.validation, found.validation))
     for _ in range(2):  # a bad file met in the second part may hold clips of the first; all else is there by then

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
+from videodit.training.precision import lacks_bfloat16
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of Jordan et al.: steepest at zero
 NEWTON_SCHULZ_STEPS = 5
 MOMENTUM = 0.95
@@ -64,14 +66,25 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """The nearest matrix whose singular values are all near 1: Newton-Schulz, Jordan et al. 2024. `matrix` is bf16."""
+    """The nearest matrix whose singular values are all near 1: Newton-Schulz, Jordan et al. 2024. `matrix` is bf16.
+
+    A CPU without bfloat16 takes a hundred times longer for its products than for float32's: there they are float32's,
+    rounded after each.
+    """
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / x.norm().clamp(min=1e-7)  # spectral norm at most 1
+    wide = torch.float32 if lacks_bfloat16(matrix.device) else matrix.dtype
+
+    def rounded(product: Tensor) -> Tensor:
+        return product.to(matrix.dtype).to(wide)
+
+    x = x.to(wide)
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = rounded(x @ x.T)
+        x = rounded(torch.addmm(x, rounded(torch.addmm(gram, gram, gram, beta=b, alpha=c)), x, beta=a))
+    x = x.to(matrix.dtype)
     return x.T.contiguous() if tall else x
 
 

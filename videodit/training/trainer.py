@@ -33,6 +33,7 @@ from videodit.training.ema import PowerAverage, WeightAverage
 from videodit.training.loop import SKIPS, Loop
 from videodit.training.model import Model, build_text, build_transformer, choose_weights, merged, save_lora
 from videodit.training.optimizer import build_optimizers
+from videodit.training.precision import tell_of_bfloat16
 from videodit.video.index import VideoError
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Trainer:
                 InitProcessGroupKwargs(timeout=parallel.TIMEOUT),
             ],
         )
+        tell_of_bfloat16("train.precision", train.precision, self.accelerator.device)
         self.process = self.accelerator.process_index, self.accelerator.num_processes
         asked = train.sharding == "fsdp" or self.accelerator.distributed_type == DistributedType.FSDP
         self.sharded = asked and self.process[1] > 1

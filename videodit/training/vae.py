@@ -34,6 +34,7 @@ from videodit.shapes import rng_for
 from videodit.training.inputs import latents_folder, named
 from videodit.training.loop import Loop
 from videodit.training.optimizer import build_optimizers
+from videodit.training.precision import tell_of_bfloat16
 
 log = logging.getLogger(__name__)
 STREAM = 11  # of the counter-based randomness, see `rng_for`
@@ -72,6 +73,7 @@ def train_vae(config: Run) -> Path:
             vae = VideoCodec.from_pretrained(named_folder(vae_config.start_from)).vae
     stages = [stage for stage in vae_config.stages for _ in range(stage.steps)]
     accelerator = Accelerator(mixed_precision=vae_config.precision, cpu=not torch.accelerator.is_available())
+    tell_of_bfloat16("vae.precision", vae_config.precision, accelerator.device)
     if accelerator.num_processes > 1:
         raise ValueError("the VAE is trained by one process: start tools/train_vae.py without a launcher")
     rates = learning_rates(vae_config)

@@ -17,6 +17,7 @@ from videodit import VideoDiTPipeline
 from videodit.clipset import (
     ClipFile,
     Request,
+    Sampling,
     find_clips,
     is_model,
     make_clips,
@@ -46,7 +47,7 @@ def calls(tiny_pipe: VideoDiTPipeline, monkeypatch: pytest.MonkeyPatch) -> list[
 
 def make(pipe: VideoDiTPipeline, requests: list[Request], folder: Path, **options: object) -> list[Path]:
     paths = [folder / f"{i}.mkv" for i in range(len(requests))]
-    return list(make_clips(pipe, requests, paths, **{"model": "tiny", "steps": 1, **options}))
+    return list(make_clips(pipe, requests, paths, **{"model": "tiny", "sampling": Sampling(1), **options}))
 
 
 def three() -> list[Request]:
@@ -102,11 +103,13 @@ def test_a_stopped_run_goes_on_and_makes_what_is_missing_alone(
 ) -> None:
     whole = make(tiny_pipe, three(), tmp_path / "whole", batch_size=2)
     assert calls == [["a red circle", "two blue stars"], ["a red star"]]
-    stopped = make_clips(tiny_pipe, three(), output_paths(tmp_path / "x.mkv", 3), model="tiny", steps=1, batch_size=1)
+    stopped = make_clips(
+        tiny_pipe, three(), output_paths(tmp_path / "x.mkv", 3), Sampling(1), model="tiny", batch_size=1
+    )
     next(stopped)
     stopped.close()
     calls.clear()
-    again = list(make_clips(tiny_pipe, three(), output_paths(tmp_path / "x.mkv", 3), model="tiny", steps=1))
+    again = list(make_clips(tiny_pipe, three(), output_paths(tmp_path / "x.mkv", 3), Sampling(1), model="tiny"))
     assert calls == [["two blue stars", "a red star"]]
     assert [path.name for path in again] == ["x_0000.mkv", "x_0001.mkv", "x_0002.mkv"]
     for one, other in zip(whole, again, strict=True):
@@ -131,7 +134,7 @@ def test_clips_of_other_settings_or_weights_are_not_overwritten_unasked(
     make(tiny_pipe, three(), tmp_path)
     calls.clear()
     with pytest.raises(ValueError, match=r"0\.mkv: is there already, made with another steps; give --overwrite"):
-        make(tiny_pipe, three(), tmp_path, steps=2)
+        make(tiny_pipe, three(), tmp_path, sampling=Sampling(2))
     other = [replace(three()[0], prompt="a blue star"), *three()[1:]]
     with pytest.raises(ValueError, match="another prompt"):
         make(tiny_pipe, other, tmp_path)

@@ -219,7 +219,7 @@ def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> Path:
     """The folder of a model's clips, lossless; what an earlier run made is not made again."""
     from dataclasses import replace
 
-    from videodit.clipset import make_clips, read_requests
+    from videodit.clipset import Sampling, make_clips, read_requests
 
     if prompts is None:
         raise ValueError(f"{model} is a model: give --prompts, a file of what it shall make")
@@ -228,8 +228,8 @@ def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> Path:
     folder = args.out / "clips"
     paths = [folder / f"{number:05d}.mkv" for number in range(len(requests))]
     pipe = load_pipeline(model)
-    options = {"steps": args.steps, "guidance_scale": args.guidance_scale, "batch_size": args.batch_size}
-    for path in make_clips(pipe, requests, paths, model=model, **options):
+    sampling = Sampling(args.steps, args.guidance_scale)
+    for path in make_clips(pipe, requests, paths, sampling, model=model, batch_size=args.batch_size):
         logging.info("%s", path)
     return folder
 

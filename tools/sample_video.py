@@ -7,7 +7,7 @@
 Without --model the model in the package is used: moving shapes, offline. The ending of --out chooses the format: .mp4,
 .mkv (lossless), .gif, .webp, .png (an image, or a folder of frames). Several clips go into a folder, one seed each:
 --seed, --seed + 1 and so on. A prompts file is a text with a prompt a line, or .csv, .tsv, .jsonl with a clip a row:
-prompt and, where wanted, seed, negative_prompt, num_frames, height, width, fps.
+prompt and, where wanted, seed, negative_prompt, num_frames, height, width, fps, image, video, given_frames, strength.
 
 Every clip's settings are written into its metadata and into a .json file beside it. A run that was stopped goes on:
 clips of a set that are there, made with the same settings, are not made again.
@@ -42,7 +42,26 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the first clip (default 0)")
     parser.add_argument("--steps", type=int, default=30, help="scheduler steps (default 30)")
     parser.add_argument("--guidance-scale", type=float, default=4.0, help="1: no guidance (default 4)")
+    parser.add_argument("--guidance-rescale", type=float, default=0.0, help="0 to 1, against the glare of large scales")
+    parser.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("FROM", "TO"),
+        help="shares of the steps between which there is guidance (default 0 1); outside it costs nothing",
+    )
     parser.add_argument("--negative-prompt", default="", help="what to stay away from")
+    parser.add_argument(
+        "--scheduler", help="a diffusers scheduler, as UniPCMultistepScheduler (default: the model's own)"
+    )
+    start = parser.add_argument_group("given frames (a model must have been trained for them: objective.given_frames)")
+    start.add_argument("--image", help="a file: the clip's first frame")
+    start.add_argument("--video", help="a file: the clip goes on from its last frames, or remakes it, with --strength")
+    start.add_argument(
+        "--given-frames", type=int, help="frames of --video to go on from, 4k + 1 for most VAEs (default 1)"
+    )
+    start.add_argument("--strength", type=float, help="how much of --video is made anew, above 0 to 1 (all)")
     parser.add_argument("--batch-size", type=int, default=8, help="clips made together (default 8)")
     parser.add_argument("--out", type=Path, help="a file, or a folder (default: sample.mp4, or samples/ for several)")
     parser.add_argument("--overwrite", action="store_true", help="make clips of a set anew that other settings made")
@@ -62,7 +81,7 @@ def main() -> int:
 
 
 def sample(args: argparse.Namespace) -> Iterator[Path]:
-    from videodit.clipset import make_clips, output_paths
+    from videodit.clipset import Sampling, make_clips, output_paths
     from videodit.pipeline import VideoDiTPipeline, named_folder
 
     requests = requested(args)
@@ -73,9 +92,8 @@ def sample(args: argparse.Namespace) -> Iterator[Path]:
         pipe,
         requests,
         paths,
+        Sampling(args.steps, args.guidance_scale, args.guidance_rescale, tuple(args.guidance_interval), args.scheduler),
         model=args.model or "shipped",
-        steps=args.steps,
-        guidance_scale=args.guidance_scale,
         batch_size=args.batch_size,
         overwrite=args.overwrite or one,
     )
@@ -89,12 +107,13 @@ def requested(args: argparse.Namespace) -> list[Request]:
         requests = [Request(prompt, seed=args.seed + number) for number, prompt in enumerate(args.prompt)]
     else:
         requests = read_requests(args.prompts_file, args.seed)
-    size = {name: getattr(args, name) for name in ("num_frames", "height", "width", "fps")}
+    names = ("num_frames", "height", "width", "fps", "image", "video", "strength", "given_frames")
+    own = {name: getattr(args, name) for name in names}
     return [
         replace(
             one,
             negative_prompt=one.negative_prompt or args.negative_prompt,
-            **{name: value for name, value in size.items() if getattr(one, name) is None},
+            **{name: value for name, value in own.items() if getattr(one, name) is None},
         )
         for one in requests
     ]

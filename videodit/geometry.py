@@ -68,6 +68,23 @@ class ClipSize:
         """Seconds from the first frame to the last: (num_frames - 1) / fps."""
         return (self.num_frames - 1) / self.fps
 
+    def far_from(self, trained: ClipSize) -> str:
+        """In which of frames, rate and pixels this is far (a third less, half more) from `trained`; "" where in none.
+
+        An image is not far from a clip, and has no rate.
+        """
+        clip = self.num_frames > 1
+        numbers = {
+            "num_frames": (self.num_frames, trained.num_frames, clip),
+            "fps": (self.fps, trained.fps, clip),
+            "pixels": (self.height * self.width, trained.height * trained.width, True),
+        }
+        return "; ".join(
+            f"{name} {mine:g}, trained at {theirs:g}"
+            for name, (mine, theirs, counts) in numbers.items()
+            if counts and not 2 / 3 <= mine / theirs <= 1.5
+        )
+
     def image(self) -> ClipSize:
         """The same picture size with one frame."""
         return replace(self, num_frames=1)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,8 +28,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from videodit.codec import VideoCodec
-from videodit.diffusion.guidance import classifier_free_guidance
+from videodit.diffusion.guidance import classifier_free_guidance, scales_of_steps
+from videodit.diffusion.schedulers import shift_of_size
 from videodit.geometry import ClipSize
+from videodit.given import Given, given_frames, noised_video
 from videodit.models.transformer import VideoDiT
 from videodit.text import TextEncoder, TextStates
 
@@ -146,7 +149,12 @@ class VideoDiTPipeline(DiffusionPipeline):
         width: int | None = None,
         fps: float | None = None,
         num_inference_steps: int = 30,
-        guidance_scale: float = 4.0,
+        guidance_scale: float | Sequence[float] = 4.0,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        image: Any = None,
+        video: Any = None,
+        strength: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
         output_type: str = "pt",
@@ -163,7 +171,14 @@ class VideoDiTPipeline(DiffusionPipeline):
             class_labels: for a model that is told a class, in place of prompts: integers below its `num_classes`.
             num_frames, height, width, fps: of the clip; None: the model's own. One frame is an image.
             num_inference_steps: scheduler steps, at least 1.
-            guidance_scale: 1 is none; above, the prompt counts more.
+            guidance_scale: 1 is none; above, the prompt counts more. A list has one a step.
+            guidance_rescale: in [0, 1], against the glare of large scales (Lin et al. 2023, arXiv 2305.08891).
+            guidance_interval: from which to which share of the steps there is guidance (Kynkäänniemi et al. 2024, arXiv
+                2404.07724); outside, the pass without the prompt is not run.
+            image: the clip's first frame, which stays as it is (`given.pixels_of` says in which forms).
+            video: the clip's first frames, as many as the VAE takes by themselves (4k + 1), to go on from; or, with
+                `strength`, a whole clip to remake.
+            strength: in (0, 1]: how much noise the video gets before it is made anew; 1 leaves nothing of it.
             generator: a list (one a prompt) makes each clip independent of its neighbours; a single one serves all.
             latents: the starting noise, b c f h w, unit variance, instead of a drawn one.
             output_type: "pt", "np", "pil" or "latent".
@@ -173,7 +188,8 @@ class VideoDiTPipeline(DiffusionPipeline):
                 {"latents": ...} in their place.
 
         Raises:
-            ValueError: an empty prompt, an illegal size (names the nearest legal ones), lists of unequal length.
+            ValueError: an empty prompt, an illegal size (names the nearest legal ones), lists of unequal length, given
+                frames that are too many or cannot be given, options out of range.
         """
         prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
@@ -188,7 +204,10 @@ class VideoDiTPipeline(DiffusionPipeline):
         codec = self.codec
         shape = (count, *size.latent(codec.strides, self.transformer.patch_size))
         self._check(prompts, negatives, class_labels, generator, latents, shape, num_inference_steps, output_type)
-        guided = guidance_scale != 1
+        scales = scales_of_steps(guidance_scale, guidance_interval, num_inference_steps)
+        if far := size.far_from(default):
+            log.warning("far from what the model was trained at, so the clip may fall apart: %s", far)
+        guided = any(scale != 1 for scale in scales)
         if class_labels is None:
             conditions = self._text_conditions(prompts, negatives, guided, use_text_mask)
         else:
@@ -198,17 +217,29 @@ class VideoDiTPipeline(DiffusionPipeline):
             conditions["added_cond_kwargs"] = size_conditions(size.height, size.width, rows, self._execution_device)
 
         device, dtype = self._execution_device, torch.float32
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        tokens = math.prod(-(-n // p) for n, p in zip(shape[2:], self.transformer.patch_size, strict=True))
+        self.scheduler.set_timesteps(num_inference_steps, device=device, **shift_of_size(self.scheduler, tokens))
+        timesteps = self.scheduler.timesteps
         if latents is None:
             latents = torch.cat([_noise(shape[1:], g) for g in _each(generator, count)])
-        latents = latents.to(device, dtype) * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        latents = latents.to(device, dtype)
+        given = None
+        if strength is not None:
+            latents, timesteps = noised_video(codec, self.scheduler, video, latents, strength, size)
+        else:
+            given = given_frames(codec, image, video, count, size, self.transformer.patch_size)
+            latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)
         step_kwargs = (
             {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         )
-        with self.progress_bar(total=num_inference_steps) as bar:
-            for index, t in enumerate(self.scheduler.timesteps):
-                prediction = self._predict(latents, t, conditions, guidance_scale, size.fps / codec.strides.time)
+        skipped, latent_fps = len(self.scheduler.timesteps) - len(timesteps), size.fps / codec.strides.time
+        with self.progress_bar(total=len(timesteps)) as bar:
+            for index, t in enumerate(timesteps):
+                # some schedulers take two steps for one
+                scale = scales[(index + skipped) * len(scales) // (len(timesteps) + skipped)]
+                prediction = self._predict(latents, t, conditions, scale, guidance_rescale, latent_fps, given)
                 latents = self.scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
+                latents = given.put_into(latents) if given else latents
                 if callback_on_step_end is not None:
                     latents = callback_on_step_end(self, index, t, {"latents": latents}).get("latents", latents)
                 bar.update()
@@ -288,12 +319,25 @@ class VideoDiTPipeline(DiffusionPipeline):
         learned = getattr(self.scheduler.config, "variance_type", None) in ("learned", "learned_range")
         return learned and isinstance(self.scheduler, DDPMScheduler)
 
-    def _predict(self, latents: Tensor, t: Tensor, conditions: dict[str, Any], scale: float, fps: float) -> Tensor:
+    def _predict(
+        self,
+        latents: Tensor,
+        t: Tensor,
+        conditions: dict[str, Any],
+        scale: float,
+        rescale: float,
+        fps: float,
+        given: Given | None,
+    ) -> Tensor:
         """The model's guided prediction; both passes of guidance go through the model as one batch."""
         scaled = (
             self.scheduler.scale_model_input(latents, t) if hasattr(self.scheduler, "scale_model_input") else latents
         )
         passes = 1 if scale == 1 else 2
+        conditions = _first_rows(conditions, passes * len(latents))
+        if given is not None:
+            scaled = given.put_into(scaled)
+            conditions["frame_mask"] = given.mask.repeat(passes, 1)
         prediction = self.transformer(
             scaled.repeat(passes, 1, 1, 1, 1),
             t.to(latents.device).float().expand(passes * len(latents)),
@@ -306,7 +350,12 @@ class VideoDiTPipeline(DiffusionPipeline):
         if passes == 1:
             return prediction
         conditional, unconditional = prediction.chunk(2)
-        return classifier_free_guidance(conditional, unconditional, scale)
+        return classifier_free_guidance(conditional, unconditional, scale, rescale)
+
+
+def _first_rows(conditions: dict[str, Any], rows: int) -> dict[str, Any]:
+    """Of each condition the first rows: those that are told, where the pass that is not is left out."""
+    return {k: _first_rows(v, rows) if isinstance(v, dict) else v[:rows] for k, v in conditions.items()}
 
 
 def named_folder(name: str) -> str:

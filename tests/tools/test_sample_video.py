@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from footage import pan
 
 from tools import sample_video
 from videodit import VideoDiTPipeline
 from videodit.video.reader import probe, read_clip
-from videodit.video.writer import read_metadata
+from videodit.video.writer import read_metadata, write_video
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +58,41 @@ def test_clips_of_a_prompts_file_have_a_seed_each_and_equal_those_made_alone(
     assert np.abs(read_clip(tmp_path / "alone.mkv", 5, 8.0).astype(int) - clips[2]).max() <= 1
 
 
+def test_every_option_of_sampling_reaches_the_clip_and_its_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
+) -> None:
+    common = ("--prompt", "a red circle", "--model", model, "--steps", "4", "--num-frames", "9")
+    source = write_video(tmp_path / "source.mkv", pan(0, 9)[:, :32, :32], 8)
+    image = write_video(tmp_path / "image.png", pan(3, 1)[:, :32, :32], 8)
+    assert run(monkeypatch, *common, "--out", tmp_path / "plain.mkv") == 0
+    plain = read_clip(tmp_path / "plain.mkv", 9, 8.0)
+    options: dict[str, tuple[tuple[str | Path, ...], dict[str, object]]] = {
+        "image": (("--image", image), {"image": str(image)}),
+        "on": (("--video", source, "--given-frames", "5"), {"video": str(source), "given_frames": 5}),
+        "anew": (("--video", source, "--strength", "0.5"), {"video": str(source), "strength": 0.5}),
+        "interval": (("--guidance-interval", "0.3", "0.8"), {"guidance_interval": [0.3, 0.8]}),
+        "rescale": (("--guidance-rescale", "0.7"), {"guidance_rescale": 0.7}),
+        "scheduler": (("--scheduler", "UniPCMultistepScheduler"), {"scheduler": "UniPCMultistepScheduler"}),
+    }
+    for name, (words, settings) in options.items():
+        out = tmp_path / f"{name}.mkv"
+        assert run(monkeypatch, *common, *words, "--out", out) == 0, name
+        assert settings.items() <= json.loads(out.with_suffix(".json").read_text()).items()
+        assert not np.array_equal(read_clip(out, 9, 8.0), plain), name
+
+
+def test_rows_of_a_file_say_what_their_clips_begin_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
+) -> None:
+    write_video(tmp_path / "image.png", pan(3, 1)[:, :32, :32], 8)
+    (tmp_path / "p.csv").write_text("prompt,image\na red circle,image.png\na red circle,\n")
+    words = ("--prompts-file", tmp_path / "p.csv", "--model", model, "--steps", "1", "--out", tmp_path / "x.mkv")
+    assert run(monkeypatch, *words) == 0
+    settings = [json.loads((tmp_path / f"x_{i:04d}.json").read_text()) for i in range(2)]
+    assert settings[0]["image"] == str(tmp_path / "image.png")
+    assert "image" not in settings[1]
+
+
 @pytest.mark.parametrize("ending", [".gif", ".webp", ".png"])
 def test_the_ending_chooses_the_format(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, ending: str
@@ -84,6 +120,10 @@ def test_words_that_the_model_never_saw_are_reported(
         (["--prompt", "red", "--steps", "0"], "num_inference_steps=0"),
         (["--prompt", "red", "--fps", "0"], "fps=0.0 must be positive"),
         (["--prompt", "red", "--out", "clip.avi"], "clip.avi"),
+        (["--prompt", "red", "--scheduler", "DDIMScheduler"], "does not fit this model; these do: FlowMatchEuler"),
+        (["--prompt", "red", "--image", "gone.png"], "gone.png: cannot be read"),
+        (["--prompt", "red", "--strength", "0.5"], "are about a video: name it"),
+        (["--prompt", "red", "--guidance-interval", "0.8", "0.2"], "guidance_interval"),
         (["--prompts-file", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["--prompt", "red", "--out", "/dev/null/clip.mp4"], "/dev/null"),
     ],

@@ -6,6 +6,8 @@ pipeline that runs the model itself needs the formula alone; the rescaling is di
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
@@ -34,3 +36,22 @@ def classifier_free_guidance(conditional: Tensor, unconditional: Tensor, scale: 
         return conditional
     guided = unconditional + scale * (conditional - unconditional)
     return rescale_noise_cfg(guided, conditional, rescale) if rescale else guided
+
+
+def scales_of_steps(scale: float | Sequence[float], interval: tuple[float, float], steps: int) -> list[float]:
+    """The guidance of each step; 1, which is none, outside of the interval (Kynkäänniemi et al. 2024, 2404.07724).
+
+    Args:
+        scale: one for all steps, or one a step.
+        interval: from which to which share of the steps, in [0, 1]; a step counts by its middle.
+
+    Raises:
+        ValueError: another number of scales, or an interval that is none.
+    """
+    begin, end = interval
+    if not 0 <= begin <= end <= 1:
+        raise ValueError(f"guidance_interval={tuple(interval)} must be two rising shares of the steps, in [0, 1]")
+    scales = list(scale) if isinstance(scale, Sequence) else [scale] * steps
+    if len(scales) != steps:
+        raise ValueError(f"guidance_scale has {len(scales)} values for {steps} steps; give one, or one each")
+    return [float(one) if begin <= (index + 0.5) / steps <= end else 1.0 for index, one in enumerate(scales)]

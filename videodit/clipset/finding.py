@@ -1,0 +1,159 @@
+"""What is there to be looked at: clips of a folder or a manifest, with the prompts and seeds they were made from."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from videodit.clipset.requests import NAME_COLUMNS, read_requests, rows_of
+from videodit.data.manifest import FOLDER_MANIFESTS, Item, read_manifest
+from videodit.data.remote import fetch
+from videodit.evaluation.clips import Clip, clip_from_file
+from videodit.evaluation.results import Failure
+from videodit.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError
+from videodit.video.guarded import Guarded
+
+
+@dataclass(frozen=True)
+class ClipFile:
+    """A clip that is there: its file, or a stretch of it (seconds), and what is known of how it was asked for."""
+
+    path: Path
+    name: str
+    prompt: str | None = None
+    seed: int | None = None
+    start: float = 0.0
+    end: float | None = None
+    failure: str = ""  # why it is known to be unusable
+
+
+def is_model(source: str | Path) -> bool:
+    """Whether a source is a pipeline: its folder, "shipped", or what may be a name on the hub and is nothing here."""
+    path, name = Path(source), str(source)
+    if path.exists():
+        return (path / "model_index.json").is_file()
+    return name == "shipped" or (name.count("/") == 1 and not name.startswith((".", "~")) and not path.suffix)
+
+
+def find_clips(source: str | Path, prompts: str | Path | None = None) -> list[ClipFile]:
+    """The clips of a video file, a folder (at any depth) or a manifest (`data.manifest`), in the order of their names.
+
+    Prompt and seed of a clip come from the `.json` that `make_clips` put beside it, else from a `.txt` beside it or the
+    manifest's caption (the first of several) and its column `seed`. Rows that cannot be used have a `failure`.
+
+    Args:
+        prompts: a file that says them instead: rows with a column `name` (the clip's, with or without its ending) and
+            `prompt`, `seed`; or, without names, a line for each clip, in the order of their names.
+
+    Raises:
+        ValueError: there is no such source, or nothing in it; the prompts do not fit the clips.
+    """
+    path = Path(source)
+    suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+    if path.is_file() and path.suffix.lower() in suffixes:
+        found = [_with_settings(ClipFile(path, path.name))]
+    elif path.is_dir() and not any((path / name).is_file() for name in FOLDER_MANIFESTS):
+        files = (file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+        seen = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+        found = [_with_settings(ClipFile(file, file.relative_to(path).as_posix())) for file in seen]
+    else:
+        found = _from_manifest(source)
+    if not found:
+        raise ValueError(f"{source}: nothing to measure: no video, GIF or image in it")
+    found = sorted(found, key=lambda clip: (clip.name, clip.start))
+    return _with_prompts(found, Path(prompts)) if prompts is not None else found
+
+
+def open_clips(
+    files: Sequence[ClipFile], guard: Guarded, *, fps: float | None = None
+) -> tuple[list[Clip], list[Failure]]:
+    """The clips to measure (`evaluation.clips.clip_from_file`), and those that cannot be opened, with the reason."""
+    clips, failures = [], []
+    for file in files:
+        try:
+            if file.failure:
+                raise VideoError(file.failure)
+            clip = clip_from_file(
+                file.path,
+                guard,
+                fps=fps,
+                start=file.start,
+                end=file.end,
+                name=file.name,
+                prompt=file.prompt,
+                seed=file.seed,
+            )
+        except VideoError as error:
+            failures.append(Failure(name=file.name, why=str(error)))
+        else:
+            clips.append(clip)
+    return clips, failures
+
+
+def _with_settings(clip: ClipFile) -> ClipFile:
+    beside, text = clip.path.with_suffix(".json"), clip.path.with_suffix(".txt")
+    if beside.is_file():
+        try:
+            made = json.loads(beside.read_text())
+        except (OSError, ValueError):
+            made = None
+        if isinstance(made, dict) and isinstance(made.get("prompt"), str):
+            seed = made.get("seed")
+            return replace(clip, prompt=made["prompt"], seed=seed if isinstance(seed, int) else None)
+    if text.is_file():
+        lines = text.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        return replace(clip, prompt=next((line.strip() for line in lines if line.strip()), None))
+    return clip
+
+
+def _from_manifest(source: str | Path) -> list[ClipFile]:
+    manifest = read_manifest(source, captions=False)
+    root = Path(source) if Path(source).is_dir() else Path(source).parent
+    found = [_from_item(item, root) for item in manifest.items]
+    names = Counter(clip.name for clip in found)
+    found = [replace(c, name=f"{c.name} from {c.start:g} s") if names[c.name] > 1 else c for c in found]
+    return found + [ClipFile(Path(skip.where), skip.where, failure=skip.why) for skip in manifest.skips]
+
+
+def _from_item(item: Item, root: Path) -> ClipFile:
+    near = not item.origin and item.path.is_relative_to(root)
+    name = item.path.relative_to(root).as_posix() if near else (item.origin or item.path.name)
+    seed = item.attributes.get("seed", "")
+    prompt = item.captions[0] if item.captions else None
+    clip = ClipFile(item.path, name, prompt, int(seed) if seed.isdecimal() else None, item.start, item.end)
+    try:
+        fetch(item)
+    except VideoError as error:
+        return replace(clip, failure=str(error))
+    return clip
+
+
+def _with_prompts(clips: list[ClipFile], file: Path) -> list[ClipFile]:
+    rows = list(rows_of(file))
+    requests = read_requests(file)
+    named = [next((str(row[c]) for c in NAME_COLUMNS if row.get(c)), None) for _, row in rows]
+    has_seed = [row.get("seed") not in (None, "") for _, row in rows]
+    seeds = [request.seed if own else None for request, own in zip(requests, has_seed, strict=True)]
+    if not any(named):
+        if len(requests) != len(clips):
+            raise ValueError(
+                f"{file}: {len(requests)} prompts for {len(clips)} clips; give each row a name, or one each"
+            )
+        return [
+            replace(clip, prompt=request.prompt, seed=clip.seed if seed is None else seed)
+            for clip, request, seed in zip(clips, requests, seeds, strict=True)
+        ]
+    said = {name: (request, seed) for name, request, seed in zip(named, requests, seeds, strict=True) if name}
+    if len(said) < len(rows):
+        raise ValueError(f"{file}: some rows have no name, or one that another has; a row a clip is needed")
+    told = []
+    for clip in clips:
+        key = clip.name if clip.name in said else str(Path(clip.name).with_suffix(""))
+        if key not in said:
+            raise ValueError(f"{file}: has no row for {clip.name}; its names are those of clips, as {next(iter(said))}")
+        request, seed = said[key]
+        told.append(replace(clip, prompt=request.prompt, seed=clip.seed if seed is None else seed))
+    return told

@@ -1,0 +1,188 @@
+"""Making what is asked for: each clip once, with its settings in it and beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from videodit.clipset.requests import Request
+from videodit.diffusion.schedulers import scheduler_named
+from videodit.evaluation.weights import state_hash
+from videodit.pipeline import VideoDiTPipeline
+from videodit.video import check_writable, probe, read_clip, read_frames, write_video
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How clips are made, as `VideoDiTPipeline` takes it; `scheduler` is a name of diffusers, None: the model's own."""
+
+    steps: int = 30
+    guidance_scale: float = 4.0
+    guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    scheduler: str | None = None
+
+
+def output_paths(out: Path, count: int) -> list[Path]:
+    """One path a clip: `out` itself for one clip, numbered files beside each other, or in a folder, for several."""
+    if out.suffix and not out.is_dir():
+        return [out] if count == 1 else [out.with_name(f"{out.stem}_{i:04d}{out.suffix}") for i in range(count)]
+    return [out / f"{i:04d}.mp4" for i in range(count)]
+
+
+def make_clips(
+    pipe: VideoDiTPipeline,
+    requests: Sequence[Request],
+    paths: Sequence[Path],
+    sampling: Sampling | None = None,
+    *,
+    model: str,
+    batch_size: int = 8,
+    overwrite: bool = False,
+) -> Iterator[Path]:
+    """Makes a clip a request, each from its own seed, and writes it; gives the paths as clips are there.
+
+    Args:
+        paths: a file a clip; their endings choose the format (`video.write_video`).
+        sampling: how; None: as `Sampling` has it.
+        model: what the settings say it was made by.
+        batch_size: clips of one size made together.
+        overwrite: make again what is there with other settings, instead of an error.
+
+    Raises:
+        ValueError: an option is out of range, two requests share a file, or, before anything is made, a file is there
+            that was made with other settings.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    if twice := [path for path, times in Counter(paths).items() if times > 1]:
+        raise ValueError(f"{twice[0]}: several clips would be written to it")
+    sampling = sampling or Sampling()
+    if sampling.scheduler is not None:
+        pipe.scheduler = scheduler_named(sampling.scheduler, pipe.scheduler)
+    made_by = {
+        **asdict(sampling),
+        "guidance_interval": list(sampling.guidance_interval),
+        "scheduler": type(pipe.scheduler).__name__,
+        "model": model,
+        "model_digest": state_hash(pipe.transformer.state_dict()),
+    }
+    settings = [_settings(pipe, request) | made_by for request in requests]
+    missing = [not _is_made(*each, overwrite) for each in zip(paths, settings, strict=True)]
+    for path, wanted in zip(paths, missing, strict=True):
+        if wanted:
+            check_writable(path)
+    done = 0
+    for batch in _batches(settings, missing, batch_size):
+        clips = _sample(pipe, [settings[i] for i in batch])
+        for index, frames in zip(batch, clips, strict=True):
+            _write(paths[index], frames, settings[index])
+        yield from paths[done : batch[-1] + 1]
+        done = batch[-1] + 1
+    yield from paths[done:]
+
+
+def _settings(pipe: VideoDiTPipeline, request: Request) -> dict[str, Any]:
+    size = pipe.default_size
+    own = {"num_frames": size.num_frames, "height": size.height, "width": size.width, "fps": size.fps}
+    asked = {field.name: getattr(request, field.name) for field in fields(Request)}
+    files = {f"{name}_digest": _digest(asked[name]) for name in ("image", "video") if asked[name] is not None}
+    sized = {name: value for name, value in own.items() if asked[name] is None}
+    return {name: value for name, value in (asked | sized | files).items() if value is not None}
+
+
+def _digest(file: str) -> str:
+    try:
+        with Path(file).open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()[:12]
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def _is_made(path: Path, settings: Mapping[str, Any], overwrite: bool) -> bool:
+    """Whether the clip is there with these settings."""
+    beside = path.with_suffix(".json")
+    if overwrite or not beside.exists() or not (path.exists() or path.with_suffix("").is_dir()):
+        return False
+    try:
+        there = json.loads(beside.read_text())
+    except (OSError, ValueError):
+        there = None
+    if there == settings:
+        return True
+    known = there if isinstance(there, dict) else {}
+    differ = [name for name in {**settings, **known} if known.get(name) != settings.get(name)]
+    raise ValueError(
+        f"{path}: is there already, made with another {', '.join(differ) or 'set of settings'}; give --overwrite to "
+        "make it anew, or another --out"
+    )
+
+
+def _batches(settings: Sequence[Mapping[str, Any]], missing: Sequence[bool], size: int) -> Iterator[list[int]]:
+    """Numbers of clips to make together: neighbours of one size."""
+    batch: list[int] = []
+    for index, wanted in enumerate(missing):
+        if not wanted:
+            continue
+        if batch and (len(batch) == size or _size(settings[index]) != _size(settings[batch[0]])):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _size(settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What clips that are made together have in common."""
+    begins = tuple(name in settings for name in ("image", "video"))
+    return (*begins, *map(settings.get, ("num_frames", "height", "width", "fps", "strength", "given_frames")))
+
+
+def _sample(pipe: VideoDiTPipeline, settings: Sequence[Mapping[str, Any]]) -> Iterator[np.ndarray]:
+    one = settings[0]
+    output: Any = pipe(
+        [each["prompt"] for each in settings],
+        negative_prompt=[each["negative_prompt"] for each in settings],
+        num_frames=one["num_frames"],
+        height=one["height"],
+        width=one["width"],
+        fps=one["fps"],
+        num_inference_steps=one["steps"],
+        guidance_scale=one["guidance_scale"],
+        guidance_rescale=one["guidance_rescale"],
+        guidance_interval=tuple(one["guidance_interval"]),
+        image=[read_frames(each["image"], [0.0]) for each in settings] if "image" in one else None,
+        video=[_frames_of(each) for each in settings] if "video" in one else None,
+        strength=one.get("strength"),
+        generator=[torch.Generator().manual_seed(each["seed"]) for each in settings],
+        output_type="np",
+    )
+    for clip in output.frames:
+        yield np.rint(clip * 255).astype(np.uint8)
+
+
+def _frames_of(settings: Mapping[str, Any]) -> np.ndarray:
+    """Of a video at the clip's rate: all that is to be remade, or the last ones, to go on from."""
+    file, fps = settings["video"], settings["fps"]
+    if "strength" in settings:
+        return read_clip(file, settings["num_frames"], fps)
+    count = settings.get("given_frames", 1)
+    start = probe(file).duration - count / fps
+    if start < -0.5 / fps:
+        raise ValueError(f"{file}: too short to give {count} frames at {fps:g} a second; give fewer")
+    return read_clip(file, count, fps, start=max(0.0, start))
+
+
+def _write(path: Path, frames: np.ndarray, settings: Mapping[str, Any]) -> None:
+    metadata = {"comment": json.dumps(settings), "title": settings["prompt"]}
+    path.with_suffix(".json").unlink(missing_ok=True)  # the clip is made when its settings stand beside it
+    write_video(path, frames, settings["fps"], metadata=metadata)
+    path.with_suffix(".json").write_text(json.dumps(settings, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Where bfloat16 helps: on GPUs and newer CPUs. On a CPU without it, it costs a hundredfold, and nobody else says so."""
+"""Where bfloat16 helps: GPUs and newer CPUs. On a CPU without it, it costs a hundredfold, and nobody else says so."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ FLOORS = {
     **dict.fromkeys(("video", "shapes", "codec", "text", "diffusion", "models"), 1),
     **dict.fromkeys(("data", "evaluation", "given"), 2),
     "pipeline": 3,
+    "long": 3.5,
     **dict.fromkeys(("training", "exchange", "clipset"), 4),
     "tools": 5,
 }

@@ -117,7 +117,7 @@ def test_a_stopped_run_goes_on_and_makes_what_is_missing_alone(
         assert apart.max() <= 1
 
 
-def test_a_clip_whose_settings_were_not_written_is_made_again(
+def test_after_a_kill_what_is_missing_is_made_and_a_clip_without_settings_beside_it_is_known_by_those_in_it(
     tiny_pipe: VideoDiTPipeline, calls: list[list[str]], tmp_path: Path
 ) -> None:
     paths = make(tiny_pipe, three(), tmp_path)
@@ -125,7 +125,15 @@ def test_a_clip_whose_settings_were_not_written_is_made_again(
     paths[2].unlink()
     calls.clear()
     make(tiny_pipe, three(), tmp_path)
-    assert calls == [["two blue stars", "a red star"]]
+    assert calls == [["a red star"]]
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(tiny_pipe: VideoDiTPipeline, tmp_path: Path) -> None:
+    mine = write_video(tmp_path / "1.mkv", pan(0, 3), 8).read_bytes()
+    with pytest.raises(ValueError, match=r"1\.mkv: is there already"):
+        make(tiny_pipe, three(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["1.mkv"]
+    assert (tmp_path / "1.mkv").read_bytes() == mine
 
 
 def test_clips_of_other_settings_or_weights_are_not_overwritten_unasked(

@@ -61,6 +61,10 @@ def parse() -> argparse.Namespace:
     start.add_argument(
         "--given-frames", type=int, help="frames of --video to go on from, 4k + 1 for most VAEs (default 1)"
     )
+    start.add_argument(
+        "--overlap", type=int, help="make a long clip in windows, each going on from so many frames of the one before"
+    )
+    start.add_argument("--window", type=int, help="frames of such a window (default: the model's own number)")
     start.add_argument("--strength", type=float, help="how much of --video is made anew, above 0 to 1 (all)")
     parser.add_argument("--batch-size", type=int, default=8, help="clips made together (default 8)")
     parser.add_argument("--out", type=Path, help="a file, or a folder (default: sample.mp4, or samples/ for several)")
@@ -107,7 +111,8 @@ def requested(args: argparse.Namespace) -> list[Request]:
         requests = [Request(prompt, seed=args.seed + number) for number, prompt in enumerate(args.prompt)]
     else:
         requests = read_requests(args.prompts_file, args.seed)
-    names = ("num_frames", "height", "width", "fps", "image", "video", "strength", "given_frames")
+    begins = ("image", "video", "strength", "given_frames")
+    names = ("num_frames", "height", "width", "fps", *begins, "overlap", "window")
     own = {name: getattr(args, name) for name in names}
     return [
         replace(

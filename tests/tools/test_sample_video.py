@@ -81,6 +81,16 @@ def test_every_option_of_sampling_reaches_the_clip_and_its_settings(
         assert not np.array_equal(read_clip(out, 9, 8.0), plain), name
 
 
+def test_a_long_clip_is_made_window_after_window(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str) -> None:
+    words = ("--prompt", "a red circle", "--model", model, "--steps", "1", "--num-frames", "20", "--overlap", "5")
+    assert run(monkeypatch, *words, "--out", tmp_path / "long.mkv") == 0
+    assert run(monkeypatch, *words, "--window", "13", "--out", tmp_path / "other.mkv") == 0
+    long, other = (read_clip(tmp_path / f"{name}.mkv", 20, 8.0) for name in ("long", "other"))
+    assert not np.array_equal(long[9:], other[9:])
+    settings = json.loads((tmp_path / "other.json").read_text())
+    assert (settings["num_frames"], settings["overlap"], settings["window"]) == (20, 5, 13)
+
+
 def test_rows_of_a_file_say_what_their_clips_begin_with(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
 ) -> None:
@@ -123,6 +133,8 @@ def test_words_that_the_model_never_saw_are_reported(
         (["--prompt", "red", "--scheduler", "DDIMScheduler"], "does not fit this model; these do: FlowMatchEuler"),
         (["--prompt", "red", "--image", "gone.png"], "gone.png: cannot be read"),
         (["--prompt", "red", "--strength", "0.5"], "are about a video: name it"),
+        (["--prompt", "red", "--window", "9"], "give overlap too"),
+        (["--prompt", "red", "--overlap", "5", "--num-frames", "9"], "fit into one window of 9"),
         (["--prompt", "red", "--guidance-interval", "0.8", "0.2"], "guidance_interval"),
         (["--prompts-file", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["--prompt", "red", "--out", "/dev/null/clip.mp4"], "/dev/null"),

@@ -16,8 +16,9 @@ import torch
 from videodit.clipset.requests import Request
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.evaluation.weights import state_hash
+from videodit.long import long_clip
 from videodit.pipeline import VideoDiTPipeline
-from videodit.video import check_writable, probe, read_clip, read_frames, write_video
+from videodit.video import check_writable, probe, read_clip, read_frames, read_metadata, write_video
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,11 @@ def _digest(file: str) -> str:
 
 def _is_made(path: Path, settings: Mapping[str, Any], overwrite: bool) -> bool:
     """Whether the clip is there with these settings."""
-    beside = path.with_suffix(".json")
-    if overwrite or not beside.exists() or not (path.exists() or path.with_suffix("").is_dir()):
+    frames = path.with_suffix("")
+    made = path if path.exists() else frames / "0000.png" if path.suffix == ".png" and frames.is_dir() else None
+    if overwrite or made is None:
         return False
-    try:
-        there = json.loads(beside.read_text())
-    except (OSError, ValueError):
-        there = None
+    there = _made_with(made, path.with_suffix(".json"))
     if there == settings:
         return True
     known = there if isinstance(there, dict) else {}
@@ -126,13 +125,24 @@ def _is_made(path: Path, settings: Mapping[str, Any], overwrite: bool) -> bool:
     )
 
 
+def _made_with(clip: Path, beside: Path) -> Any:
+    """The settings beside a clip; where a run was stopped before they stood there, those in it."""
+    try:
+        if beside.exists():
+            return json.loads(beside.read_text())
+        return json.loads(read_metadata(clip).get("comment", ""))
+    except (OSError, ValueError):
+        return None
+
+
 def _batches(settings: Sequence[Mapping[str, Any]], missing: Sequence[bool], size: int) -> Iterator[list[int]]:
-    """Numbers of clips to make together: neighbours of one size."""
+    """Numbers of clips to make together: neighbours of one size; long ones alone."""
     batch: list[int] = []
     for index, wanted in enumerate(missing):
         if not wanted:
             continue
-        if batch and (len(batch) == size or _size(settings[index]) != _size(settings[batch[0]])):
+        alone = "overlap" in settings[index]
+        if batch and (alone or len(batch) == size or _size(settings[index]) != _size(settings[batch[0]])):
             yield batch
             batch = []
         batch.append(index)
@@ -143,27 +153,40 @@ def _batches(settings: Sequence[Mapping[str, Any]], missing: Sequence[bool], siz
 def _size(settings: Mapping[str, Any]) -> tuple[Any, ...]:
     """What clips that are made together have in common."""
     begins = tuple(name in settings for name in ("image", "video"))
-    return (*begins, *map(settings.get, ("num_frames", "height", "width", "fps", "strength", "given_frames")))
+    return (
+        *begins,
+        *map(settings.get, ("num_frames", "height", "width", "fps", "strength", "given_frames", "overlap")),
+    )
 
 
-def _sample(pipe: VideoDiTPipeline, settings: Sequence[Mapping[str, Any]]) -> Iterator[np.ndarray]:
+def _sample(
+    pipe: VideoDiTPipeline, settings: Sequence[Mapping[str, Any]]
+) -> Iterator[np.ndarray | Iterator[np.ndarray]]:
+    """The frames of each clip; of a long one as they are made."""
     one = settings[0]
+    options: dict[str, Any] = {
+        "negative_prompt": [each["negative_prompt"] for each in settings],
+        "height": one["height"],
+        "width": one["width"],
+        "fps": one["fps"],
+        "num_inference_steps": one["steps"],
+        "guidance_scale": one["guidance_scale"],
+        "guidance_rescale": one["guidance_rescale"],
+        "guidance_interval": tuple(one["guidance_interval"]),
+        "image": [read_frames(each["image"], [0.0]) for each in settings] if "image" in one else None,
+        "video": [_frames_of(each) for each in settings] if "video" in one else None,
+    }
+    if "overlap" in one:
+        size = {"overlap": one["overlap"], "window": one.get("window"), "seed": one["seed"]}
+        yield long_clip(pipe, one["prompt"], one["num_frames"], **size, **options)
+        return
     output: Any = pipe(
         [each["prompt"] for each in settings],
-        negative_prompt=[each["negative_prompt"] for each in settings],
         num_frames=one["num_frames"],
-        height=one["height"],
-        width=one["width"],
-        fps=one["fps"],
-        num_inference_steps=one["steps"],
-        guidance_scale=one["guidance_scale"],
-        guidance_rescale=one["guidance_rescale"],
-        guidance_interval=tuple(one["guidance_interval"]),
-        image=[read_frames(each["image"], [0.0]) for each in settings] if "image" in one else None,
-        video=[_frames_of(each) for each in settings] if "video" in one else None,
         strength=one.get("strength"),
         generator=[torch.Generator().manual_seed(each["seed"]) for each in settings],
         output_type="np",
+        **options,
     )
     for clip in output.frames:
         yield np.rint(clip * 255).astype(np.uint8)
@@ -181,7 +204,7 @@ def _frames_of(settings: Mapping[str, Any]) -> np.ndarray:
     return read_clip(file, count, fps, start=max(0.0, start))
 
 
-def _write(path: Path, frames: np.ndarray, settings: Mapping[str, Any]) -> None:
+def _write(path: Path, frames: np.ndarray | Iterator[np.ndarray], settings: Mapping[str, Any]) -> None:
     metadata = {"comment": json.dumps(settings), "title": settings["prompt"]}
     path.with_suffix(".json").unlink(missing_ok=True)  # the clip is made when its settings stand beside it
     write_video(path, frames, settings["fps"], metadata=metadata)

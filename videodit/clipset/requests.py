@@ -32,12 +32,18 @@ class Request:
     video: str | None = None  # a file: to go on from, or, with `strength`, to remake
     strength: float | None = None
     given_frames: int | None = None  # of `video`, its last ones, from which the clip goes on
+    overlap: int | None = None  # a long clip: made in windows, of which each goes on from so many frames of the last
+    window: int | None = None  # frames of such a window; None: the model's own number
 
     def __post_init__(self) -> None:
         if self.video is None and (self.strength is not None or self.given_frames is not None):
             raise ValueError("strength and given_frames are about a video: name it")
         if self.strength is not None and self.given_frames is not None:
             raise ValueError("a video is either gone on from (given_frames) or remade (strength); give one")
+        if self.window is not None and self.overlap is None:
+            raise ValueError("a window is part of a long clip: give overlap too, the frames that windows share")
+        if self.overlap is not None and self.strength is not None:
+            raise ValueError("a long clip is made window after window and cannot remake a video: give no strength")
 
 
 def read_requests(file: str | Path, seed: int = 0) -> list[Request]:

@@ -84,7 +84,8 @@ def write_report(
     except OSError as error:
         raise ValueError(f"{path} cannot be written ({error}): check the folder and the space left") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        if unfinished.exists():
+            unfinished.unlink()
     return path
 
 

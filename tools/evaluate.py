@@ -205,7 +205,7 @@ def measured(
         resampled=args.fps is not None,
         workers=args.workers,
         cache=FeatureCache(args.cache or (args.out / "features" if networks else None)),
-        failures=[*failures, *broken],
+        failures=[*failures, *(one.model_copy(update={"name": f"reference {one.name}"}) for one in broken)],
         settings={"clips": named, **{name: getattr(args, name) for name in ("reference", "fps", "size", "metrics")}},
     )
     if not results.clips:

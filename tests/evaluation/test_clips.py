@@ -49,6 +49,25 @@ def test_another_rate_takes_frames_by_time_and_a_faster_one_is_refused(guard: Gu
         clip_from_file(file, guard, fps=30)
 
 
+@pytest.mark.parametrize("name", ["x.gif", "x.webp", "x.mkv", "x.mp4"])
+def test_at_its_own_rate_each_frame_of_a_file_comes_once(guard: Guarded, tmp_path: Path, name: str) -> None:
+    frames = pan(0, 9)
+    for fps in (8, 23.976, 7):  # whose stamps are rounded: in a GIF to hundredths of a second
+        clip = clip_from_file(write_video(tmp_path / name, frames, fps), guard)
+        seen = frames_of(clip).astype(int)
+        assert len(seen) == 9
+        nearest = [int(np.abs(frames.astype(int) - one).mean(axis=(1, 2, 3)).argmin()) for one in seen]
+        assert nearest == list(range(9))
+        assert clip.fps == pytest.approx(fps, rel=0.03)
+
+
+def test_frames_that_do_not_come_evenly_are_refused_until_a_rate_is_given(guard: Guarded, tmp_path: Path) -> None:
+    frames = pan(0, 8)[[0, 0, 0, 1, 2, 3, 3, 4]]  # which a WebP stores as five
+    file = write_video(tmp_path / "x.webp", frames, 8)
+    with pytest.raises(VideoError, match=r"x\.webp: its frames do not come evenly, 0\.125 to 0\.375 s apart.*--fps"):
+        clip_from_file(file, guard)
+
+
 def test_a_stretch_of_a_file_is_a_clip_of_its_own(guard: Guarded, tmp_path: Path) -> None:
     frames = pan(0, 24)
     file = write_video(tmp_path / "x.mkv", frames, 8)

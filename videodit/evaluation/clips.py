@@ -17,11 +17,14 @@ import numpy as np
 from einops import rearrange
 
 from videodit.geometry import covering
-from videodit.video import IMAGE_SUFFIXES, VideoError, probe, read_clip
+from videodit.video import IMAGE_SUFFIXES, VideoError, frame_times, probe, read_frames
 from videodit.video.guarded import Guarded
 
 STRETCH = 32_000_000  # bytes of frames that are read at once; two such stretches may be in memory
 LAST_SHARE = 0.05  # of a step: the last frame is one that is on screen for longer, as stamps are rounded
+UNEVEN = (
+    0.25  # of the usual step between frames; stamps are rounded to a thousandth, in GIFs to a hundredth of a second
+)
 NATIVE = "native"
 
 Stream = Callable[[int | None], Iterator[np.ndarray]]
@@ -105,42 +108,56 @@ def clip_from_file(
         fps: frames a second to look at, those on screen at start + i / fps; None: all frames, at the file's own rate.
 
     Raises:
-        VideoError: the file cannot be read, or is slower than `fps`, or holds nothing at `start`. Frames that turn out
-            to be broken raise it too, when they are reached.
+        VideoError: the file cannot be read, is slower than `fps`, or holds nothing at `start`; or, without `fps`, its
+            frames do not come evenly. Frames that turn out to be broken raise it too, when they are reached.
     """
     path = Path(path)
     info = guard.call(probe, str(path))
     if info["is_image"]:
-        count, rate = 1, 0.0
+        times, rate = [0.0], 0.0
+    elif fps is None:
+        times, rate = _own_times(path, guard.call(frame_times, str(path)), start, end), info["fps"]
     else:
-        own = info["fps"]
-        rate = own if fps is None or own < fps <= 1.01 * own else fps  # as the reader takes 29.97 for 30
-        last = info["duration"] if end is None else min(end, info["duration"])
-        count = math.ceil((last - start) * rate - LAST_SHARE)
-        if count < 1:
-            raise VideoError(f"{path} is {info['duration']:.3f} s long: there is no frame from {start:g} s on")
-        if fps is not None and rate > 1.01 * own and not _animation(path):
-            raise VideoError(f"{path} has {own:.3f} frames a second, fewer than {fps:g}: measure at its rate or less")
+        times, rate = _even_times(path, info, fps, start, end)
+    if not times:
+        raise VideoError(f"{path} is {info['duration']:.3f} s long: there is no frame from {start:g} s on")
     height, width = info["height"], info["width"]
     digest = _file_digest(path) + (f" {start:g} {end}" if start or end is not None else "")
 
     def stream(side: int | None) -> Iterator[np.ndarray]:
         size = clip.size(side)
         options: dict[str, Any] = {} if size == (height, width) else {"cover": (side, side)}
-        if _animation(path):  # a picture that stays longer is stored once
-            options["slower"] = "repeat"
         stretch = max(2, STRETCH // (size[0] * size[1] * 3))
-        for first in range(0, count, stretch):
-            some = min(stretch, count - first)
-            at = start + (first / rate if first else 0.0)
-            yield from guard.call(read_clip, str(path), some, rate or 1.0, start=at, **options)
+        for first in range(0, len(times), stretch):
+            yield from guard.call(read_frames, str(path), times[first : first + stretch], **options)
 
-    clip = Clip(name or path.name, count, rate, height, width, digest, stream, prompt, seed, str(path))
+    clip = Clip(name or path.name, len(times), rate, height, width, digest, stream, prompt, seed, str(path))
     return clip
 
 
-def _animation(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+def _own_times(path: Path, stamps: np.ndarray, start: float, end: float | None) -> list[float]:
+    """When each frame of the stretch appears."""
+    times = stamps[(stamps >= start - 1e-3) & (stamps < (math.inf if end is None else end - 1e-3))]
+    steps = np.diff(times)
+    if len(steps) and np.abs(steps - np.median(steps)).max() > UNEVEN * np.median(steps):
+        raise VideoError(
+            f"{path}: its frames do not come evenly, {steps.min():.3f} to {steps.max():.3f} s apart, and scores depend "
+            "on that: measure at one rate with --fps"
+        )
+    return [float(time) for time in times]
+
+
+def _even_times(
+    path: Path, info: dict[str, Any], fps: float, start: float, end: float | None
+) -> tuple[list[float], float]:
+    """Times at a rate, and the rate: a file up to a hundredth slower (29.97 for 30) is taken at its own."""
+    own = info["fps"]
+    rate = own if own < fps <= 1.01 * own else fps
+    if rate > 1.01 * own and path.suffix.lower() not in IMAGE_SUFFIXES:  # in which a picture that stays is stored once
+        raise VideoError(f"{path} has {own:.3f} frames a second, fewer than {fps:g}: measure at its rate or less")
+    last = info["duration"] if end is None else min(end, info["duration"])
+    count = max(0, math.ceil((last - start) * rate - LAST_SHARE))
+    return [start + i / rate for i in range(count)], rate
 
 
 def _file_digest(path: Path) -> str:

@@ -61,6 +61,11 @@ def probe(path: str | Path) -> VideoInfo:
     return VideoInfo(Path(path), count, found.fps, *size, found.end, False, interlaced, hdr, aspect)
 
 
+def frame_times(path: str | Path) -> np.ndarray:
+    """When each frame appears, in seconds from the first: float64, ascending. Raises `VideoError` as `probe` does."""
+    return np.asarray(index(checked(path)).starts, dtype=np.float64)
+
+
 def read_frames(
     path: str | Path, times: Sequence[float], *, backend: str = "pyav", cover: tuple[int, int] | None = None
 ) -> np.ndarray:

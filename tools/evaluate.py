@@ -222,7 +222,10 @@ def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> Path:
     from videodit.clipset import Sampling, make_clips, read_requests
 
     if prompts is None:
-        raise ValueError(f"{model} is a model: give --prompts, a file of what it shall make")
+        there = (
+            "is a model" if Path(model).exists() or model == "shipped" else "is not here; if it is a model on the hub"
+        )
+        raise ValueError(f"{model} {there}: give --prompts, a file of what it shall make")
     requests = read_requests(prompts, args.seed)
     requests = [replace(one, seed=one.seed + len(requests) * i) for one in requests for i in range(args.seeds)]
     folder = args.out / "clips"

@@ -172,6 +172,14 @@ def test_a_reference_is_compared_by_name_and_as_a_set() -> None:
     assert (results.distances["fd_pixels_8x8x8"].n, results.distances["fd_pixels_8x8x8"].n_reference) == (3, 4)
 
 
+def test_a_name_without_its_ending_is_a_partner_only_where_it_is_the_only_one() -> None:
+    reference = [moving(name, i) for i, name in enumerate(("a.mkv", "a.mov.mkv", "a.mp4", "b.webm"))]
+    clips = [moving(name, 9) for name in ("a.gif", "a.mov.mp4", "b.mkv")]
+    results = evaluate(clips, reference=reference, metrics=["paired_psnr"])
+    values = {clip.name: clip.scores["paired_psnr"].value is not None for clip in results.clips}
+    assert values == {"a.gif": False, "a.mov.mp4": True, "b.mkv": True}
+
+
 def evenly8(clip: Clip) -> np.ndarray:
     frames = np.stack(list(clip.stream(None)))
     return frames[[int((i + 0.5) * len(frames) / 8) for i in range(8)]]

@@ -127,8 +127,8 @@ def _partners(clips: Sequence[Clip], reference: Sequence[Clip]) -> list[Clip | N
         if twice := [name for name, times in Counter(names).items() if times > 1]:
             raise ValueError(f"{twice[0]} occurs twice among {which}: names must differ")
     exact = {clip.name: clip for clip in reference}
-    stems = {stem: list(group) for stem, group in groupby(sorted(reference, key=_name), lambda c: _stem(c.name))}
-    alike = {stem: group[0] for stem, group in stems.items() if len(group) == 1}
+    times = Counter(_stem(clip.name) for clip in reference)
+    alike = {stem: clip for clip in reference if times[stem := _stem(clip.name)] == 1}
     return [exact.get(clip.name) or alike.get(_stem(clip.name)) for clip in clips]
 
 

@@ -264,7 +264,10 @@ def test_a_pair_stays_in_step_and_the_shorter_waits_on_its_last_frame(opened: Ca
           return a.currentTime > 0.4 && a.currentTime < 1 && Math.abs(a.currentTime - b.currentTime) < 0.13; }""",
         arg=card.element_handle(),
     )
-    page.keyboard.press("Space")
+    # Paused while the partner is elsewhere, both come to the same frame.
+    card.evaluate(
+        'card => { const [a, b] = card.querySelectorAll("video"); b.currentTime = 1.3; a.pause(); b.pause(); }'
+    )
     page.wait_for_function(
         """card => { const [a, b] = [...card.querySelectorAll(".readout")].map(said => Number(said.dataset.frame));
           return Math.min(a, 10) === b && [...card.querySelectorAll("video")].every(video => video.paused); }""",
@@ -282,6 +285,8 @@ def test_the_measure_chosen_orders_the_clips_worst_first(opened: Callable[..., A
 
     consistency = by(CONSISTENCY.name, highest_first=False)
     assert order_of(page) == consistency
+    places = [text.split(" · ")[0] for text in page.locator("#ranked .rank").all_text_contents()]
+    assert places == [f"{i} of 6" for i in range(1, 7)]
     page.locator("#metric").select_option(MOTION.name)
     assert order_of(page) == by(MOTION.name, highest_first=True)
     assert order_of(page) != consistency

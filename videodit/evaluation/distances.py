@@ -59,8 +59,8 @@ def frechet_extrapolated(a: np.ndarray, b: np.ndarray, *, draws: int = 4, seed: 
     alike, so that all of the bias is linear in 1/n + 1/m; at each share the distances of `draws` random pairs of
     subsets are averaged, and a line of least squares is followed to 0.
 
-    The line holds for many more samples than dimensions. For two sets from one N(0, I) it removes all of the bias with
-    4 d samples each, nine tenths with 1.3 d, seven tenths with d; with d or fewer it means nothing and there is none.
+    The line holds for many more samples than dimensions. For two sets from one N(0, I), d = 100, it removes all of the
+    bias with 2 d samples each, 85 % with 1.3 d, 70 % with d + 1; with d or fewer it means nothing and there is none.
     The two sets must be independent: where they share samples the subsets share fewer, and the limit comes out low.
     (Identical sets are given identical subsets, and the limit 0.) The subsets overlap, so the fit has no error bar.
 

@@ -129,7 +129,7 @@ def check_folder(out: Path) -> None:
 
 def write(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text)
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
 
 
@@ -150,6 +150,7 @@ def evaluate_clips(args: argparse.Namespace) -> str:
     share_cores(args.workers)
     with Guarded(args.workers) as guard:
         results, clips = measured(args, args.clips, args.prompts, extractors, guard, named=args.clips)
+        write(args.out / "results.json", results.to_json())  # whatever becomes of a comparison
         other: Results | None = None
         other_clips: dict[str, Clip] = {}
         if args.compare and (Path(args.compare) / "results.json").is_file():
@@ -159,6 +160,7 @@ def evaluate_clips(args: argparse.Namespace) -> str:
         if other is not None:
             results = results.model_copy(update={"comparison": compare(results, other, args.compare)})
         write(args.out / "results.json", results.to_json())
+        (args.out / "report.html").unlink(missing_ok=True)  # of an earlier run
         if args.report_clips:
             report(args, results, clips, other, other_clips)
     lines = [results.to_text()]
@@ -170,12 +172,12 @@ def evaluate_clips(args: argparse.Namespace) -> str:
 
 
 def share_cores(workers: int) -> None:
-    """Each of the workers keeps to its share of the cores."""
+    """One thread a worker: sums of several threads come in another order, and so would the last digits."""
     import torch
 
     if workers < 1:
         raise ValueError(f"--workers {workers} must be 1 or more")
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    torch.set_num_threads(1)
     try:
         import cv2
     except ImportError:
@@ -192,8 +194,13 @@ def measured(
     from videodit.evaluation.suite import evaluate
 
     if is_model(source):
-        source, prompts = str(sampled(args, source, prompts)), None
-    clips, failures = open_clips(find_clips(source, prompts), guard, fps=args.fps)
+        made = set(sampled(args, source, prompts))
+        files = [
+            file for file in find_clips(args.out / "clips") if file.path in made
+        ]  # an earlier run may have left more
+    else:
+        files = find_clips(source, prompts)
+    clips, failures = open_clips(files, guard, fps=args.fps)
     reference, broken = open_clips(find_clips(args.reference), guard, fps=args.fps) if args.reference else ([], [])
     networks = any((args.clip, args.dino, args.videomae, args.i3d))
     results = evaluate(
@@ -215,8 +222,8 @@ def measured(
     return results, {clip.name: clip for clip in clips}
 
 
-def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> Path:
-    """The folder of a model's clips, lossless; what an earlier run made is not made again."""
+def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[Path]:
+    """A model's clips in OUT/clips, lossless; what an earlier run made is not made again."""
     from dataclasses import replace
 
     from videodit.clipset import Sampling, make_clips, read_requests
@@ -232,9 +239,7 @@ def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> Path:
     paths = [folder / f"{number:05d}.mkv" for number in range(len(requests))]
     pipe = load_pipeline(model)
     sampling = Sampling(args.steps, args.guidance_scale)
-    for path in make_clips(pipe, requests, paths, sampling, model=model, batch_size=args.batch_size):
-        logging.info("%s", path)
-    return folder
+    return list(make_clips(pipe, requests, paths, sampling, model=model, batch_size=args.batch_size))
 
 
 def earlier(folder: str, guard: Guarded, fps: float | None) -> tuple[Results, dict[str, Clip]]:

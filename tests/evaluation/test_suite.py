@@ -180,6 +180,39 @@ def test_a_name_without_its_ending_is_a_partner_only_where_it_is_the_only_one() 
     assert values == {"a.gif": False, "a.mov.mp4": True, "b.mkv": True}
 
 
+def test_a_dot_in_a_name_is_no_ending() -> None:
+    results = evaluate([moving("cfg7.5", 0)], reference=[moving("cfg7.0", 1)], metrics=["paired_psnr"])
+    assert results.clips[0].scores["paired_psnr"].value is None
+    with pytest.raises(ValueError, match="no clip has a partner"):
+        compare(results, evaluate([moving("cfg7.0", 1)], metrics=QUICK), "other")
+
+
+def test_figures_against_different_references_are_not_compared() -> None:
+    first, second = (
+        evaluate(some(2), reference=[moving(f"{i}.mkv", i + more) for i in range(2)], metrics=["paired_ssim", "*8x8x8"])
+        for more in (10, 20)
+    )
+    for one in compare(first, second, "second").differences.values():
+        if one.metric in ("paired_ssim", "fd_pixels_8x8x8", "mmd_pixels_8x8x8"):
+            assert one.status == "skipped"
+            assert "reference" in one.why
+
+
+def test_a_name_pairs_nothing_that_prompts_or_seeds_contradict() -> None:
+    cat, dog, one = (moving("0.mkv", i, prompt=p) for i, p in enumerate(("cat", "dog", None)))
+    with pytest.raises(ValueError, match="contradict"):
+        compare(evaluate([cat], metrics=QUICK), evaluate([dog], metrics=QUICK), "dogs")
+    assert compare(evaluate([cat], metrics=QUICK), evaluate([one], metrics=QUICK), "unknown").paired_by == "name"
+
+
+def test_pairs_of_different_sizes_are_left_out_and_counted() -> None:
+    small = [clip_from_array(pan(i, 9)[:, :64, :64], 8, name=f"{i}") for i in range(2)]
+    large = [moving("0", 0), clip_from_array(pan(5, 9)[:, :64, :64], 8, name="1")]
+    found = compare(evaluate(small, metrics=QUICK), evaluate(large, metrics=QUICK), "large")
+    assert found.differences["temporal_flickering"].n == 1
+    assert found.differences["temporal_flickering"].left_out == {"of another size": 1}
+
+
 def evenly8(clip: Clip) -> np.ndarray:
     frames = np.stack(list(clip.stream(None)))
     return frames[[int((i + 0.5) * len(frames) / 8) for i in range(8)]]

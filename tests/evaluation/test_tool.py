@@ -137,6 +137,34 @@ def test_a_model_samples_first_and_not_again(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "clips").glob("*.mkv")} == before
 
 
+def test_clips_of_an_earlier_list_of_prompts_are_not_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_pipe: VideoDiTPipeline
+) -> None:
+    tiny_pipe.save_pretrained(tmp_path / "model")
+    words = ("--steps", 1, "--metrics", "frozen_share", "--report-clips", 0, "--out", tmp_path / "out")
+    for prompts in (["a red circle", "two blue stars"], ["a red circle"]):
+        (tmp_path / "p.txt").write_text("\n".join(prompts))
+        assert run(monkeypatch, tmp_path / "model", "--prompts", tmp_path / "p.txt", *words) == 0
+        results = load_results(tmp_path / "out" / "results.json")
+        assert [clip.prompt for clip in results.clips] == prompts
+
+
+def test_a_comparison_that_cannot_be_made_keeps_what_was_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clips = some_clips(tmp_path / "clips")
+    words = ("--metrics", "frozen_share", "--out", tmp_path / "out")
+    assert run(monkeypatch, clips, "--compare", tmp_path / "nowhere", *words) == 2
+    assert len(load_results(tmp_path / "out" / "results.json").clips) == 3
+
+
+def test_a_file_name_that_is_no_text_is_measured_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clips = some_clips(tmp_path / "clips")
+    (clips / "0.mkv").rename(clips / b"\xff.mkv".decode("utf-8", "surrogateescape"))
+    assert run(monkeypatch, clips, "--metrics", "frozen_share", "--out", tmp_path / "out") == 0
+    assert "\\xff.mkv" in [clip.name for clip in load_results(tmp_path / "out" / "results.json").clips]
+
+
 def test_the_schema_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         run(monkeypatch, "--schema")

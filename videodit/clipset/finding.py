@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from videodit.clipset.requests import NAME_COLUMNS, read_requests, rows_of
 from videodit.data.manifest import FOLDER_MANIFESTS, Item, read_manifest
 from videodit.data.remote import fetch
-from videodit.evaluation.clips import Clip, clip_from_file
+from videodit.evaluation.clips import Clip, clip_from_file, without_ending
 from videodit.evaluation.results import Failure
 from videodit.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError
 from videodit.video.guarded import Guarded
@@ -58,7 +59,7 @@ def find_clips(source: str | Path, prompts: str | Path | None = None) -> list[Cl
     elif path.is_dir() and not any((path / name).is_file() for name in FOLDER_MANIFESTS):
         files = (file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
         seen = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-        found = [_with_settings(ClipFile(file, file.relative_to(path).as_posix())) for file in seen]
+        found = [_with_settings(ClipFile(file, _said(file.relative_to(path).as_posix()))) for file in seen]
     else:
         found = _from_manifest(source)
     if not found:
@@ -91,6 +92,11 @@ def open_clips(
         else:
             clips.append(clip)
     return clips, failures
+
+
+def _said(name: str) -> str:
+    """A file's name as text; bytes that are no UTF-8 are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _with_settings(clip: ClipFile) -> ClipFile:
@@ -151,7 +157,7 @@ def _with_prompts(clips: list[ClipFile], file: Path) -> list[ClipFile]:
         raise ValueError(f"{file}: some rows have no name, or one that another has; a row a clip is needed")
     told = []
     for clip in clips:
-        key = clip.name if clip.name in said else str(Path(clip.name).with_suffix(""))
+        key = clip.name if clip.name in said else without_ending(clip.name)
         if key not in said:
             raise ValueError(f"{file}: has no row for {clip.name}; its names are those of clips, as {next(iter(said))}")
         request, seed = said[key]

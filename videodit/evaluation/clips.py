@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from einops import rearrange
 
 from videodit.geometry import covering
-from videodit.video import IMAGE_SUFFIXES, VideoError, frame_times, probe, read_frames
+from videodit.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, frame_times, probe, read_frames
 from videodit.video.guarded import Guarded
 
 STRETCH = 32_000_000  # bytes of frames that are read at once; two such stretches may be in memory
@@ -122,6 +123,7 @@ def clip_from_file(
     if not times:
         raise VideoError(f"{path} is {info['duration']:.3f} s long: there is no frame from {start:g} s on")
     height, width = info["height"], info["width"]
+    shown = os.fsencode(path).decode("utf-8", "backslashreplace")  # which JSON can hold
     digest = _file_digest(path) + (f" {start:g} {end}" if start or end is not None else "")
 
     def stream(side: int | None) -> Iterator[np.ndarray]:
@@ -131,8 +133,14 @@ def clip_from_file(
         for first in range(0, len(times), stretch):
             yield from guard.call(read_frames, str(path), times[first : first + stretch], **options)
 
-    clip = Clip(name or path.name, len(times), rate, height, width, digest, stream, prompt, seed, str(path))
+    clip = Clip(name or path.name, len(times), rate, height, width, digest, stream, prompt, seed, shown)
     return clip
+
+
+def without_ending(name: str) -> str:
+    """A clip's name without the ending of a video or image file, if it has one: the same clip may be .mkv or .mp4."""
+    stem, dot, ending = name.rpartition(".")
+    return stem if stem and f"{dot}{ending}".lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES else name
 
 
 def _own_times(path: Path, stamps: np.ndarray, start: float, end: float | None) -> list[float]:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from videodit.evaluation.clips import without_ending
 from videodit.evaluation.results import ClipResult, Comparison, Difference, Distance, Protocol, Results, Summary
 from videodit.evaluation.statistics import paired_difference
 
@@ -30,8 +30,8 @@ def compare(results: Results, other: Results, name: str) -> Comparison:
     paired_by, pairs = _pairs(results.clips, other.clips)
     if not pairs:
         raise ValueError(
-            f"{name}: no clip has a partner here, neither by prompt and seed nor by name; sample both from one file of "
-            "prompts"
+            f"{name}: no clip has a partner here, neither by prompt and seed nor by a name that these do not contradict; "
+            "sample both from one file of prompts"
         )
     differences = {
         metric: _difference(summary, other.summaries.get(metric), pairs)
@@ -56,7 +56,7 @@ def _pairs(
     if asked and all(_unique(each, _by_request) for each in (clips, others)):
         return "prompt and seed", _matched(clips, others, _by_request)
     key: Key = _by_stem if all(_unique(each, _by_stem) for each in (clips, others)) else _by_name
-    return "name", _matched(clips, others, key)
+    return "name", [pair for pair in _matched(clips, others, key) if not _contradict(*pair)]
 
 
 def _by_request(clip: ClipResult) -> tuple[str | None, int | None]:
@@ -68,8 +68,13 @@ def _by_name(clip: ClipResult) -> str:
 
 
 def _by_stem(clip: ClipResult) -> str:
-    """The name without its ending: the same clip may be .mkv here and .mp4 there."""
-    return str(PurePosixPath(clip.name).with_suffix(""))
+    return without_ending(clip.name)
+
+
+def _contradict(clip: ClipResult, other: ClipResult) -> bool:
+    """Whether two clips of one name are known to be of different prompts or seeds."""
+    asked = ((clip.prompt, other.prompt), (clip.seed, other.seed))
+    return any(a is not None and b is not None and a != b for a, b in asked)
 
 
 def _unique(clips: Sequence[ClipResult], key: Key) -> bool:
@@ -90,7 +95,9 @@ def _difference(mine: Summary, other: Summary | None, pairs: Sequence[tuple[Clip
     values, others, groups, left_out = [], [], [], Counter[str]()
     for clip, partner in pairs:
         a, b = (each.scores[name].value if name in each.scores else None for each in (clip, partner))
-        if mine.metric.rewards_stillness and ("still" in clip.flags or "still" in partner.flags):
+        if (clip.height, clip.width) != (partner.height, partner.width):
+            left_out["of another size"] += 1
+        elif mine.metric.rewards_stillness and ("still" in clip.flags or "still" in partner.flags):
             left_out["still"] += 1
         elif a is None or b is None:
             left_out["undefined"] += 1

@@ -54,6 +54,7 @@ class Protocol(Record):
     model_hash: str = Field("", description="sha256 of the extractor's weights, 12 digits; '' where there are none")
     preprocessing: str = Field("", description="size, filter and antialiasing between the file and the measure")
     sampling: str = Field("", description="which frames: all, 16 evenly; by time, where a rate was chosen")
+    reference: str = Field("", description="sha256 over what it was compared with, 12 digits; '' where with nothing")
     fps: float | None = Field(None, description="frames a second that were looked at; None: of images alone")
     n: int = Field(0, description="clips in the mean")
     estimator: str = Field("mean of clips", description="how clips become one number")
@@ -66,6 +67,7 @@ class Protocol(Record):
             "features": self.features + (f"@{self.model_hash}" if self.model_hash else ""),
             "frames": self.preprocessing,
             "sampling": self.sampling,
+            "reference": self.reference,
             "fps": "" if self.fps is None else f"{self.fps:g}",
             "n": str(self.n),
             "estimator": self.estimator,
@@ -195,7 +197,7 @@ class Results(Record):
         lines += [f"skipped: {one.metric.name}: {one.why}" for one in found if one.status == "skipped"]
         lines += [f"failed: {failure.name}: {failure.why}" for failure in self.failures]
         if self.comparison:
-            lines += _comparison_lines(self.comparison)
+            lines += _comparison_lines(self.comparison, self.summaries)
         return "\n".join([*lines, f"{len(self.clips)} measured, {len(self.failures)} failed"])
 
     def to_json(self) -> str:
@@ -212,14 +214,16 @@ def _line(one: Summary | Distance) -> str:
     return f"{one.metric.name:28} {one.value:#12.4g}  {interval:24} {one.metric.unit:16} n {one.protocol.n}{left_out}"
 
 
-def _comparison_lines(found: Comparison) -> list[str]:
+def _comparison_lines(found: Comparison, summaries: Mapping[str, Summary]) -> list[str]:
     lines = [f"against {found.other}: {len(found.pairs)} pairs by {found.paired_by}, {found.unpaired} clips without"]
     for name, one in found.differences.items():
         if one.value is None:
             lines.append(f"{name:28} not compared: {one.why}")
             continue
         interval = f"{one.low:#.4g} to {one.high:#.4g}" if one.low is not None and one.high is not None else ""
-        test = f"better {one.wins}, worse {one.losses}, equal {one.ties}, p {one.p:.3g}" if one.p is not None else ""
+        either = name in summaries and summaries[name].metric.better == "neither"
+        more, less = ("higher", "lower") if either else ("better", "worse")
+        test = f"{more} {one.wins}, {less} {one.losses}, equal {one.ties}, p {one.p:.3g}" if one.p is not None else ""
         lines.append(f"{name:28} {one.value:+#12.4g}  {interval:24} {test}".rstrip())
     return lines
 
@@ -232,7 +236,7 @@ def load_results(path: str | Path) -> Results:
     """
     path = Path(path)
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as results ({error})") from error
     if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:

@@ -2,11 +2,13 @@
 
 Clips are measured side by side in threads (numpy, OpenCV and torch let go of the interpreter), each as a stream of
 frames: what stays of one is its scores, its curves and a vector for distances. All is put in the order of names before
-anything is summed, so the same clips give the same numbers, to the bit, in any order and on any number of threads.
+anything is summed, so the same clips give the same numbers in any order and with any number of workers: to the bit,
+where networks too run on as many threads (`torch.set_num_threads`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +16,13 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from itertools import groupby, islice
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from videodit.evaluation.clip_features import ClipFeatures
-from videodit.evaluation.clips import Clip
+from videodit.evaluation.clips import Clip, without_ending
 from videodit.evaluation.feature_cache import FeatureCache
 from videodit.evaluation.features import FEATURE_METRICS, FrameFeatures, consistency, text_alignment
 from videodit.evaluation.pixels import STILL_BELOW, Undefined
@@ -81,7 +82,8 @@ def evaluate(
         vectors = pool.map(partial(_vectors_or_failure, plan, cache or FeatureCache(None)), reference)
         others = list(tqdm(vectors, desc="reference", total=len(reference), unit="clip", disable=None))
     good = [one for one in seen if isinstance(one, _Seen)]
-    around = Circumstances(plan, side, resampled, fps)
+    compared = hashlib.sha256(" ".join(sorted(f"{clip.name} {clip.digest}" for clip in reference)).encode())
+    around = Circumstances(plan, side, resampled, fps, compared.hexdigest()[:12] if reference else "")
     results = [one.result for one in good]
     theirs = [one for one in others if not isinstance(one, Failure)]
     broken = [one for one in (*seen, *others) if isinstance(one, Failure)]
@@ -101,10 +103,6 @@ def evaluate(
 
 def _name(clip: Clip) -> str:
     return clip.name
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
 
 
 def _common_rate(clips: Sequence[Clip]) -> float | None:
@@ -127,9 +125,9 @@ def _partners(clips: Sequence[Clip], reference: Sequence[Clip]) -> list[Clip | N
         if twice := [name for name, times in Counter(names).items() if times > 1]:
             raise ValueError(f"{twice[0]} occurs twice among {which}: names must differ")
     exact = {clip.name: clip for clip in reference}
-    times = Counter(_stem(clip.name) for clip in reference)
-    alike = {stem: clip for clip in reference if times[stem := _stem(clip.name)] == 1}
-    return [exact.get(clip.name) or alike.get(_stem(clip.name)) for clip in clips]
+    times = Counter(without_ending(clip.name) for clip in reference)
+    alike = {stem: clip for clip in reference if times[stem := without_ending(clip.name)] == 1}
+    return [exact.get(clip.name) or alike.get(without_ending(clip.name)) for clip in clips]
 
 
 # --- one clip --------------------------------------------------------------------------------------------------------

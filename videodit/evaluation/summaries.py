@@ -14,7 +14,7 @@ import numpy as np
 
 from videodit.evaluation.distances import frechet_extrapolated, mmd
 from videodit.evaluation.features import FEATURE_METRICS
-from videodit.evaluation.plan import DISTANCES, Plan, extractor_of
+from videodit.evaluation.plan import DISTANCES, Plan, extractor_of, needs_reference
 from videodit.evaluation.results import ClipResult, Distance, Protocol, Summary
 from videodit.evaluation.statistics import bootstrap_mean
 
@@ -29,6 +29,7 @@ class Circumstances:
     side: int | None
     resampled: bool
     fps: float | None
+    reference: str = ""  # digest of the clips that are compared with
 
     def protocol(self, name: str, n: int) -> Protocol:
         plan, metric = self.plan, self.plan.metrics[name]
@@ -43,6 +44,7 @@ class Circumstances:
             model_hash=extractor.hash if extractor else "",
             preprocessing=extractor.preprocessing if extractor else frames,
             sampling=(getattr(extractor, "sampling", "all") + (" by time" if self.resampled else "")),
+            reference=self.reference if needs_reference(name) else "",
             fps=self.fps,
             n=n,
             estimator="squared distance of sets" if name in DISTANCES else "mean of clips",

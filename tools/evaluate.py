@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -58,6 +59,12 @@ def side(text: str) -> int | None:
     return int(text)
 
 
+def rate(text: str) -> float:
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of frames a second")
+    return float(text)
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
@@ -77,7 +84,7 @@ def parse() -> argparse.Namespace:
     clips.add_argument("--reference", help="clips that should have come out: same kinds of source")
     clips.add_argument("--compare", help="another set, measured now, or the --out folder of an earlier run")
     clips.add_argument("--metrics", nargs="+", help="names or patterns, as '*consistency*' (default: all that can be)")
-    clips.add_argument("--fps", type=float, help="frames a second to look at (default: all frames, at the files' rate)")
+    clips.add_argument("--fps", type=rate, help="frames a second to look at (default: all frames, at the files' rate)")
     clips.add_argument(
         "--size", type=side, default=256, help="scale down to this shorter side; or 'native' (default 256)"
     )
@@ -96,7 +103,7 @@ def parse() -> argparse.Namespace:
     model = parser.add_argument_group("with a model")
     model.add_argument("--model", help="with --world: a pipeline folder or a hub name (default: the shipped model)")
     model.add_argument("--seed", type=int, default=0, help="of prompts and noise (default 0)")
-    model.add_argument("--seeds", type=int, default=1, help="clips a prompt, --seed, --seed + 1 ... (default 1)")
+    model.add_argument("--seeds", type=int, default=1, help="clips a prompt, each from another seed (default 1)")
     model.add_argument("--steps", type=int, default=30, help="scheduler steps (default 30)")
     model.add_argument("--guidance-scale", type=float, default=4.0, help="1: no guidance (default 4)")
     model.add_argument("--batch-size", type=int, default=16, help="clips made together (default 16)")
@@ -137,6 +144,7 @@ def write(path: Path, text: str) -> None:
 
 
 def evaluate_clips(args: argparse.Namespace) -> str:
+    from videodit.clipset import is_model
     from videodit.evaluation.compare import compare
     from videodit.evaluation.plan import Extractors
     from videodit.evaluation.vbench import to_vbench
@@ -148,6 +156,12 @@ def evaluate_clips(args: argparse.Namespace) -> str:
         clip=args.clip, dino=args.dino, videomae=args.videomae, i3d=args.i3d, lpips=args.lpips, raft=args.raft
     )
     share_cores(args.workers)
+    if args.compare and is_model(args.compare):
+        raise ValueError(
+            f"--compare {args.compare} is a model: evaluate it with an --out of its own, and compare with that"
+        )
+    if args.report_clips < 0:
+        raise ValueError(f"--report-clips {args.report_clips} must be 0 or more")
     with Guarded(args.workers) as guard:
         results, clips = measured(args, args.clips, args.prompts, extractors, guard, named=args.clips)
         write(args.out / "results.json", results.to_json())  # whatever becomes of a comparison
@@ -202,6 +216,10 @@ def measured(
         files = find_clips(source, prompts)
     clips, failures = open_clips(files, guard, fps=args.fps)
     reference, broken = open_clips(find_clips(args.reference), guard, fps=args.fps) if args.reference else ([], [])
+    if args.reference and not reference:
+        raise ValueError(
+            f"--reference {args.reference}: none of it can be read; first: {broken[0].name}: {broken[0].why}"
+        )
     networks = any((args.clip, args.dino, args.videomae, args.i3d))
     results = evaluate(
         clips,
@@ -226,6 +244,8 @@ def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[P
     """A model's clips in OUT/clips, lossless; what an earlier run made is not made again."""
     from dataclasses import replace
 
+    import torch
+
     from videodit.clipset import Sampling, make_clips, read_requests
 
     if prompts is None:
@@ -238,6 +258,8 @@ def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[P
     folder = args.out / "clips"
     paths = [folder / f"{number:05d}.mkv" for number in range(len(requests))]
     pipe = load_pipeline(model)
+    if torch.cuda.is_available():
+        pipe.to("cuda")
     sampling = Sampling(args.steps, args.guidance_scale)
     return list(make_clips(pipe, requests, paths, sampling, model=model, batch_size=args.batch_size))
 

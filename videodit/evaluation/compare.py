@@ -30,8 +30,8 @@ def compare(results: Results, other: Results, name: str) -> Comparison:
     paired_by, pairs = _pairs(results.clips, other.clips)
     if not pairs:
         raise ValueError(
-            f"{name}: no clip has a partner here, neither by prompt and seed nor by a name that these do not contradict; "
-            "sample both from one file of prompts"
+            f"{name}: no clip has a partner here, neither by prompt and seed nor by a name that these do not "
+            "contradict; sample both from one file of prompts"
         )
     differences = {
         metric: _difference(summary, other.summaries.get(metric), pairs)
@@ -144,6 +144,10 @@ def _incomparable(mine: Summary | Distance, other: Summary | Distance | None) ->
     for which, each in (("here", mine), ("there", other)):
         if each.status == "skipped":
             return f"skipped {which}: {each.why}"
-    fields = [f for f in Protocol.model_fields if f != "n" and getattr(mine.protocol, f) != getattr(other.protocol, f)]
+    fields = [f for f in Protocol.model_fields if f not in ("n", "fps")]
+    fields = [f for f in fields if getattr(mine.protocol, f) != getattr(other.protocol, f)]
+    rates = mine.protocol.fps or 0.0, other.protocol.fps or 0.0
+    if max(rates) > 1.01 * min(rates):  # 24 frames a second are 23.99 where stamps are rounded
+        fields.append("fps")
     said = ", ".join(f"{f} {getattr(mine.protocol, f)!r} and {getattr(other.protocol, f)!r}" for f in fields)
     return f"measured in another way: {said}" if said else ""

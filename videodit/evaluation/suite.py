@@ -146,8 +146,8 @@ def _look(plan: Plan, side: int | None, cache: FeatureCache, clip: Clip, partner
         scores |= _paired(plan, side, clip, partner)
         scores |= _on_frames(plan, cache, clip)
         vectors = _vectors(plan, cache, clip)
-    except VideoError as error:
-        return Failure(name=clip.name, why=str(error))
+    except (VideoError, RuntimeError) as error:  # RuntimeError: a network that cannot take it, or memory
+        return Failure(name=clip.name, why=" ".join(str(error).split()))
     height, width = clip.size(side)
     result = ClipResult(
         name=clip.name,
@@ -250,7 +250,7 @@ def _vector(extractor: ClipFeatures, cache: FeatureCache, clip: Clip) -> np.ndar
 def _vectors_or_failure(plan: Plan, cache: FeatureCache, clip: Clip) -> Vectors | Failure:
     try:
         return _vectors(plan, cache, clip)
-    except VideoError as error:
+    except (VideoError, RuntimeError) as error:
         return Failure(name=f"reference {clip.name}", why=str(error))
 
 

@@ -213,11 +213,19 @@ def test_a_manifest_gives_captions_stretches_and_what_it_lacks(tmp_path: Path) -
     good = [clip for clip in found if not clip.failure]
     assert [(c.name, c.prompt, c.seed, c.end) for c in good] == [
         ("a.mkv", "one", 4, None),
-        ("c.mkv from 0 s", None, None, 0.125),
+        ("c.mkv from 0 s to 0.125 s", None, None, 0.125),
         ("c.mkv from 0.125 s", None, None, None),
     ]
     (bad,) = [clip for clip in found if clip.failure]
     assert "gone.mkv" in bad.failure
+
+
+def test_what_stands_twice_in_a_manifest_has_two_names(tmp_path: Path) -> None:
+    folder_of_clips(tmp_path)
+    rows = [{"file": "a.mkv", "end": end, "caption": "x"} for end in (0.25, 0.375, 0.375)]
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    names = ["a.mkv from 0 s to 0.25 s", "a.mkv from 0 s to 0.375 s", "a.mkv from 0 s to 0.375 s (2)"]
+    assert [clip.name for clip in find_clips(tmp_path)] == names
 
 
 def test_prompts_are_matched_by_name_or_in_the_order_of_names(tmp_path: Path) -> None:

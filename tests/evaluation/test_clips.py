@@ -52,7 +52,7 @@ def test_another_rate_takes_frames_by_time_and_a_faster_one_is_refused(guard: Gu
 @pytest.mark.parametrize("name", ["x.gif", "x.webp", "x.mkv", "x.mp4"])
 def test_at_its_own_rate_each_frame_of_a_file_comes_once(guard: Guarded, tmp_path: Path, name: str) -> None:
     frames = pan(0, 9)
-    for fps in (8, 23.976, 7):  # whose stamps are rounded: in a GIF to hundredths of a second
+    for fps in (8, 23.976, 7, 30):  # whose stamps are rounded: in a GIF to hundredths of a second
         clip = clip_from_file(write_video(tmp_path / name, frames, fps), guard)
         seen = frames_of(clip).astype(int)
         assert len(seen) == 9

@@ -124,6 +124,25 @@ def test_a_broken_clip_among_good_ones_is_told_and_the_rest_is_measured() -> Non
     assert results.summaries == evaluate(good).summaries
 
 
+def test_a_network_that_cannot_take_a_clip_costs_that_clip_alone() -> None:
+    good = some(2)
+
+    def too_much(side: int | None) -> Iterator[np.ndarray]:
+        raise RuntimeError("out of memory")
+
+    results = evaluate([*good, replace(good[0], name="b.mkv", stream=too_much)], metrics=QUICK)
+    assert results.failures == (Failure(name="b.mkv", why="out of memory"),)
+    assert len(results.clips) == 2
+
+
+def test_rates_that_differ_by_the_rounding_of_stamps_are_compared() -> None:
+    ours, theirs, other = (
+        evaluate([replace(moving("0.mkv", 0), fps=fps)], metrics=QUICK) for fps in (24.0, 23.988, 25.0)
+    )
+    assert compare(ours, theirs, "theirs").differences["temporal_flickering"].value == 0
+    assert "fps" in compare(ours, other, "other").differences["temporal_flickering"].why
+
+
 def test_unequal_lengths_and_sizes_are_measured_and_one_frame_says_what_it_lacks() -> None:
     odd = clip_from_array(pan(1, 12)[:, :37, :53], 8, name="odd")
     image = replace(clip_from_array(pan(2, 1), 8, name="image"), fps=0.0)

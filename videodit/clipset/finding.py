@@ -119,9 +119,24 @@ def _from_manifest(source: str | Path) -> list[ClipFile]:
     manifest = read_manifest(source, captions=False)
     root = Path(source) if Path(source).is_dir() else Path(source).parent
     found = [_from_item(item, root) for item in manifest.items]
-    names = Counter(clip.name for clip in found)
-    found = [replace(c, name=f"{c.name} from {c.start:g} s") if names[c.name] > 1 else c for c in found]
+    found = _named_apart(found)
     return found + [ClipFile(Path(skip.where), skip.where, failure=skip.why) for skip in manifest.skips]
+
+
+def _named_apart(clips: list[ClipFile]) -> list[ClipFile]:
+    """Stretches of one file by their times, and what is there twice by number."""
+    names = Counter(clip.name for clip in clips)
+    timed = [replace(c, name=f"{c.name} {_span(c)}") if names[c.name] > 1 else c for c in clips]
+    seen: Counter[str] = Counter()
+    apart = []
+    for clip in timed:
+        seen[clip.name] += 1
+        apart.append(replace(clip, name=f"{clip.name} ({seen[clip.name]})") if seen[clip.name] > 1 else clip)
+    return apart
+
+
+def _span(clip: ClipFile) -> str:
+    return f"from {clip.start:.6g} s" + ("" if clip.end is None else f" to {clip.end:.6g} s")
 
 
 def _from_item(item: Item, root: Path) -> ClipFile:

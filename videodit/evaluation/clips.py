@@ -23,6 +23,7 @@ from videodit.video.guarded import Guarded
 
 STRETCH = 32_000_000  # bytes of frames that are read at once; two such stretches may be in memory
 LAST_SHARE = 0.05  # of a step: the last frame is one that is on screen for longer, as stamps are rounded
+GIF_TICK = 0.0105  # seconds: a GIF's stamps are whole hundredths
 UNEVEN = (
     0.25  # of the usual step between frames; stamps are rounded to a thousandth, in GIFs to a hundredth of a second
 )
@@ -123,7 +124,7 @@ def clip_from_file(
     if not times:
         raise VideoError(f"{path} is {info['duration']:.3f} s long: there is no frame from {start:g} s on")
     height, width = info["height"], info["width"]
-    shown = os.fsencode(path).decode("utf-8", "backslashreplace")  # which JSON can hold
+    shown = os.fsencode(path.resolve()).decode("utf-8", "backslashreplace")  # which JSON can hold
     digest = _file_digest(path) + (f" {start:g} {end}" if start or end is not None else "")
 
     def stream(side: int | None) -> Iterator[np.ndarray]:
@@ -147,7 +148,10 @@ def _own_times(path: Path, stamps: np.ndarray, start: float, end: float | None) 
     """When each frame of the stretch appears."""
     times = stamps[(stamps >= start - 1e-3) & (stamps < (math.inf if end is None else end - 1e-3))]
     steps = np.diff(times)
-    if len(steps) and np.abs(steps - np.median(steps)).max() > UNEVEN * np.median(steps):
+    allowed = (
+        max(UNEVEN * float(np.median(steps)), GIF_TICK if path.suffix.lower() == ".gif" else 0.0) if len(steps) else 0
+    )
+    if len(steps) and np.abs(steps - np.median(steps)).max() > allowed:
         raise VideoError(
             f"{path}: its frames do not come evenly, {steps.min():.3f} to {steps.max():.3f} s apart, and scores depend "
             "on that: measure at one rate with --fps"

@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from threading import get_ident
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -57,7 +58,7 @@ class FeatureCache:
             except (OSError, SafetensorError, ValueError) as error:
                 warnings.warn(f"{file} is damaged ({error}): its features are computed anew", stacklevel=2)
         features = compute()
-        scratch = file.with_suffix(f".{os.getpid()}.unfinished")
+        scratch = file.with_suffix(f".{os.getpid()}-{get_ident()}.unfinished")
         try:
             kept = np.ascontiguousarray(features)
             save_file({"features": kept}, scratch, metadata={**key, "sha256": _digest(kept)})

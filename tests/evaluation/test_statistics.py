@@ -1,109 +1,174 @@
-"""How sure a mean is, and where a curve is worst: against closed forms, counting and simulation."""
+"""Intervals, tests and scores against closed forms, enumeration and simulation."""
 
-from __future__ import annotations
-
+import itertools
 import math
-from itertools import product
 
 import numpy as np
 import pytest
 
+from videodit.evaluation import statistics
 from videodit.evaluation.results import Better
-from videodit.evaluation.statistics import Worst, bootstrap_mean, paired_difference, robust_z, sign_test, worst
+from videodit.evaluation.statistics import bootstrap_mean, paired_difference, robust_z, sign_test, worst
 
 
-def test_the_value_is_the_mean_of_all_values_however_groups_are_sized() -> None:
-    values, groups = [1.0, 2.0, 3.0, 10.0], ["a", "a", "a", "b"]
+def clustered(rng: np.random.Generator, num_groups: int, size: int) -> tuple[np.ndarray, list[str]]:
+    """Values around 0 whose groups differ as much as the values within one."""
+    values = rng.normal(size=(num_groups, 1)) + rng.normal(size=(num_groups, size))
+    return values.ravel(), [f"prompt {index}" for index in range(num_groups) for _ in range(size)]
+
+
+def test_the_value_is_the_mean_over_all_values_not_over_groups() -> None:
+    found = bootstrap_mean([1, 2, 3, 10], ["a", "a", "a", "b"])
+    assert found.value == 4
+    assert (found.low, found.high) == (2, 10)  # a or b twice, a quarter of the draws each
+
+
+def test_the_interval_is_that_of_all_possible_resamples() -> None:
+    groups = {"a": [0.0, 1.0], "b": [4.0], "c": [2.0, 2.0, 7.0], "d": [-3.0]}
+    values = [value for group in groups.values() for value in group]
+    names = [name for name, group in groups.items() for _ in group]
+    means = [np.mean(np.concatenate(draw)) for draw in itertools.product(groups.values(), repeat=4)]
+    for level in (0.5, 0.8, 0.95):
+        found = bootstrap_mean(values, names, level=level, resamples=100_000)
+        expected = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+        np.testing.assert_allclose([found.low, found.high], expected, atol=0.08)
+
+
+def test_the_width_is_that_of_the_variance_between_groups() -> None:
+    values, groups = clustered(np.random.default_rng(0), 200, 5)
     found = bootstrap_mean(values, groups)
-    assert found.value == 4.0
-    assert (found.low, found.high) == (2.0, 10.0)  # both groups are a, or both are b, in a quarter of the draws each
-
-
-def test_order_changes_no_bit() -> None:
-    rng = np.random.default_rng(0)
-    values, groups = rng.normal(size=50), [f"p{i // 3}" for i in range(50)]
-    order = rng.permutation(50)
-    assert bootstrap_mean(values, groups) == bootstrap_mean(values[order], [groups[i] for i in order])
-
-
-def test_one_group_has_no_interval_and_equal_values_one_of_no_width() -> None:
-    assert bootstrap_mean([1.0, 3.0], ["a", "a"]).low is None
-    found = bootstrap_mean([0.1] * 7, list("abcdefg"))
-    assert found.value == found.low == found.high == pytest.approx(0.1)
-
-
-def test_the_interval_is_as_wide_as_theory_says() -> None:
-    """Of equally large groups the mean's variance is that of group means over their number."""
-    rng = np.random.default_rng(1)
-    values = rng.normal(size=(200, 4)) + rng.normal(size=(200, 1))
-    found = bootstrap_mean(values.reshape(-1), [str(i // 4) for i in range(800)])
     assert found.low is not None
     assert found.high is not None
-    assert found.high - found.low == pytest.approx(2 * 1.96 * values.mean(axis=1).std() / math.sqrt(200), rel=0.05)
+    deviation = math.sqrt(np.var(values.reshape(200, 5).mean(axis=1)) / 200)
+    assert found.high - found.low == pytest.approx(2 * 1.959964 * deviation, rel=0.04)
 
 
-@pytest.mark.slow
-def test_the_interval_covers_the_truth_as_often_as_it_says_where_clips_of_a_prompt_are_alike() -> None:
-    rng = np.random.default_rng(2)
-    groups = [str(i // 5) for i in range(200)]
-    hits = naive = 0
-    for _ in range(300):
-        values = (rng.normal(size=(40, 1)) + 0.3 * rng.normal(size=(40, 5))).reshape(-1)
-        found = bootstrap_mean(values, groups, resamples=1000)
-        alone = bootstrap_mean(values, [str(i) for i in range(200)], resamples=1000)
-        hits += found.low <= 0 <= found.high  # type: ignore[operator]
-        naive += alone.low <= 0 <= alone.high  # type: ignore[operator]
-    assert 0.90 < hits / 300 < 0.98
-    assert naive / 300 < 0.75  # as if they were independent
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    found = [bootstrap_mean(*clustered(rng, 40, 4), resamples=1000) for _ in range(300)]
+    covered = np.mean([interval.low <= 0 <= interval.high for interval in found])
+    assert 0.9 <= covered <= 0.99
+    # Clips taken for independent would promise more than they hold: here about 0.76.
+    alone = [str(index) for index in range(160)]
+    found = [bootstrap_mean(clustered(rng, 40, 4)[0], alone, resamples=1000) for _ in range(300)]
+    assert np.mean([interval.low <= 0 <= interval.high for interval in found]) < 0.85
 
 
-@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 0), (3, 4), (7, 2), (6, 6)])
-def test_the_sign_test_counts_all_ways_coins_can_fall(wins: int, losses: int) -> None:
-    total, fewer = wins + losses, min(wins, losses)
-    falls = [sum(coins) for coins in product((0, 1), repeat=total)]
-    as_uneven = sum(min(heads, total - heads) <= fewer for heads in falls)
-    assert sign_test(wins, losses) == pytest.approx(as_uneven / 2**total)
+def test_another_order_gives_the_same_bits() -> None:
+    for seed in range(5):
+        values, groups = clustered(np.random.default_rng(seed), 7, 50)  # large groups: a plain sum's order shows
+        order = np.random.default_rng(1).permutation(len(values))
+        found = bootstrap_mean(values[order], [groups[index] for index in order], resamples=1000)
+        assert found == bootstrap_mean(values, groups, resamples=1000)
 
 
-@pytest.mark.parametrize(("better", "expected"), [("higher", (2, 1, 1)), ("lower", (1, 2, 1)), ("neither", (2, 1, 1))])
-def test_a_win_is_on_the_better_side_and_a_tie_is_equal(better: Better, expected: tuple[int, int, int]) -> None:
-    found = paired_difference([3.0, 2.0, 1.0, 5.0], [1.0, 1.0, 4.0, 5.0], list("abcd"), better)
-    assert found.value == 0.0
-    assert (found.wins, found.losses, found.ties) == expected
-    assert found.p == 1.0
+def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, groups = clustered(np.random.default_rng(0), 10, 2)
+    whole = bootstrap_mean(values, groups, resamples=100)
+    monkeypatch.setattr(statistics, "BLOCK", 64)
+    assert bootstrap_mean(values, groups, resamples=100) == whole
+    assert bootstrap_mean(values, groups, resamples=100, seed=1) != whole
 
 
-def test_robust_z_is_in_units_of_the_median_deviation() -> None:
-    assert robust_z([None, 1.0, 2.0, 3.0, 4.0, 10.0]) == pytest.approx(
-        [None, *((x - 3) / (1.4826 * 1) for x in (1.0, 2.0, 3.0, 4.0, 10.0))]
-    )
-    # more than half of the values equal: the mean deviation stands in
-    assert robust_z([1.0, 1.0, 1.0, 1.0, 6.0]) == pytest.approx([0, 0, 0, 0, 5 / (1.2533 * 1)], rel=1e-3)
-    assert robust_z([0.3, 0.1 + 0.2, 0.3]) == [0, 0, 0]
-    assert robust_z([1.0, None, 2.0]) == [None, None, None]
+def test_equal_values_have_an_interval_of_no_width() -> None:
+    found = bootstrap_mean([0.1] * 9, list("aaabbcddd"))
+    assert found.low == found.value == found.high == 0.1
 
 
-def test_the_worst_places_are_on_the_worse_side_alone() -> None:
-    curve = [None, 1.0, 0.9, 1.0, 0.2, 1.1, 0.9, 1.0]
-    assert [place.frame for place in worst(curve, "higher")] == [4, 2, 6]
-    assert worst(curve, "higher", 1) == [Worst(4, 0.2, pytest.approx(0.8 / (1.4826 * 0.1)))]
-    assert [place.frame for place in worst(curve, "lower")] == [5]
-    assert worst(curve, "neither") == []
-    assert worst([0.5] * 5, "higher") == []
+def test_one_group_has_a_mean_and_no_interval() -> None:
+    found = bootstrap_mean([1, 2], ["a", "a"])
+    assert (found.value, found.low, found.high) == (1.5, None, None)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: bootstrap_mean([], []), "values is empty"),
-        (lambda: bootstrap_mean([1.0], ["a", "b"]), "1 values"),
-        (lambda: bootstrap_mean([math.nan], ["a"]), "finite"),
-        (lambda: bootstrap_mean([1.0], ["a"], resamples=0), "resamples=0"),
-        (lambda: bootstrap_mean([1.0], ["a"], level=1), "level=1"),
-        (lambda: sign_test(-1, 2), "wins=-1"),
-        (lambda: paired_difference([1.0], [1.0, 2.0], ["a"], "higher"), "1 values and 2 others"),
-    ],
-)
-def test_mistakes_are_named(call: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()  # type: ignore[operator]
+def test_sign_test_equals_enumeration_of_all_tosses() -> None:
+    for total in range(9):
+        heads = [sum(toss) for toss in itertools.product((0, 1), repeat=total)]
+        for wins in range(total + 1):
+            uneven = abs(wins - total / 2)
+            expected = np.mean([abs(count - total / 2) >= uneven for count in heads])
+            assert sign_test(wins, total - wins) == pytest.approx(expected, abs=1e-15)
+
+
+def test_sign_test_of_many_is_near_the_normal_law_and_of_none_is_one() -> None:
+    z = (5100 - 5000 - 1) / math.sqrt(10100)  # with the correction for continuity
+    assert sign_test(5000, 5100) == pytest.approx(math.erfc(z / math.sqrt(2)), rel=1e-3)
+    assert sign_test(0, 0) == 1
+    assert sign_test(0, 2000) == 0  # 2^-1999 is below any float
+
+
+@pytest.mark.parametrize(("better", "wins", "losses"), [("higher", 3, 1), ("lower", 1, 3), ("neither", 3, 1)])
+def test_pairs_are_counted_towards_better(better: Better, wins: int, losses: int) -> None:
+    values, others, groups = [2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 1.0, 1.0, 5.0, 8.0], list("abcde")
+    found = paired_difference(values, others, groups, better)
+    assert (found.wins, found.losses, found.ties) == (wins, losses, 1)
+    assert found.p == pytest.approx(2 * (1 + 4) / 16)
+    mean = bootstrap_mean([1, 2, 3, 0, -2], groups)
+    assert (found.value, found.low, found.high) == (mean.value, mean.low, mean.high)
+    assert found.value == pytest.approx(0.8)
+
+
+def test_a_set_against_itself_differs_in_nothing() -> None:
+    values, groups = clustered(np.random.default_rng(0), 5, 2)
+    found = paired_difference(values, values, groups, "higher")
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+    assert (found.wins, found.losses, found.ties, found.p) == (0, 0, 10, 1)
+
+
+def test_robust_z_is_its_closed_form_and_passes_over_none() -> None:
+    found = robust_z([None, 1.0, 2.0, 3.0, None, 4.0, 100.0])  # median 3, deviations 2 1 0 1 97, MAD 1
+    expected = [None, -2 / 1.4826, -1 / 1.4826, 0, None, 1 / 1.4826, 97 / 1.4826]
+    assert found == [None if value is None else pytest.approx(value) for value in expected]
+
+
+def test_robust_z_of_a_gaussian_is_in_standard_deviations() -> None:
+    values = np.random.default_rng(0).normal(5, 3, size=20_000)
+    np.testing.assert_allclose(np.array(robust_z(list(values)), dtype=float), (values - 5) / 3, atol=0.1)
+
+
+def test_robust_z_is_finite_where_most_values_are_equal() -> None:
+    found = robust_z([1.0, 1.0, 1.0, 1.0, 3.0])  # MAD 0, mean deviation 2 / 5
+    assert found == [0, 0, 0, 0, pytest.approx(2 / (math.sqrt(math.pi / 2) * 0.4))]
+
+
+def test_robust_z_of_a_level_curve_is_zero_even_with_rounding() -> None:
+    assert robust_z([0.3, 0.1 + 0.2, 0.3, 0.1 * 3, 0.3]) == [0] * 5
+    assert robust_z([0.0] * 4) == [0] * 4
+
+
+def test_robust_z_of_two_values_is_none() -> None:
+    assert robust_z([1.0, None, 2.0]) == [None] * 3
+    assert robust_z([]) == []
+
+
+def test_the_worst_come_first_and_ties_by_frame() -> None:
+    curve = [None, 5.0, 9.0, 5.0, 1.0, 5.0, 9.0, 6.0, 4.0, 7.0]
+    assert [place.frame for place in worst(curve, "lower")] == [2, 6, 9]
+    assert [place.frame for place in worst(curve, "higher", count=5)] == [4, 8]  # 5 is the median: not worse
+    first = worst(curve, "higher", count=1)[0]
+    assert (first.frame, first.value) == (4, 1.0)
+    assert first.z == pytest.approx(4 / 1.4826)  # deviations 0 4 0 4 0 4 1 1 2: MAD 1
+
+
+def test_a_level_curve_a_short_one_and_one_without_a_better_side_have_no_worst() -> None:
+    assert worst([1.0] * 5, "lower") == []
+    assert worst([1.0, 9.0], "lower") == []
+    assert worst([1.0, 2.0, 9.0], "neither") == []
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ValueError, match="values is empty"):
+        bootstrap_mean([], [])
+    with pytest.raises(ValueError, match="2 values with 1 groups"):
+        bootstrap_mean([1, 2], ["a"])
+    with pytest.raises(ValueError, match=r"values\[1\] is nan"):
+        bootstrap_mean([1, math.nan], ["a", "b"])
+    with pytest.raises(ValueError, match="resamples=0"):
+        bootstrap_mean([1], ["a"], resamples=0)
+    with pytest.raises(ValueError, match="level=95"):
+        bootstrap_mean([1], ["a"], level=95)
+    with pytest.raises(ValueError, match="2 values and 1 others"):
+        paired_difference([1, 2], [1], ["a", "b"], "higher")
+    with pytest.raises(ValueError, match="losses=-1"):
+        sign_test(1, -1)
+    with pytest.raises(ValueError, match=r"curve\[2\] is inf"):
+        robust_z([1.0, 2.0, math.inf])

@@ -187,6 +187,13 @@ def test_what_was_made_is_found_with_its_prompt_and_seed(tiny_pipe: VideoDiTPipe
     assert find_clips(tmp_path / "1.mkv") == [replace(found[1], name="1.mkv")]
 
 
+def test_settings_that_cannot_be_read_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_video(tmp_path / "a.mkv", pan(0, 3), 8)
+    (tmp_path / "a.json").write_text("{")
+    assert find_clips(tmp_path)[0].prompt is None
+    assert "a.json: cannot be read: prompt and seed of a.mkv stay unknown" in caplog.text
+
+
 def folder_of_clips(folder: Path) -> Path:
     for name in ("b/x.mkv", "a.mkv", "c.mkv"):
         write_video(folder / name, pan(0, 3), 8)
@@ -247,6 +254,7 @@ def test_prompts_are_matched_by_name_or_in_the_order_of_names(tmp_path: Path) ->
         ("prompt\na\nb\n", "2 prompts for 3 clips"),
         ("name,prompt\na,x\nb/x,y\n", "no row for c.mkv"),
         ("name,prompt\na,x\na,y\nc,z\n", "or one that another has"),
+        ("name,prompt\na,x\nb/x,y\nc,z\nd,v\n", "names d, which is no clip here"),
     ],
 )
 def test_prompts_that_do_not_fit_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from videodit.evaluation.clips import Clip, clip_from_file, without_ending
 from videodit.evaluation.results import Failure
 from videodit.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError
 from videodit.video.guarded import Guarded
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def _with_settings(clip: ClipFile) -> ClipFile:
             made = json.loads(beside.read_text())
         except (OSError, ValueError):
             made = None
+            log.warning("%s: cannot be read: prompt and seed of %s stay unknown", beside, clip.name)
         if isinstance(made, dict) and isinstance(made.get("prompt"), str):
             seed = made.get("seed")
             return replace(clip, prompt=made["prompt"], seed=seed if isinstance(seed, int) else None)
@@ -170,6 +174,9 @@ def _with_prompts(clips: list[ClipFile], file: Path) -> list[ClipFile]:
     said = {name: (request, seed) for name, request, seed in zip(named, requests, seeds, strict=True) if name}
     if len(said) < len(rows):
         raise ValueError(f"{file}: some rows have no name, or one that another has; a row a clip is needed")
+    clips_known = {clip.name for clip in clips} | {without_ending(clip.name) for clip in clips}
+    if strangers := sorted(said.keys() - clips_known):
+        raise ValueError(f"{file}: names {strangers[0]}, which is no clip here; take the row out, or bring the clip")
     told = []
     for clip in clips:
         key = clip.name if clip.name in said else without_ending(clip.name)

@@ -337,6 +337,7 @@ MEASURES = _table(
         Cuts,
         unit="cuts",
         variant="adaptive 3.0",
+        still_is_best=True,
         needs="scenedetect",
     ),
     _measure(

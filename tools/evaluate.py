@@ -92,6 +92,7 @@ def parse() -> argparse.Namespace:
     clips.add_argument("--dino", help="DINO weights: subject consistency (hub name or folder)")
     clips.add_argument("--videomae", help="VideoMAE weights, for distances to --reference (hub name or folder)")
     clips.add_argument("--i3d", help="I3D as TorchScript, for FVD to --reference (a file)")
+    clips.add_argument("--i3d-frames", type=int, default=16, help="that it reads of each clip, the first (default 16)")
     clips.add_argument("--lpips", action="store_true", help="LPIPS too; needs the packages lpips and torchvision")
     clips.add_argument("--raft", help="find motion with RAFT instead of DIS: a state dict for torchvision's raft_large")
     clips.add_argument("--cache", type=Path, help="folder for what networks saw (default: OUT/features)")
@@ -153,7 +154,13 @@ def evaluate_clips(args: argparse.Namespace) -> str:
     if args.model:
         raise ValueError("--model goes with --world; a model to sample from stands in the place of CLIPS")
     extractors = Extractors.load(
-        clip=args.clip, dino=args.dino, videomae=args.videomae, i3d=args.i3d, lpips=args.lpips, raft=args.raft
+        clip=args.clip,
+        dino=args.dino,
+        videomae=args.videomae,
+        i3d=args.i3d,
+        i3d_frames=args.i3d_frames,
+        lpips=args.lpips,
+        raft=args.raft,
     )
     share_cores(args.workers)
     if args.compare and is_model(args.compare):

@@ -366,3 +366,12 @@ def test_clips_without_captions_are_items_where_that_is_asked_for(tmp_path):
         assert found.skips == ()
         rows = [{"file": "a.mp4", "caption": "a caption"}, {"file": "b.mp4", "caption": ""}, {"file": "c.mp4"}]
         (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+
+
+def test_a_manifest_without_the_caption_column_gives_clips_where_none_are_asked_for(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    path = write_rows(tmp_path / "videos.jsonl", {"file": "a.mp4", "seed": 3})
+    (item,) = read_manifest(path, captions=False).items
+    assert (item.path.name, item.captions, item.attributes) == ("a.mp4", (), {"seed": "3"})
+    with pytest.raises(ValueError, match="no caption column: columns seen: file, seed"):
+        read_manifest(path)

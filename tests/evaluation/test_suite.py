@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tracemalloc
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from footage import pan
-from networks import save_clip, save_dino, save_videomae
+from networks import save_clip, save_dino, save_i3d, save_videomae
 
 from videodit.evaluation import clips as clips_room
 from videodit.evaluation.clips import Clip, clip_from_array, clip_from_file
@@ -24,6 +25,7 @@ from videodit.evaluation.features import consistency, text_alignment
 from videodit.evaluation.measures import MEASURES, PAIRED, measure
 from videodit.evaluation.plan import Extractors, all_metrics
 from videodit.evaluation.results import Failure, Results, load_results
+from videodit.evaluation.statistics import bootstrap_mean
 from videodit.evaluation.suite import evaluate
 from videodit.video import VideoError, write_video
 from videodit.video.guarded import Guarded
@@ -44,18 +46,21 @@ def some(count: int = 4) -> list[Clip]:
 
 
 def test_every_clip_has_the_scores_of_the_streaming_measures_and_the_mean_is_theirs() -> None:
-    results = evaluate(some(), metrics=QUICK)
+    results = evaluate(some(12), metrics=QUICK)
     for clip in results.clips:
-        alone = measure(pan(int(clip.name[0]), 9), 8)
+        alone = measure(pan(int(clip.name.split(".")[0]), 9), 8)
         for name, score in clip.scores.items():
             assert score == alone[name]
     for name, summary in results.summaries.items():
         values = [clip.scores[name].value for clip in results.clips]
         assert summary.value == pytest.approx(np.mean(values))
-        assert summary.protocol.n == 4
-    two_prompts = results.summaries["consistency_consecutive"]
-    pairs = [np.mean([c.scores["consistency_consecutive"].value for c in results.clips[i : i + 2]]) for i in (0, 2)]
-    assert (two_prompts.low, two_prompts.high) == pytest.approx((min(pairs), max(pairs)))  # prompts are drawn whole
+        assert summary.protocol.n == 12
+    found = results.summaries["consistency_consecutive"]
+    by_prompt = defaultdict(list)
+    for clip in results.clips:
+        by_prompt[clip.prompt].append(clip.scores["consistency_consecutive"].value)
+    of_prompts = bootstrap_mean([np.mean(pair) for pair in by_prompt.values()], list(by_prompt))
+    assert (found.low, found.high) == pytest.approx((of_prompts.low, of_prompts.high))  # prompts are drawn whole
 
 
 def test_order_threads_and_a_second_run_change_nothing() -> None:
@@ -68,13 +73,13 @@ def test_order_threads_and_a_second_run_change_nothing() -> None:
 
 
 def test_a_set_compared_with_itself_has_no_difference() -> None:
-    results = evaluate([*some(), still("5.mkv")], metrics=QUICK)
+    results = evaluate([*some(12), still("12.mkv")], metrics=QUICK)
     found = compare(results, results, "itself")
     assert found.unpaired == 0
     for one in found.differences.values():
         assert (one.value, one.low, one.high, one.wins, one.losses, one.p) == (0, 0, 0, 0, 0, 1)
     assert found.differences["consistency_consecutive"].left_out == {"still": 1}
-    assert found.differences["motion_per_second"].n == 5
+    assert found.differences["motion_per_second"].n == 13
 
 
 def test_a_still_clip_is_flagged_and_in_no_mean_that_it_would_win() -> None:
@@ -382,3 +387,13 @@ def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path: Path, monkeypa
 
     short, long = peak(250), peak(750)  # 3 and 9 MB of frames
     assert long < short + 500_000
+
+
+def test_i3d_reads_as_many_frames_as_are_asked_for(tmp_path: Path) -> None:
+    save_i3d(tmp_path / "i3d_torchscript.pt")
+    short = [moving(f"{i}.mkv", i, 12) for i in range(3)]
+    for count, status in ((16, "skipped"), (12, "measured")):
+        nets = Extractors.load(i3d=str(tmp_path / "i3d_torchscript.pt"), i3d_frames=count)
+        found = evaluate(short, reference=short, extractors=nets, metrics=["fvd"]).distances["fvd"]
+        assert found.status == status
+        assert ("--i3d-frames" in found.why) == (status == "skipped")

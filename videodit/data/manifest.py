@@ -101,13 +101,14 @@ def read_manifest(source: str | Path, cache: Path | None = None, *, captions: bo
         source: a path or, as a string, a URL of a manifest or of shards: whatever fsspec opens. Folders must be here.
         cache: folder for what is fetched: remote manifests, anew each time; remote shards, once; and, by
             `remote.fetch`, the clips. None: `~/.cache/videodit`.
-        captions: whether a clip without one is skipped; else it is an item with none.
+        captions: whether a clip without one is skipped, and a manifest without their column refused; else it is an
+            item with none.
 
     Raises `ValueError`, naming the file and where it applies the line, for a source that does not exist or has
     another suffix, a column that is missing, a line that does not parse, a broken shard, or when nothing usable is
     left.
     """
-    found = list(_read(str(source), cache or Path.home() / ".cache" / "videodit"))
+    found = list(_read(str(source), cache or Path.home() / ".cache" / "videodit", captions))
     if not captions:
         found = [one.item if isinstance(one, Skip) and one.item else one for one in found]
     items = tuple(one for one in found if isinstance(one, Item))
@@ -118,28 +119,28 @@ def read_manifest(source: str | Path, cache: Path | None = None, *, captions: bo
     return Manifest(items, skips)
 
 
-def _read(source: str, cache: Path) -> Iterable[Item | Skip]:
+def _read(source: str, cache: Path, captions: bool) -> Iterable[Item | Skip]:
     if source.startswith("pipe:"):
         raise ValueError(f"{source}: no commands are run for data: name the file or URL that this one reads")
     if not is_url(source) and Path(source).is_dir():
-        return _from_folder(Path(source), cache)
+        return _from_folder(Path(source), cache, captions)
     if suffix_of(source) != ".tar":
-        return _from_manifest(source, cache)
+        return _from_manifest(source, cache, captions)
     shards = [source] if Path(source).is_file() else _braces(source)
     return chain.from_iterable(_from_shard(shard, cache) for shard in shards)
 
 
-def _from_folder(folder: Path, cache: Path) -> Iterable[Item | Skip]:
+def _from_folder(folder: Path, cache: Path, captions: bool) -> Iterable[Item | Skip]:
     if manifests := _files(folder, FOLDER_MANIFESTS):
-        return _from_manifest(str(manifests[0]), cache)
-    if (clips := _files(folder, CLIP_LISTS)) and (captions := _files(folder, CAPTION_LISTS)):
-        return _from_lists(clips, captions, cache)
+        return _from_manifest(str(manifests[0]), cache, captions)
+    if (clips := _files(folder, CLIP_LISTS)) and (texts := _files(folder, CAPTION_LISTS)):
+        return _from_lists(clips, texts, cache)
     inner = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     splits = [manifest for path in inner if path.is_dir() for manifest in _files(path, SPLIT_MANIFESTS)[:1]]
     shards = [path for path in inner if path.suffix.lower() == ".tar" and path.is_file()]
     media = _media(folder)
     if len(splits) == 1 and not shards and all(path.is_relative_to(splits[0].parent) for path in media):
-        return _from_manifest(str(splits[0]), cache)
+        return _from_manifest(str(splits[0]), cache, captions)
     if splits:
         names = " or ".join(str(path.parent) for path in splits)
         raise ValueError(f"{folder} has no manifest for all that is in it, but sub-folders have: name one: {names}")
@@ -150,7 +151,7 @@ def _from_folder(folder: Path, cache: Path) -> Iterable[Item | Skip]:
     return (_from_file(path) for path in media)
 
 
-def _from_manifest(name: str, cache: Path) -> Iterator[Item | Skip]:
+def _from_manifest(name: str, cache: Path, captions: bool) -> Iterator[Item | Skip]:
     if not is_url(name) and not Path(name).exists():
         raise ValueError(f"{name} does not exist: give a manifest, .tar shards or a folder of clips")
     readers = {".jsonl": _jsonl_rows, ".json": _json_rows, ".parquet": _parquet_rows}
@@ -166,7 +167,8 @@ def _from_manifest(name: str, cache: Path) -> Iterator[Item | Skip]:
         raise ValueError(f"{name} is not UTF-8 ({error.reason}): save it as UTF-8") from error
     columns = list(dict.fromkeys(column for _, row in rows for column in row))
     path_column = _column(name, columns, PATH_COLUMNS, "path")
-    caption_column = _column(name, columns, CAPTION_COLUMNS, "caption")
+    captioned = captions or any(column in columns for column in CAPTION_COLUMNS)
+    caption_column = _column(name, columns, CAPTION_COLUMNS, "caption") if captioned else CAPTION_COLUMNS[0]
     for where, row in rows:
         yield _from_row(where, name, row, path_column, caption_column, cache)
 

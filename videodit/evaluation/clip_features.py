@@ -129,7 +129,7 @@ class I3DFeatures:
         if num_frames < self.num_frames:
             raise Undefined(
                 f"the clip has {num_frames} frames, {self.name} reads {self.num_frames}: take longer clips, or "
-                f"load_i3d(..., num_frames=) with what all clips have, {self.shortest} at least"
+                f"--i3d-frames (load_i3d(..., num_frames=)) with what all clips have, {self.shortest} at least"
             )
         return list(range(self.num_frames))
 

@@ -77,10 +77,12 @@ class Extractors:
         dino: str | None = None,
         videomae: str | None = None,
         i3d: str | None = None,
+        i3d_frames: int = 16,
         lpips: bool = False,
         raft: str | None = None,
     ) -> Extractors:
-        """Those that are named: `clip`, `dino` and `videomae` by hub name or folder, `i3d` and `raft` by file.
+        """Those that are named: `clip`, `dino` and `videomae` by hub name or folder, `i3d` and `raft` by file; of a
+        clip, I3D reads the first `i3d_frames`.
 
         What cannot be had is in `missing`, with the reason. Raises MissingWeightsError for `raft`, in whose place no
         other flow may stand.
@@ -93,7 +95,7 @@ class Extractors:
             "dino": (dino, lambda: load_dino(str(dino))),
             "vbench_dino": (dino, lambda: load_dino(str(dino), "vbench")),
             "videomae": (videomae, lambda: load_videomae(str(videomae))),
-            "i3d": (i3d, lambda: load_i3d(str(i3d))),
+            "i3d": (i3d, lambda: load_i3d(str(i3d), i3d_frames)),
             "lpips": (lpips, load_lpips),
         }
         for name, (source, load) in loaders.items():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from videodit.long import long_clip
+from videodit.long import Windows, long_clip
 from videodit.pipeline import VideoDiTPipeline
 
 OPTIONS = {"num_inference_steps": 2, "guidance_scale": 1.0}
@@ -79,3 +79,80 @@ def test_what_cannot_be_long_is_refused_at_once(
 def test_an_overlap_that_the_vae_cannot_take_names_those_it_can(tiny_pipe: VideoDiTPipeline) -> None:
     with pytest.raises(ValueError, match=r"4 frames cannot be given by themselves.*nearest: 1 or 5"):
         made(tiny_pipe, 20, overlap=4)
+
+
+# --- ends and loops --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("step", "overlap", "size"), [(4, 5, 17), (4, 1, 9), (8, 9, 49), (1, 3, 16), (4, 9, 33)])
+@pytest.mark.parametrize("loop", [False, True])
+def test_windows_of_every_length_are_legal_and_make_all_frames(step: int, overlap: int, size: int, loop: bool) -> None:
+    possible = 0
+    for num_frames in range(1 + step, 130, step):
+        try:
+            found = Windows(num_frames, size, overlap, step, loop, step)
+        except ValueError:
+            assert num_frames < size
+            continue
+        possible += 1
+        shown = 0 if loop else step
+        assert found.body + found.fresh + shown == num_frames
+        assert found.body >= overlap
+        assert found.fresh > 0
+        assert found.fresh + overlap + step <= size
+        for count in (found.body, overlap + found.fresh + step):
+            assert (count - 1) % step == 0
+    assert possible > 10
+
+
+def seen_by(pipe: VideoDiTPipeline) -> tuple[VideoDiTPipeline, list[dict[str, object]]]:
+    """The pipeline, and what each call of it is given."""
+    seen: list[dict[str, object]] = []
+    call = VideoDiTPipeline.__call__
+
+    class Spy(VideoDiTPipeline):
+        def __call__(self, *args: object, **options: object) -> object:
+            seen.append(options)
+            return call(self, *args, **options)  # type: ignore[arg-type]
+
+    spy = Spy(**pipe.components, default_num_frames=9, default_height=32, default_width=32)
+    spy.set_progress_bar_config(disable=True)
+    return spy, seen
+
+
+@pytest.mark.parametrize(("num_frames", "overlap"), [(9, 1), (17, 1), (21, 1), (25, 1)])
+def test_a_loop_leads_back_to_its_first_frames(tiny_pipe: VideoDiTPipeline, num_frames: int, overlap: int) -> None:
+    spy, seen = seen_by(tiny_pipe)
+    loop = np.stack(list(long_clip(spy, "a red circle", num_frames, overlap=overlap, loop=True, **OPTIONS)))
+    assert loop.shape == (num_frames, 32, 32, 3)
+    *others, last = seen
+    np.testing.assert_array_equal(last["last_video"], loop[:4])
+    assert all(one.get("last_video") is None for one in others)
+    fresh = num_frames - sum(one["num_frames"] - (overlap if i else 0) for i, one in enumerate(others))
+    np.testing.assert_array_equal(last["video"], loop[-fresh - overlap : -fresh])
+    assert all(one["num_frames"] <= 9 for one in seen)
+
+
+def test_only_the_last_window_of_a_long_clip_has_its_end(tiny_pipe: VideoDiTPipeline) -> None:
+    image = np.full((1, 32, 32, 3), 200, dtype=np.uint8)
+    spy, seen = seen_by(tiny_pipe)
+    made = np.stack(list(long_clip(spy, "a red circle", 21, overlap=1, last_image=image, **OPTIONS)))
+    assert made.shape == (21, 32, 32, 3)
+    assert [one["last_image"] is not None for one in seen] == [False] * (len(seen) - 1) + [True]
+    alone = tiny_pipe("a red circle", num_frames=9, last_image=image, output_type="np", **OPTIONS).frames[0]
+    np.testing.assert_allclose(made[-4:], np.rint(alone[-4:] * 255), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loop": True, "last_image": np.zeros((1, 32, 32, 3), np.uint8)}, "a loop ends where it begins"),
+        ({"loop": True, "num_frames": 18}, "num_frames=18: such a clip has 17 or 21 frames"),
+        ({"loop": True, "num_frames": 17}, "leave nothing to make"),  # 5 + 4 of 9
+    ],
+)
+def test_loops_that_cannot_be_are_refused(
+    tiny_pipe: VideoDiTPipeline, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        long_clip(tiny_pipe, "a", **{"num_frames": 20, "overlap": 5 if "18" not in message else 1, **options})

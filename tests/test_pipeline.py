@@ -10,13 +10,19 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from footage import pan
 
+from videodit.codec import VideoCodec
 from videodit.diffusion.guidance import classifier_free_guidance, scales_of_steps
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.geometry import ClipSize
-from videodit.given import noised_video, pixels_of
+from videodit.given import given_frames, noised_video, pixels_of
 from videodit.pipeline import VideoDiTPipeline
 
 SIZE = ClipSize(9, 32, 32, 8.0)
@@ -68,6 +74,44 @@ def test_a_clip_goes_on_from_the_frames_of_another(tiny_pipe: VideoDiTPipeline) 
     assert made.shape[1] == 9
 
 
+def held(pipe: VideoDiTPipeline, frames: np.ndarray) -> torch.Tensor:
+    """What the VAE keeps of last frames: f c h w, behind a copy of the first."""
+    return kept(pipe, np.concatenate([frames[:1], frames]))[1:]
+
+
+def test_last_frames_come_back_as_the_vae_keeps_them_by_themselves(tiny_pipe: VideoDiTPipeline) -> None:
+    free, frames = clip(tiny_pipe), footage(4, 3)
+    made = clip(tiny_pipe, last_video=frames)
+    torch.testing.assert_close(made[0, 5:], held(tiny_pipe, frames), rtol=0, atol=1e-4)
+    assert (made[0, :5] - free[0, :5]).abs().max() > 1e-3
+    made = clip(tiny_pipe, last_image=frames[:1])  # for as long as the VAE's step
+    torch.testing.assert_close(made[0, 5:], held(tiny_pipe, frames[[0] * 4]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("begin", [{"image": footage(1)}, {"video": footage(5)}])
+def test_what_lies_between_given_frames_follows_from_both(tiny_pipe: VideoDiTPipeline, begin: dict[str, Any]) -> None:
+    size, number = {"num_frames": 13}, len(next(iter(begin.values())))
+    last = footage(4, 3)
+    made, other = (clip(tiny_pipe, **begin, **size, last_video=end) for end in (last, footage(4, 4)))
+    torch.testing.assert_close(made[0, :number], kept(tiny_pipe, footage(number)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(made[0, -4:], held(tiny_pipe, last), rtol=0, atol=1e-4)
+    assert (made[0, number:9] - other[0, number:9]).abs().max() > 1e-3
+    begun = clip(tiny_pipe, last_video=last, **size)
+    assert (made[0, number:9] - begun[0, number:9]).abs().max() > 1e-3
+
+
+def test_a_vae_that_keeps_each_frame_by_itself_is_given_any_number_of_last_ones(tiny_pipe: VideoDiTPipeline) -> None:
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    codec = VideoCodec(AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, **blocks).eval())
+    size = ClipSize(6, 32, 32, 8.0)
+    with torch.no_grad():
+        found = given_frames(codec, 1, size, (1, 2, 2), image=footage(1), last_video=footage(3, 1))
+        pixels = torch.from_numpy(footage(3, 1)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        assert found is not None
+        assert found.mask.tolist() == [[True, False, False, True, True, True]]
+        torch.testing.assert_close(found.latents[:, :, 3:], codec.encode(pixels))
+
+
 def test_the_model_sees_given_frames_clean_at_each_step_as_at_time_0(tiny_pipe: VideoDiTPipeline) -> None:
     calls: list[tuple[torch.Tensor, torch.Tensor]] = []
     hook = tiny_pipe.transformer.register_forward_pre_hook(
@@ -99,6 +143,8 @@ def test_batch_law_with_an_image_each(tiny_pipe: VideoDiTPipeline) -> None:
         {"image": footage(1)},
         {"video": footage(5)},
         {"video": footage(9), "strength": 0.7},
+        {"last_image": footage(1)},
+        {"image": footage(1), "last_video": footage(4, 1), "num_frames": 13, "image_guidance_scale": 2.0},
         {"guidance_interval": (0.0, 0.5)},
         {"guidance_scale": [3.0, 1.0, 2.0], "guidance_rescale": 0.7},
     ],
@@ -106,7 +152,7 @@ def test_batch_law_with_an_image_each(tiny_pipe: VideoDiTPipeline) -> None:
 def test_nothing_of_a_call_stays_for_the_next(tiny_pipe: VideoDiTPipeline, option: dict[str, Any]) -> None:
     first = clip(tiny_pipe)
     special = clip(tiny_pipe, **option)
-    assert not torch.equal(special, first)
+    assert special.shape != first.shape or not torch.equal(special, first)
     assert torch.equal(clip(tiny_pipe), first)
     assert torch.equal(clip(tiny_pipe, **option), special)
 
@@ -149,7 +195,15 @@ def test_a_picture_of_another_size_is_scaled_and_cut_to_its_middle_and_that_is_s
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image": footage(1), "video": footage(5)}, "give one"),
+        ({"image": footage(1), "video": footage(5)}, "image and video.*give one"),
+        ({"last_image": footage(1), "last_video": footage(4)}, "last_image and last_video.*give one"),
+        ({"last_video": footage(5)}, "5 frames cannot be given by themselves at the end; nearest: 4 or 8"),
+        ({"last_video": footage(3)}, "nearest: 4$"),
+        ({"last_video": footage(8), "image": footage(1)}, "8 last frames and image leave nothing to make of 9"),
+        ({"last_image": footage(1), "num_frames": 1}, "frames given of 1: ask for more"),
+        ({"last_image": footage(1), "video": footage(9), "strength": 0.5}, "no first or last frames"),
+        ({"image_guidance_scale": 2.0}, "image_guidance_scale=2.0 is of given frames"),
+        ({"image_guidance_scale": [2.0], "image": footage(1)}, "image_guidance_scale has 1 values for 3 steps"),
         ({"video": footage(9)}, "9 frames given of 9"),
         ({"video": footage(4)}, "4 frames cannot be given by themselves.*nearest: 1 or 5"),
         ({"image": np.full((32, 32, 3), 2.0)}, r"floats must be in \[0, 1\]"),
@@ -228,6 +282,47 @@ def test_rescaled_guidance_has_the_deviation_of_the_prediction_with_the_prompt()
     told, untold = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(1)), torch.randn(2, 3, 4, 5, 5)
     found = classifier_free_guidance(told, untold, 6.0, 1.0)
     torch.testing.assert_close(found.std(dim=(1, 2, 3, 4)), told.std(dim=(1, 2, 3, 4)))
+
+
+def test_a_scale_for_given_frames_is_a_third_pass_and_one_for_both_needs_two(
+    tiny_pipe: VideoDiTPipeline, rows: list[int]
+) -> None:
+    image = footage(1)
+    plain = clip(tiny_pipe, image=image)
+    rows.clear()
+    assert torch.equal(clip(tiny_pipe, image=image, image_guidance_scale=1.0), plain)
+    assert rows == [2] * 3
+    rows.clear()
+    other = clip(tiny_pipe, image=image, image_guidance_scale=1.5)
+    assert rows == [3] * 3
+    assert not torch.equal(other, plain)
+    torch.testing.assert_close(other[0, :1], plain[0, :1])
+    rows.clear()
+    clip(tiny_pipe, image=image, image_guidance_scale=3.0, guidance_scale=3.0)
+    assert rows == [2] * 3
+    rows.clear()
+    clip(tiny_pipe, image=image, image_guidance_scale=1.5, guidance_interval=(0.5, 1.0))
+    assert rows == [1, 3, 3]
+
+
+def test_the_pass_without_given_frames_sees_them_as_noised_as_the_rest(tiny_pipe: VideoDiTPipeline) -> None:
+    calls: list[tuple[torch.Tensor, torch.Tensor, float]] = []
+    hook = tiny_pipe.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((args[0].clone(), kwargs["frame_mask"], float(args[1][0]) / 1000)),
+        with_kwargs=True,
+    )
+    noise = torch.randn(1, *SIZE.latent(tiny_pipe.codec.strides), generator=torch.Generator().manual_seed(4))
+    try:
+        clip(tiny_pipe, image=footage(1), image_guidance_scale=1.5, latents=noise)
+    finally:
+        hook.remove()
+    pixels = torch.from_numpy(footage(1)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        clean = tiny_pipe.codec.encode(pixels)[0]
+    for seen, mask, t in calls:
+        assert mask.tolist() == [[True, False, False]] * 2 + [[False] * 3]
+        torch.testing.assert_close(seen[1][:, :1], clean)
+        torch.testing.assert_close(seen[2][:, :1], (1 - t) * clean + t * noise[0][:, :1], rtol=1e-4, atol=1e-4)
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,15 +51,29 @@ def parse() -> argparse.Namespace:
         metavar=("FROM", "TO"),
         help="shares of the steps between which there is guidance (default 0 1); outside it costs nothing",
     )
+    parser.add_argument(
+        "--image-guidance-scale",
+        type=float,
+        default=1.0,
+        help="of given frames; above 1: a third pass (default 1: none)",
+    )
     parser.add_argument("--negative-prompt", default="", help="what to stay away from")
     parser.add_argument(
         "--scheduler", help="a diffusers scheduler, as UniPCMultistepScheduler (default: the model's own)"
     )
     start = parser.add_argument_group("given frames (a model must have been trained for them: objective.given_frames)")
-    start.add_argument("--image", help="a file: the clip's first frame")
+    start.add_argument("--image", "--first-image", help="a file: the clip's first frame")
+    start.add_argument("--last-image", help="a file: its last frame, held for as long as the VAE's step in time")
     start.add_argument("--video", help="a file: the clip goes on from its last frames, or remakes it, with --strength")
     start.add_argument(
         "--given-frames", type=int, help="frames of --video to go on from, 4k + 1 for most VAEs (default 1)"
+    )
+    start.add_argument("--last-video", help="a file: the clip leads to its first frames")
+    start.add_argument(
+        "--last-given-frames", type=int, help="frames of --last-video, 4k for most VAEs (default: the VAE's step)"
+    )
+    start.add_argument(
+        "--loop", action="store_true", default=None, help="the clip goes on from its end to its beginning"
     )
     start.add_argument(
         "--overlap", type=int, help="make a long clip in windows, each going on from so many frames of the one before"
@@ -96,7 +110,14 @@ def sample(args: argparse.Namespace) -> Iterator[Path]:
         pipe,
         requests,
         paths,
-        Sampling(args.steps, args.guidance_scale, args.guidance_rescale, tuple(args.guidance_interval), args.scheduler),
+        Sampling(
+            steps=args.steps,
+            guidance_scale=args.guidance_scale,
+            guidance_rescale=args.guidance_rescale,
+            guidance_interval=tuple(args.guidance_interval),
+            image_guidance_scale=args.image_guidance_scale,
+            scheduler=args.scheduler,
+        ),
         model=args.model or "shipped",
         batch_size=args.batch_size,
         overwrite=args.overwrite or one,
@@ -111,9 +132,7 @@ def requested(args: argparse.Namespace) -> list[Request]:
         requests = [Request(prompt, seed=args.seed + number) for number, prompt in enumerate(args.prompt)]
     else:
         requests = read_requests(args.prompts_file, args.seed)
-    begins = ("image", "video", "strength", "given_frames")
-    names = ("num_frames", "height", "width", "fps", *begins, "overlap", "window")
-    own = {name: getattr(args, name) for name in names}
+    own = {field.name: getattr(args, field.name) for field in fields(Request)[3:]}
     return [
         replace(
             one,

@@ -1,8 +1,9 @@
-"""What a clip begins with, when it is not noise alone: an image, the frames of a clip to go on from, a video to remake.
+"""What a clip begins or ends with, when it is not noise alone: an image, frames of a clip, a video to remake.
 
 Given frames stay as they are while the rest is made: the model sees them clean, as at time 0
 (`diffusion.conditioning`). A VAE that compresses time keeps the first frame by itself and then so many frames a step,
-so what can be given is one frame, or `4k + 1`.
+say 4: what can be given at the beginning is one frame or `4k + 1`, and at the end `4k`. A last image is held for a
+step, as a still picture is what such a VAE can keep of it.
 """
 
 from __future__ import annotations
@@ -26,14 +27,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Given:
-    """Frames that are given, as the model sees them: `latents` b c f h w, normalized, 0 where none is; `mask` b f."""
+    """Frames that are given, as the model sees them: `latents` b c f h w, normalized, 0 where none is; `mask` b f.
+
+    `closing` b c n h w are the pixels in [-1, 1] that the VAE keeps of the last ones by themselves; None: none.
+    """
 
     latents: Tensor
     mask: Tensor
+    closing: Tensor | None = None
 
     def put_into(self, noisy: Tensor) -> Tensor:
         """b c f h w with the given frames in their places."""
         return torch.where(rearrange(self.mask, "b f -> b 1 f 1 1"), self.latents, noisy)
+
+    def under_noise(self, noisy: Tensor, scheduler: Any, noise: Tensor, t: Tensor) -> Tensor:
+        """b c f h w with the given frames under as much of the starting noise as the rest is at timestep t."""
+        return torch.where(rearrange(self.mask, "b f -> b 1 f 1 1"), _noised(scheduler, self.latents, noise, t), noisy)
+
+    def close(self, pixels: Tensor) -> Tensor:
+        """Decoded pixels b c f h w that end with the given last frames, whatever a causal VAE saw before them."""
+        if self.closing is None:
+            return pixels
+        return torch.cat([pixels[:, :, : -self.closing.shape[2]], self.closing.to(pixels)], dim=2)
 
 
 def pixels_of(frames: Any, count: int, size: ClipSize, name: str) -> Tensor:
@@ -60,21 +75,65 @@ def pixels_of(frames: Any, count: int, size: ClipSize, name: str) -> Tensor:
 
 
 def given_frames(
-    codec: VideoCodec, image: Any, video: Any, count: int, size: ClipSize, patch: tuple[int, int, int]
+    codec: VideoCodec,
+    count: int,
+    size: ClipSize,
+    patch: tuple[int, int, int],
+    *,
+    image: Any = None,
+    video: Any = None,
+    last_image: Any = None,
+    last_video: Any = None,
 ) -> Given | None:
-    """The first frames of `count` clips, that are to stay as they are: an image, or the frames of a video; or None.
+    """The first and last frames of `count` clips that are to stay as they are; None where none are given.
+
+    Args:
+        image, video: what the clips begin with: one frame, or several.
+        last_image, last_video: what they end with: one frame, held for a step of the VAE, or several.
 
     Raises:
-        ValueError: both, as many frames as the clip has, or a number that cannot be given by itself: names the nearest.
+        ValueError: two beginnings or ends, frames that leave nothing to make, or a number that cannot be given by
+            itself: names the nearest.
     """
-    if image is not None and video is not None:
-        raise ValueError("image and video: both say how the clip begins; give one")
-    frames, name = (image, "image") if image is not None else (video, "video")
-    if frames is None:
+    begin, end = _one_of(image=image, video=video), _one_of(last_image=last_image, last_video=last_video)
+    if begin is None and end is None:
         return None
     if patch[0] > 1:
+        name = (begin or end or ("",))[0]
         raise ValueError(f"{name}: this model's patches span several frames, so none can be given by itself")
-    pixels = pixels_of(frames, count, size, name)
+    latents = torch.zeros(count, *size.latent(codec.strides, patch), device=codec.device)
+    mask = torch.zeros(count, latents.shape[2], dtype=torch.bool, device=codec.device)
+    closing = None
+    if begin is not None:
+        first = _encoded(codec, _opening(codec, pixels_of(begin[1], count, size, begin[0]), size, begin[0]))
+        latents[:, :, : first.shape[2]], mask[:, : first.shape[2]] = first, True
+    if end is not None:
+        frames = pixels_of(end[1], count, size, end[0])
+        if end[0] == "last_image" and frames.shape[2] == 1:
+            frames = frames.expand(-1, -1, codec.strides.time, -1, -1)
+        clip, number = _closing(codec, frames, size, end[0])
+        last = _encoded(codec, clip)
+        steps = number // codec.strides.time
+        if steps + int(mask[0].sum()) >= mask.shape[1]:
+            what = f"{end[0]}: {number} last frames" + (f" and {begin[0]}" if begin else "")
+            raise ValueError(f"{what} leave nothing to make of {size.num_frames}: ask for more frames, or give fewer")
+        latents[:, :, -steps:], mask[:, -steps:] = last[:, :, -steps:], True
+        closing = codec.decode(last)[:, :, -number:]
+    return Given(latents, mask, closing)
+
+
+def _one_of(**named: Any) -> tuple[str, Any] | None:
+    given = [(name, frames) for name, frames in named.items() if frames is not None]
+    if len(given) > 1:
+        raise ValueError(f"{given[0][0]} and {given[1][0]}: both say the same frames; give one")
+    return given[0] if given else None
+
+
+def _encoded(codec: VideoCodec, pixels: Tensor) -> Tensor:
+    return codec.encode(pixels.to(codec.device, codec.dtype)).float()
+
+
+def _opening(codec: VideoCodec, pixels: Tensor, size: ClipSize, name: str) -> Tensor:
     number = pixels.shape[2]
     if number >= size.num_frames:
         raise ValueError(f"{name}: {number} frames given of {size.num_frames}: ask for more frames, or give fewer")
@@ -82,11 +141,23 @@ def given_frames(
         codec.strides.latent_frames(number)
     except ValueError as error:
         raise ValueError(f"{name}: {number} frames cannot be given by themselves: {error}") from None
-    clean = codec.encode(pixels.to(codec.device, codec.dtype)).float()
-    latents = clean.new_zeros(count, *size.latent(codec.strides, patch))
-    latents[:, :, : clean.shape[2]] = clean
-    mask = torch.arange(latents.shape[2], device=clean.device) < clean.shape[2]
-    return Given(latents, mask.expand(count, -1))
+    return pixels
+
+
+def _closing(codec: VideoCodec, pixels: Tensor, size: ClipSize, name: str) -> tuple[Tensor, int]:
+    """Last frames behind copies of their first, as many as the VAE needs, and how many they are without."""
+    number, time = pixels.shape[2], codec.strides.time
+    if number % time:
+        below = number // time * time
+        nearest = f"{below} or {below + time}" if below else f"{time}"
+        raise ValueError(f"{name}: {number} frames cannot be given by themselves at the end; nearest: {nearest}")
+    if number >= size.num_frames:
+        raise ValueError(f"{name}: {number} frames given of {size.num_frames}: ask for more frames, or give fewer")
+    if time == 1:
+        return pixels, number
+    step = codec.strides.frame_step or time
+    held = 1 + -number % step
+    return torch.cat([pixels[:, :, :1].expand(-1, -1, held, -1, -1), pixels], dim=2), number
 
 
 def noised_video(
@@ -115,10 +186,14 @@ def noised_video(
     timesteps = scheduler.timesteps[begin:]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
-    first = timesteps[:1].expand(len(clean))
+    return _noised(scheduler, clean, noise, timesteps[0]), timesteps
+
+
+def _noised(scheduler: Any, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    times = t.expand(len(clean))
     if hasattr(scheduler, "scale_noise"):
-        return scheduler.scale_noise(clean, first, noise), timesteps
-    return scheduler.add_noise(clean, noise, first), timesteps
+        return scheduler.scale_noise(clean, times, noise)
+    return scheduler.add_noise(clean, noise, times)
 
 
 def _clips(frames: Any, name: str) -> list[list[np.ndarray]]:

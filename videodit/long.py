@@ -1,13 +1,15 @@
-"""Clips of any length: a window after another, each going on from the last frames of the one before.
+"""Clips of any length, and loops: a window after another, each going on from the last frames of the one before.
 
 What is in memory is one window, however long the clip: frames are given out as they are made. The frames that two
 windows share are those of the earlier one; the model sees them as given (`given`), so it must have been trained to go
-on from frames (`objective.given_frames: {start: ...}`).
+on from frames (`objective.given_frames: {start: ...}`). What a clip ends with is given to its last window; in a loop
+these are the clip's own first frames (`{inner: ...}`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,57 +17,125 @@ import torch
 
 from videodit.pipeline import VideoDiTPipeline
 
+LAST = ("last_image", "last_video")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a clip of `num_frames` is made: `size` frames at once, `overlap` of them from the window before.
+
+    `closing` frames end the last window as they are given: those of the clip's end, or, in a loop, of its beginning;
+    `step` is what lengths of windows grow by.
+    """
+
+    num_frames: int
+    size: int
+    overlap: int
+    closing: int = 0
+    loop: bool = False
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.overlap < self.size:
+            raise ValueError(
+                f"overlap={self.overlap} must be 1 or more, and less than the window of {self.size} frames"
+            )
+        if self.closing and not self.fresh > 0:
+            raise ValueError(
+                f"num_frames={self.num_frames} in windows of {self.size}: {self.overlap} shared and {self.closing} "
+                "last frames leave nothing to make; ask for more frames, a larger window or a smaller overlap"
+            )
+        if self.closing and (self.num_frames - 1) % self.step:
+            below = (self.num_frames - 1) // self.step * self.step + 1
+            raise ValueError(f"num_frames={self.num_frames}: such a clip has {below} or {below + self.step} frames")
+
+    @property
+    def fresh(self) -> int:
+        """Frames that the last window makes, between those it goes on from and those it ends with."""
+        most = self.size - self.overlap - self.closing
+        shown = 0 if self.loop else self.closing
+        least = max(self.overlap, self.closing if self.loop else 1)
+        room = self.num_frames - shown - (-(-(least - 1) // self.step) * self.step + 1)
+        return min(most, room) // self.step * self.step
+
+    @property
+    def body(self) -> int:
+        """Frames that are made before the last window, where that one has an end of its own."""
+        return self.num_frames - self.fresh - (0 if self.loop else self.closing)
+
 
 def long_clip(
     pipe: VideoDiTPipeline,
     prompt: str,
     num_frames: int,
     *,
-    overlap: int,
+    overlap: int | None = None,
     window: int | None = None,
+    loop: bool = False,
     seed: int = 0,
     **options: Any,
 ) -> Iterator[np.ndarray]:
-    """Frames `uint8 h w 3` of a long clip, as they are made.
+    """Frames `uint8 h w 3` of a long clip or a loop, as they are made.
 
     Args:
-        num_frames: of the whole; any number.
-        overlap: frames of a window that the next one goes on from: as many as the VAE takes by themselves (4k + 1).
+        num_frames: of the whole; any number, but for loops and clips with a given end: these have legal lengths.
+        overlap: frames of a window that the next one goes on from: as many as the VAE takes by themselves (4k + 1);
+            None: about a third of the window.
         window: frames made at once; None: the model's own number.
+        loop: the clip goes on from its last frame to its first.
         seed: of the first window, which is the clip that this seed makes alone; later windows draw from it and theirs.
-        options: of the pipeline: sizes, steps, guidance, an `image` or `video` to begin with ...
+        options: of the pipeline: sizes, steps, guidance, an `image` or `video` to begin with, an end ...
 
     Raises:
         ValueError: an overlap that leaves nothing to make, a clip that one window makes, or what the pipeline refuses.
     """
-    window = pipe.default_size.num_frames if window is None else window
-    if not 0 < overlap < window:
-        raise ValueError(f"overlap={overlap} must be 1 or more, and less than the window of {window} frames")
-    if num_frames <= window:
-        raise ValueError(f"num_frames={num_frames} fit into one window of {window}: make it as any clip")
-    return _windows(pipe, prompt, num_frames, overlap, window, seed, options)
+    strides = pipe.codec.strides
+    step = strides.frame_step or strides.time
+    size = pipe.default_size.num_frames if window is None else window
+    if overlap is None:
+        overlap = step * (size // (3 * step)) + 1 if strides.time > 1 else max(1, size // 3)
+    ends = [name for name in LAST if options.get(name) is not None]
+    if loop and ends:
+        raise ValueError(f"{ends[0]}: a loop ends where it begins; give no end")
+    if not loop and num_frames <= size:
+        raise ValueError(f"num_frames={num_frames} fit into one window of {size}: make it as any clip")
+    closing = step if loop else 0
+    if ends:
+        closing = strides.time if ends[0] == "last_image" else len(options[ends[0]])
+    return _made(pipe, prompt, Windows(num_frames, size, overlap, closing, loop, step), seed, options)
 
 
-def _windows(
-    pipe: VideoDiTPipeline,
-    prompt: str,
-    num_frames: int,
-    overlap: int,
-    window: int,
-    seed: int,
-    options: dict[str, Any],
+def _made(
+    pipe: VideoDiTPipeline, prompt: str, windows: Windows, seed: int, options: dict[str, Any]
 ) -> Iterator[np.ndarray]:
-    made, number = 0, 0
-    last: Any = None  # of the frames given out, those to go on from
-    while made < num_frames:
-        generator = torch.Generator().manual_seed(_seed(seed, number))
-        found: Any = pipe(prompt, num_frames=window, generator=[generator], output_type="np", **options)
-        frames = np.rint(found.frames[0] * 255).astype(np.uint8)
+    end = {name: options.get(name) for name in LAST}
+    options = options | dict.fromkeys(LAST)
+    overlap, closing = windows.overlap, windows.closing
+    body = windows.body if closing else windows.num_frames
+    last = first = None  # of the frames given out: those to go on from, and those that a loop comes back to
+    made = number = 0
+    while made < body:
+        left = body - made + (overlap if number else 0)
+        count = min(windows.size, left) if closing else windows.size
+        frames = _window(pipe, prompt, count, seed, number, options)
         new = frames[overlap:] if number else frames
-        yield from new[: num_frames - made]
-        last = np.concatenate([last, new])[-overlap:] if number else new[-overlap:]
+        yield from new[: body - made]
+        last = np.concatenate([last, new])[-overlap:] if last is not None else new[-overlap:]
+        first = new[:closing] if first is None else first
         made, number = made + len(new), number + 1
         options = options | {"image": None, "video": last}
+    if closing:
+        options = options | ({"last_video": first} if windows.loop else end)
+        frames = _window(pipe, prompt, overlap + windows.fresh + closing, seed, number, options)
+        yield from frames[overlap : -closing if windows.loop else None]
+
+
+def _window(
+    pipe: VideoDiTPipeline, prompt: str, count: int, seed: int, number: int, options: dict[str, Any]
+) -> np.ndarray:
+    generator = torch.Generator().manual_seed(_seed(seed, number))
+    found: Any = pipe(prompt, num_frames=count, generator=[generator], output_type="np", **options)
+    return np.rint(found.frames[0] * 255).astype(np.uint8)
 
 
 def _seed(seed: int, number: int) -> int:

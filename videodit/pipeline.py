@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from videodit.codec import VideoCodec
-from videodit.diffusion.guidance import classifier_free_guidance, scales_of_steps
+from videodit.diffusion.guidance import classifier_free_guidance, scales_of_steps, two_scale_guidance
 from videodit.diffusion.schedulers import shift_of_size
 from videodit.geometry import ClipSize
 from videodit.given import Given, given_frames, noised_video
@@ -152,8 +152,11 @@ class VideoDiTPipeline(DiffusionPipeline):
         guidance_scale: float | Sequence[float] = 4.0,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        image_guidance_scale: float | Sequence[float] = 1.0,
         image: Any = None,
+        last_image: Any = None,
         video: Any = None,
+        last_video: Any = None,
         strength: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -175,9 +178,13 @@ class VideoDiTPipeline(DiffusionPipeline):
             guidance_rescale: in [0, 1], against the glare of large scales (Lin et al. 2023, arXiv 2305.08891).
             guidance_interval: from which to which share of the steps there is guidance (Kynkäänniemi et al. 2024, arXiv
                 2404.07724); outside, the pass without the prompt is not run.
+            image_guidance_scale: as `guidance_scale`, of the given frames (Brooks et al. 2023, arXiv 2211.09800): above
+                1, a third pass, without them, is gone away from.
             image: the clip's first frame, which stays as it is (`given.pixels_of` says in which forms).
             video: the clip's first frames, as many as the VAE takes by themselves (4k + 1), to go on from; or, with
                 `strength`, a whole clip to remake.
+            last_image, last_video: what the clip ends with: one frame, which is held for as long as the VAE's step in
+                time, or frames, a multiple of that step.
             strength: in (0, 1]: how much noise the video gets before it is made anew; 1 leaves nothing of it.
             generator: a list (one a prompt) makes each clip independent of its neighbours; a single one serves all.
             latents: the starting noise, b c f h w, unit variance, instead of a drawn one.
@@ -205,9 +212,12 @@ class VideoDiTPipeline(DiffusionPipeline):
         shape = (count, *size.latent(codec.strides, self.transformer.patch_size))
         self._check(prompts, negatives, class_labels, generator, latents, shape, num_inference_steps, output_type)
         scales = scales_of_steps(guidance_scale, guidance_interval, num_inference_steps)
+        image_scales = scales_of_steps(
+            image_guidance_scale, guidance_interval, num_inference_steps, "image_guidance_scale"
+        )
         if far := size.far_from(default):
             log.warning("far from what the model was trained at, so the clip may fall apart: %s", far)
-        guided = any(scale != 1 for scale in scales)
+        guided = any(scale != 1 for scale in scales + image_scales)
         if class_labels is None:
             conditions = self._text_conditions(prompts, negatives, guided, use_text_mask)
         else:
@@ -223,12 +233,19 @@ class VideoDiTPipeline(DiffusionPipeline):
         if latents is None:
             latents = torch.cat([_noise(shape[1:], g) for g in _each(generator, count)])
         latents = latents.to(device, dtype)
-        given = None
+        given, noise = None, latents
+        begin, end = {"image": image, "video": video}, {"last_image": last_image, "last_video": last_video}
         if strength is not None:
+            if image is not None or last_image is not None or last_video is not None:
+                raise ValueError("strength remakes a whole video: give no first or last frames beside it")
             latents, timesteps = noised_video(codec, self.scheduler, video, latents, strength, size)
         else:
-            given = given_frames(codec, image, video, count, size, self.transformer.patch_size)
+            given = given_frames(codec, count, size, self.transformer.patch_size, **begin, **end)
             latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        if given is None and any(scale != 1 for scale in image_scales):
+            raise ValueError(
+                f"image_guidance_scale={image_guidance_scale} is of given frames: give an image or a video"
+            )
         step_kwargs = (
             {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         )
@@ -236,14 +253,19 @@ class VideoDiTPipeline(DiffusionPipeline):
         with self.progress_bar(total=len(timesteps)) as bar:
             for index, t in enumerate(timesteps):
                 # some schedulers take two steps for one
-                scale = scales[(index + skipped) * len(scales) // (len(timesteps) + skipped)]
-                prediction = self._predict(latents, t, conditions, scale, guidance_rescale, latent_fps, given)
+                step = (index + skipped) * len(scales) // (len(timesteps) + skipped)
+                three = (scales[step], image_scales[step], guidance_rescale)
+                prediction = self._predict(latents, t, conditions, three, latent_fps, given, noise)
                 latents = self.scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
                 latents = given.put_into(latents) if given else latents
                 if callback_on_step_end is not None:
                     latents = callback_on_step_end(self, index, t, {"latents": latents}).get("latents", latents)
                 bar.update()
-        frames = latents if output_type == "latent" else _present(codec.decode(latents), output_type)
+        if output_type == "latent":
+            frames = latents
+        else:
+            pixels = codec.decode(latents)
+            frames = _present(given.close(pixels) if given else pixels, output_type)
         self.maybe_free_model_hooks()
         return VideoDiTPipelineOutput(frames=frames) if return_dict else (frames,)
 
@@ -324,38 +346,52 @@ class VideoDiTPipeline(DiffusionPipeline):
         latents: Tensor,
         t: Tensor,
         conditions: dict[str, Any],
-        scale: float,
-        rescale: float,
+        guidance: tuple[float, float, float],
         fps: float,
         given: Given | None,
+        noise: Tensor,
     ) -> Tensor:
-        """The model's guided prediction; both passes of guidance go through the model as one batch."""
-        scaled = (
-            self.scheduler.scale_model_input(latents, t) if hasattr(self.scheduler, "scale_model_input") else latents
-        )
-        passes = 1 if scale == 1 else 2
-        conditions = _first_rows(conditions, passes * len(latents))
+        """The model's guided prediction; all passes of guidance go through the model as one batch.
+
+        guidance: the scale of the prompt, that of the given frames, and rescale.
+        """
+        scale, image_scale, rescale = guidance
+        # with prompt and given frames; with the frames alone; with neither: those that cannot matter are left out
+        shown = [True] + [True] * (scale != image_scale) + [False] * (image_scale != 1)
+        conditions = _rows(conditions, len(shown), len(latents))
+        inputs = [latents] * len(shown)
+        if given is not None and not all(shown):
+            inputs[-1] = given.under_noise(latents, self.scheduler, noise, t)
+        if hasattr(self.scheduler, "scale_model_input"):
+            inputs = [self.scheduler.scale_model_input(one, t) for one in inputs]
         if given is not None:
-            scaled = given.put_into(scaled)
-            conditions["frame_mask"] = given.mask.repeat(passes, 1)
+            inputs = [given.put_into(one) if seen else one for one, seen in zip(inputs, shown, strict=True)]
+            conditions["frame_mask"] = torch.cat([given.mask & seen for seen in shown])
+        scaled = torch.cat(inputs)
         prediction = self.transformer(
-            scaled.repeat(passes, 1, 1, 1, 1),
-            t.to(latents.device).float().expand(passes * len(latents)),
+            scaled,
+            t.to(latents.device).float().expand(len(scaled)),
             fps=fps,
             return_dict=False,
             **conditions,
         )[0].float()
         if prediction.shape[1] == 2 * latents.shape[1] and not self._takes_variance:
             prediction = prediction.chunk(2, dim=1)[0]
-        if passes == 1:
-            return prediction
-        conditional, unconditional = prediction.chunk(2)
-        return classifier_free_guidance(conditional, unconditional, scale, rescale)
+        told, *others = prediction.chunk(len(shown))
+        if len(others) == 2:
+            return two_scale_guidance(told, others[0], others[1], scale, image_scale, rescale)
+        return classifier_free_guidance(told, others[0], scale, rescale) if others else told
 
 
-def _first_rows(conditions: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Of each condition the first rows: those that are told, where the pass that is not is left out."""
-    return {k: _first_rows(v, rows) if isinstance(v, dict) else v[:rows] for k, v in conditions.items()}
+def _rows(conditions: dict[str, Any], passes: int, count: int) -> dict[str, Any]:
+    """Of each condition the rows of so many passes of `count` clips: the first is told the prompt, others are not."""
+
+    def rows(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: rows(one) for name, one in value.items()}
+        return torch.cat([value, value[count:]]) if passes == 3 else value[: passes * count]
+
+    return {name: rows(value) for name, value in conditions.items()}
 
 
 def named_folder(name: str) -> str:

@@ -5,6 +5,7 @@ import torch
 from diffusers.guiders import ClassifierFreeGuidance
 
 from videodit.diffusion import classifier_free_guidance
+from videodit.diffusion.guidance import two_scale_guidance
 
 
 def predictions(dtype=torch.float64):
@@ -49,3 +50,17 @@ def test_predictions_that_would_be_broadcast_and_rescales_out_of_range_are_refus
         classifier_free_guidance(conditional, unconditional[:1], 2.0)
     with pytest.raises(ValueError, match=r"rescale must be in \[0, 1\]"):
         classifier_free_guidance(conditional, unconditional, 2.0, rescale=1.5)
+
+
+def test_two_scales_are_their_closed_form_and_equal_ones_are_one_guidance():
+    told, untold, free = torch.randn(3, 2, 4, 2, 5, 5, generator=torch.Generator().manual_seed(1)).double()
+    found = two_scale_guidance(told, untold, free, 4.0, 1.5)
+    torch.testing.assert_close(found, 4 * told - 2.5 * untold - 0.5 * free)
+    torch.testing.assert_close(two_scale_guidance(told, untold, free, 1.0, 1.0), told)
+    for rescale in (0.0, 0.7):
+        one = classifier_free_guidance(told, free, 3.0, rescale)
+        torch.testing.assert_close(two_scale_guidance(told, untold, free, 3.0, 3.0, rescale), one)
+    with pytest.raises(ValueError, match="one shape"):
+        two_scale_guidance(told[:1], untold, free, 3.0, 2.0)
+    with pytest.raises(ValueError, match="rescale"):
+        two_scale_guidance(told, untold, free, 3.0, 2.0, 2.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from footage import pan
 
 from tools import sample_video
@@ -70,6 +71,13 @@ def test_every_option_of_sampling_reaches_the_clip_and_its_settings(
         "image": (("--image", image), {"image": str(image)}),
         "on": (("--video", source, "--given-frames", "5"), {"video": str(source), "given_frames": 5}),
         "anew": (("--video", source, "--strength", "0.5"), {"video": str(source), "strength": 0.5}),
+        "end": (("--first-image", image, "--last-image", source), {"image": str(image), "last_image": str(source)}),
+        "lead": (
+            ("--last-video", source, "--last-given-frames", "4"),
+            {"last_video": str(source), "last_given_frames": 4},
+        ),
+        "loop": (("--loop",), {"loop": True}),
+        "scale": (("--image", image, "--image-guidance-scale", "2"), {"image_guidance_scale": 2.0}),
         "interval": (("--guidance-interval", "0.3", "0.8"), {"guidance_interval": [0.3, 0.8]}),
         "rescale": (("--guidance-rescale", "0.7"), {"guidance_rescale": 0.7}),
         "scheduler": (("--scheduler", "UniPCMultistepScheduler"), {"scheduler": "UniPCMultistepScheduler"}),
@@ -91,16 +99,34 @@ def test_a_long_clip_is_made_window_after_window(monkeypatch: pytest.MonkeyPatch
     assert (settings["num_frames"], settings["overlap"], settings["window"]) == (20, 5, 13)
 
 
+def test_given_frames_are_those_of_the_files_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, tiny_pipe: VideoDiTPipeline
+) -> None:
+    frames = pan(0, 9)[:, :32, :32]
+    source = write_video(tmp_path / "source.mkv", frames, 8)
+    words = ("--prompt", "a red circle", "--model", model, "--steps", "2", "--num-frames", "13", "--given-frames", "5")
+    assert run(monkeypatch, *words, "--video", source, "--last-video", source, "--out", tmp_path / "x.mkv") == 0
+    found = read_clip(tmp_path / "x.mkv", 13, 8.0)
+    pixels = torch.from_numpy(np.concatenate([frames[-5:], frames[:1], frames[:4]])).float() / 127.5 - 1
+    for part, where in ((pixels[:5], slice(0, 5)), (pixels[5:], slice(8, 13))):  # its last, and its first behind a copy
+        with torch.no_grad():
+            kept = tiny_pipe.codec.decode(tiny_pipe.codec.encode(part.permute(3, 0, 1, 2)[None]))[0]
+        expected = ((kept + 1) * 127.5).clamp(0, 255).permute(1, 2, 3, 0).numpy()
+        begin = 1 if where.stop == 13 else 0
+        assert np.abs(found[where][begin:] - expected[begin:]).max() <= 4  # the file's colours are YUV
+
+
 def test_rows_of_a_file_say_what_their_clips_begin_with(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
 ) -> None:
     write_video(tmp_path / "image.png", pan(3, 1)[:, :32, :32], 8)
-    (tmp_path / "p.csv").write_text("prompt,image\na red circle,image.png\na red circle,\n")
+    (tmp_path / "p.csv").write_text("prompt,image,loop\na red circle,image.png,\na red circle,,yes\n")
     words = ("--prompts-file", tmp_path / "p.csv", "--model", model, "--steps", "1", "--out", tmp_path / "x.mkv")
     assert run(monkeypatch, *words) == 0
     settings = [json.loads((tmp_path / f"x_{i:04d}.json").read_text()) for i in range(2)]
     assert settings[0]["image"] == str(tmp_path / "image.png")
     assert "image" not in settings[1]
+    assert [one.get("loop") for one in settings] == [None, True]
 
 
 @pytest.mark.parametrize("ending", [".gif", ".webp", ".png"])
@@ -134,6 +160,10 @@ def test_words_that_the_model_never_saw_are_reported(
         (["--prompt", "red", "--image", "gone.png"], "gone.png: cannot be read"),
         (["--prompt", "red", "--strength", "0.5"], "are about a video: name it"),
         (["--prompt", "red", "--window", "9"], "give overlap too"),
+        (["--prompt", "red", "--last-given-frames", "4"], "name it as last_video"),
+        (["--prompt", "red", "--loop", "--last-image", "x.png"], "a loop ends where it begins"),
+        (["--prompt", "red", "--last-image", "gone.png"], "gone.png: cannot be read"),
+        (["--prompt", "red", "--image-guidance-scale", "2"], "is of given frames"),
         (["--prompt", "red", "--overlap", "5", "--num-frames", "9"], "fit into one window of 9"),
         (["--prompt", "red", "--guidance-interval", "0.8", "0.2"], "guidance_interval"),
         (["--prompts-file", "nowhere.txt"], "nowhere.txt: cannot be read"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from videodit.clipset.requests import Request
+from videodit.clipset.requests import FILES, Request
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.evaluation.weights import state_hash
 from videodit.long import long_clip
@@ -29,6 +29,7 @@ class Sampling:
     guidance_scale: float = 4.0
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    image_guidance_scale: float = 1.0
     scheduler: str | None = None
 
 
@@ -95,7 +96,11 @@ def _settings(pipe: VideoDiTPipeline, request: Request) -> dict[str, Any]:
     size = pipe.default_size
     own = {"num_frames": size.num_frames, "height": size.height, "width": size.width, "fps": size.fps}
     asked = {field.name: getattr(request, field.name) for field in fields(Request)}
-    files = {f"{name}_digest": _digest(asked[name]) for name in ("image", "video") if asked[name] is not None}
+    files = {f"{name}_digest": _digest(asked[name]) for name in FILES if asked[name] is not None}
+    if request.video is not None and request.strength is None:
+        own["given_frames"] = 1
+    if request.last_video is not None:
+        own["last_given_frames"] = pipe.codec.strides.time
     sized = {name: value for name, value in own.items() if asked[name] is None}
     return {name: value for name, value in (asked | sized | files).items() if value is not None}
 
@@ -141,7 +146,7 @@ def _batches(settings: Sequence[Mapping[str, Any]], missing: Sequence[bool], siz
     for index, wanted in enumerate(missing):
         if not wanted:
             continue
-        alone = "overlap" in settings[index]
+        alone = _windowed(settings[index])
         if batch and (alone or len(batch) == size or _size(settings[index]) != _size(settings[batch[0]])):
             yield batch
             batch = []
@@ -152,11 +157,12 @@ def _batches(settings: Sequence[Mapping[str, Any]], missing: Sequence[bool], siz
 
 def _size(settings: Mapping[str, Any]) -> tuple[Any, ...]:
     """What clips that are made together have in common."""
-    begins = tuple(name in settings for name in ("image", "video"))
-    return (
-        *begins,
-        *map(settings.get, ("num_frames", "height", "width", "fps", "strength", "given_frames", "overlap")),
-    )
+    numbers = ("num_frames", "height", "width", "fps", "strength", "given_frames", "last_given_frames")
+    return *(name in settings for name in FILES), *map(settings.get, numbers), _windowed(settings)
+
+
+def _windowed(settings: Mapping[str, Any]) -> bool:
+    return "overlap" in settings or "loop" in settings
 
 
 def _sample(
@@ -173,12 +179,13 @@ def _sample(
         "guidance_scale": one["guidance_scale"],
         "guidance_rescale": one["guidance_rescale"],
         "guidance_interval": tuple(one["guidance_interval"]),
-        "image": [read_frames(each["image"], [0.0]) for each in settings] if "image" in one else None,
-        "video": [_frames_of(each) for each in settings] if "video" in one else None,
+        "image_guidance_scale": one["image_guidance_scale"],
+        **{name: [_frames_of(name, each) for each in settings] for name in FILES if name in one},
     }
-    if "overlap" in one:
-        size = {"overlap": one["overlap"], "window": one.get("window"), "seed": one["seed"]}
-        yield long_clip(pipe, one["prompt"], one["num_frames"], **size, **options)
+    if _windowed(one):
+        how = {name: one.get(name) for name in ("overlap", "window")}
+        alone = options | {name: options[name][0] for name in FILES if name in one}
+        yield long_clip(pipe, one["prompt"], one["num_frames"], loop="loop" in one, seed=one["seed"], **how, **alone)
         return
     output: Any = pipe(
         [each["prompt"] for each in settings],
@@ -192,16 +199,19 @@ def _sample(
         yield np.rint(clip * 255).astype(np.uint8)
 
 
-def _frames_of(settings: Mapping[str, Any]) -> np.ndarray:
-    """Of a video at the clip's rate: all that is to be remade, or the last ones, to go on from."""
-    file, fps = settings["video"], settings["fps"]
-    if "strength" in settings:
+def _frames_of(name: str, settings: Mapping[str, Any]) -> np.ndarray:
+    """Of a file that frames are given from: a picture, or of a video at the clip's rate all that is to be remade, the
+    last ones, to go on from, or the first ones, to lead to."""
+    file, fps = settings[name], settings["fps"]
+    if name in ("image", "last_image"):
+        return read_frames(file, [0.0])
+    if name == "video" and "strength" in settings:
         return read_clip(file, settings["num_frames"], fps)
-    count = settings.get("given_frames", 1)
+    count = settings["given_frames" if name == "video" else "last_given_frames"]
     start = probe(file).duration - count / fps
     if start < -0.5 / fps:
         raise ValueError(f"{file}: too short to give {count} frames at {fps:g} a second; give fewer")
-    return read_clip(file, count, fps, start=max(0.0, start))
+    return read_clip(file, count, fps, start=max(0.0, start) if name == "video" else 0.0)
 
 
 def _write(path: Path, frames: np.ndarray | Iterator[np.ndarray], settings: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from videodit.data.manifest import CAPTION_COLUMNS
 
 log = logging.getLogger(__name__)
 
+FILES = ("image", "last_image", "video", "last_video")
 NAME_COLUMNS = ("name", "file", "path", "video_path", "file_name")
 
 
@@ -29,9 +30,13 @@ class Request:
     width: int | None = None
     fps: float | None = None
     image: str | None = None  # a file: the clip's first frame
+    last_image: str | None = None  # a file: its last frame
     video: str | None = None  # a file: to go on from, or, with `strength`, to remake
+    last_video: str | None = None  # a file: what the clip leads to
     strength: float | None = None
     given_frames: int | None = None  # of `video`, its last ones, from which the clip goes on
+    last_given_frames: int | None = None  # of `last_video`, its first ones, to which the clip leads
+    loop: bool | None = None  # from its last frame the clip goes on to its first
     overlap: int | None = None  # a long clip: made in windows, of which each goes on from so many frames of the last
     window: int | None = None  # frames of such a window; None: the model's own number
 
@@ -40,10 +45,19 @@ class Request:
             raise ValueError("strength and given_frames are about a video: name it")
         if self.strength is not None and self.given_frames is not None:
             raise ValueError("a video is either gone on from (given_frames) or remade (strength); give one")
-        if self.window is not None and self.overlap is None:
+        if self.last_given_frames is not None and self.last_video is None:
+            raise ValueError("last_given_frames are of a video: name it as last_video")
+        if self.window is not None and self.overlap is None and not self.loop:
             raise ValueError("a window is part of a long clip: give overlap too, the frames that windows share")
-        if self.overlap is not None and self.strength is not None:
+        if self.loop and (self.last_image is not None or self.last_video is not None):
+            raise ValueError("a loop ends where it begins: give no last image or video")
+        if self.windowed and self.strength is not None:
             raise ValueError("a long clip is made window after window and cannot remake a video: give no strength")
+
+    @property
+    def windowed(self) -> bool:
+        """Whether it is made window after window."""
+        return self.overlap is not None or bool(self.loop)
 
 
 def read_requests(file: str | Path, seed: int = 0) -> list[Request]:
@@ -119,8 +133,12 @@ def _value(where: str, name: str, value: Any, folder: Path) -> Any:
     """A column's value as `Request` has it."""
     if name == "negative_prompt":
         return str(value)
-    if name in ("image", "video"):
+    if name in FILES:
         return str(folder / str(value))
+    if name == "loop":
+        if str(value).lower() not in ("true", "false", "1", "0", "yes", "no"):
+            raise ValueError(f"{where}: loop is {value!r}; it must be true or false")
+        return str(value).lower() in ("true", "1", "yes") or None
     any_number = name in ("fps", "strength")
     try:
         number = float(value)

@@ -38,12 +38,39 @@ def classifier_free_guidance(conditional: Tensor, unconditional: Tensor, scale: 
     return rescale_noise_cfg(guided, conditional, rescale) if rescale else guided
 
 
-def scales_of_steps(scale: float | Sequence[float], interval: tuple[float, float], steps: int) -> list[float]:
+def two_scale_guidance(
+    told: Tensor, untold: Tensor, free: Tensor, scale: float, image_scale: float, rescale: float = 0.0
+) -> Tensor:
+    """free + image_scale (untold - free) + scale (told - untold): a scale for given frames and one for the prompt.
+
+    After Brooks et al. 2023, arXiv 2211.09800, eq. 3.
+
+    Args:
+        told, untold, free: one prediction each with prompt and given frames, with the frames alone, with neither.
+        scale, image_scale: equal ones are `classifier_free_guidance` between `told` and `free`.
+        rescale: as there, towards `told`.
+
+    Raises:
+        ValueError: if shapes differ or rescale is out of range.
+    """
+    base = classifier_free_guidance(untold, free, image_scale)
+    if told.shape != base.shape:
+        raise ValueError(f"Guidance needs predictions of one shape: {tuple(told.shape)}, {tuple(base.shape)}.")
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"rescale must be in [0, 1], but is {rescale}.")
+    guided = base + scale * (told - untold)
+    return rescale_noise_cfg(guided, told, rescale) if rescale else guided
+
+
+def scales_of_steps(
+    scale: float | Sequence[float], interval: tuple[float, float], steps: int, name: str = "guidance_scale"
+) -> list[float]:
     """The guidance of each step; 1, which is none, outside of the interval (Kynkäänniemi et al. 2024, 2404.07724).
 
     Args:
         scale: one for all steps, or one a step.
         interval: from which to which share of the steps, in [0, 1]; a step counts by its middle.
+        name: of the scale, for messages.
 
     Raises:
         ValueError: another number of scales, or an interval that is none.
@@ -53,5 +80,5 @@ def scales_of_steps(scale: float | Sequence[float], interval: tuple[float, float
         raise ValueError(f"guidance_interval={tuple(interval)} must be two rising shares of the steps, in [0, 1]")
     scales = list(scale) if isinstance(scale, Sequence) else [scale] * steps
     if len(scales) != steps:
-        raise ValueError(f"guidance_scale has {len(scales)} values for {steps} steps; give one, or one each")
+        raise ValueError(f"{name} has {len(scales)} values for {steps} steps; give one, or one each")
     return [float(one) if begin <= (index + 0.5) / steps <= end else 1.0 for index, one in enumerate(scales)]

@@ -28,6 +28,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,15 @@ def rate(text: str) -> float:
     if not 0 < float(text) < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of frames a second")
     return float(text)
+
+
+GIVEN = {  # kind of given frames: arguments of the pipeline
+    "first": ("image",),
+    "start": ("video",),
+    "last": ("last_image",),
+    "ends": ("image", "last_image"),
+    "inner": ("video", "last_video"),
+}
 
 
 def parse() -> argparse.Namespace:
@@ -103,6 +113,12 @@ def parse() -> argparse.Namespace:
     clips.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="clips at once (default: one a core)")
     model = parser.add_argument_group("with a model")
     model.add_argument("--model", help="with --world: a pipeline folder or a hub name (default: the shipped model)")
+    model.add_argument(
+        "--given",
+        choices=list(GIVEN),
+        help="with --world: frames of the true clip that the model is given, as in objective.given_frames",
+    )
+    model.add_argument("--num-frames", type=int, help="of the clips made (default: the model's own)")
     model.add_argument("--seed", type=int, default=0, help="of prompts and noise (default 0)")
     model.add_argument("--seeds", type=int, default=1, help="clips a prompt, each from another seed (default 1)")
     model.add_argument("--steps", type=int, default=30, help="scheduler steps (default 30)")
@@ -153,6 +169,8 @@ def evaluate_clips(args: argparse.Namespace) -> str:
 
     if args.model:
         raise ValueError("--model goes with --world; a model to sample from stands in the place of CLIPS")
+    if args.given:
+        raise ValueError("--given goes with --world; rows of --prompts name files of their own (image, video ...)")
     extractors = Extractors.load(
         clip=args.clip,
         dino=args.dino,
@@ -249,7 +267,6 @@ def measured(
 
 def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[Path]:
     """A model's clips in OUT/clips, lossless; what an earlier run made is not made again."""
-    from dataclasses import replace
 
     import torch
 
@@ -261,7 +278,11 @@ def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[P
         )
         raise ValueError(f"{model} {there}: give --prompts, a file of what it shall make")
     requests = read_requests(prompts, args.seed)
-    requests = [replace(one, seed=one.seed + len(requests) * i) for one in requests for i in range(args.seeds)]
+    requests = [
+        replace(one, seed=one.seed + len(requests) * i, num_frames=one.num_frames or args.num_frames)
+        for one in requests
+        for i in range(args.seeds)
+    ]
     folder = args.out / "clips"
     paths = [folder / f"{number:05d}.mkv" for number in range(len(requests))]
     pipe = load_pipeline(model)
@@ -326,13 +347,13 @@ def evaluate_world(args: argparse.Namespace) -> str:
     pipe.set_progress_bar_config(disable=True)
     if torch.cuda.is_available():
         pipe.to("cuda")
-    size = pipe.default_size
+    size = replace(pipe.default_size, num_frames=args.num_frames or pipe.default_size.num_frames)
     total = count + count // 4
     wanted = set(np.linspace(0, total - 1, SHEET_CLIPS).astype(int).tolist())
     shown: dict[int, np.ndarray] = {}
     made = 0
 
-    def generate(prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+    def generate(prompts: Sequence[str], seeds: Sequence[int], true: np.ndarray) -> np.ndarray:
         nonlocal made
         output: Any = pipe(
             list(prompts),
@@ -344,6 +365,7 @@ def evaluate_world(args: argparse.Namespace) -> str:
             guidance_scale=args.guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="np",
+            **given_of(args.given, true, pipe.codec.strides.time),
         )
         frames = np.rint(output.frames * 255).astype(np.uint8)
         shown.update({made + i: clip for i, clip in enumerate(frames) if made + i in wanted})
@@ -355,9 +377,20 @@ def evaluate_world(args: argparse.Namespace) -> str:
     labels = [f"{'right' if row.right('all') else 'WRONG'}: {row.prompt} (seen: {row.seen_text()})" for row in rows]
     contact_sheet(list(shown.values()), args.out / "contact_sheet.png", labels=labels)
     settings = {"model": args.model or "shipped", "world": args.world, "prompts": count}
-    settings |= {name: getattr(args, name) for name in ("seed", "steps", "guidance_scale")}
+    settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed", "steps", "guidance_scale")}
     write(args.out / "results.json", json.dumps({"settings": settings, **results.to_dict()}, indent=1) + "\n")
     return results.summary()
+
+
+def given_of(kind: str | None, true: np.ndarray, step: int) -> dict[str, Any]:
+    """What the pipeline is given of true clips, b f h w c; `step` is the VAE's in time."""
+    parts = {
+        "image": true[:, :1],
+        "video": true[:, : 1 + step],
+        "last_image": true[:, -1:],
+        "last_video": true[:, -step:],
+    }
+    return {name: parts[name] for name in GIVEN.get(kind or "", ())}
 
 
 def load_pipeline(model: str | None) -> VideoDiTPipeline:

@@ -14,8 +14,10 @@ from networks import save_clip
 
 from tools import evaluate as tool
 from videodit.evaluation.results import load_results
-from videodit.geometry import ClipSize
+from videodit.evaluation.world import held_out_scenes
+from videodit.geometry import ClipSize, Strides
 from videodit.pipeline import VideoDiTPipeline
+from videodit.shapes import render, rng_for
 from videodit.video.writer import write_video
 
 
@@ -34,6 +36,7 @@ class GrayPipeline:
     """Makes gray clips, and remembers how it was called."""
 
     default_size = ClipSize(9, 64, 64, 8)
+    codec = SimpleNamespace(strides=Strides(4, 8, 16))
 
     def __init__(self) -> None:
         self.calls: list[dict] = []
@@ -44,7 +47,7 @@ class GrayPipeline:
 
     def __call__(self, prompt: list[str], **kwargs: object) -> SimpleNamespace:
         self.calls.append(kwargs)
-        return SimpleNamespace(frames=np.full((len(prompt), 9, 64, 64, 3), 0.5, dtype=np.float32))
+        return SimpleNamespace(frames=np.full((len(prompt), kwargs["num_frames"], 64, 64, 3), 0.5, dtype=np.float32))
 
 
 def test_a_folder_is_measured_and_what_cannot_be_is_told(
@@ -187,6 +190,32 @@ def test_a_world_run_writes_results_and_a_sheet(
     assert "4 held-out prompts of 1 thing" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("first", {"image": (0, 1)}),
+        ("start", {"video": (0, 5)}),
+        ("last", {"last_image": (12, 13)}),
+        ("ends", {"image": (0, 1), "last_image": (12, 13)}),
+        ("inner", {"video": (0, 5), "last_video": (9, 13)}),
+    ],
+)
+def test_a_model_is_given_frames_of_the_worlds_own_clips(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, parts: dict[str, tuple[int, int]]
+) -> None:
+    pipe = GrayPipeline()
+    monkeypatch.setattr(VideoDiTPipeline, "shipped", lambda: pipe)
+    words = ("--world", "shapes", "--prompts", 1, "--seed", 3, "--given", kind, "--num-frames", 13)
+    assert run(monkeypatch, *words, "--out", tmp_path) == 0
+    true = render(held_out_scenes(1, 3, 1)[0], ClipSize(13, 64, 64, 8), rng_for(3_000_000))
+    (call,) = pipe.calls
+    names = ("image", "video", "last_image", "last_video")
+    assert {name for name in names if call.get(name) is not None} == set(parts)
+    for name, (begin, end) in parts.items():
+        np.testing.assert_array_equal(call[name][0], true[begin:end])
+    assert json.loads((tmp_path / "results.json").read_text())["settings"]["given"] == kind
+
+
 def test_mistakes_exit_2_with_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_pipe: VideoDiTPipeline
 ) -> None:
@@ -216,6 +245,7 @@ def test_mistakes_exit_2_with_one_line(
         ((clips, "--reference", tmp_path / "broken"), "none of it can be read; first: x.mp4"),
         ((clips, "--report-clips", -1), "--report-clips -1"),
         (("--world", "shapes", "--out", tmp_path / "file"), "cannot be written to"),
+        ((clips, "--given", "first"), "--given goes with --world"),
         (("--world", "shapes", "--prompts", "many"), "--prompts many"),
         (("--world", "shapes", "--model", tmp_path / "empty"), "model_index.json"),
     ):

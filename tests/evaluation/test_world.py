@@ -14,17 +14,17 @@ SIZE = ClipSize(17, 64, 64, 8)
 ONE, TWO = held_out_scenes(8, 7, 1), held_out_scenes(2, 7, 2)
 
 
-def perfect(prompts: list[str], seeds: list[int]) -> np.ndarray:
+def perfect(prompts: list[str], seeds: list[int], own: np.ndarray) -> np.ndarray:
     scenes = {prompt(scene): scene for scene in ONE + TWO}
     return np.stack([render(scenes[text], SIZE, rng_for(s, 9)) for text, s in zip(prompts, seeds, strict=True)])
 
 
-def deaf(prompts: list[str], seeds: list[int]) -> np.ndarray:
+def deaf(prompts: list[str], seeds: list[int], own: np.ndarray) -> np.ndarray:
     scene = Scene((Thing("red", "circle", "large", "right"),), "gray")
     return np.stack([render(scene, SIZE, rng_for(s)) for s in seeds])
 
 
-def blank(prompts: list[str], seeds: list[int]) -> np.ndarray:
+def blank(prompts: list[str], seeds: list[int], own: np.ndarray) -> np.ndarray:
     return np.full((len(prompts), 17, 64, 64, 3), 120, dtype=np.uint8)
 
 
@@ -61,6 +61,12 @@ def test_a_perfect_model_scores_as_the_judge_does(results: Results) -> None:
     assert all(row.asked == scene for row, scene in zip(results.model, ONE + TWO, strict=True))
 
 
+def test_the_clips_to_give_frames_of_are_those_that_the_judge_row_is_of() -> None:
+    found = evaluate_world(lambda prompts, seeds, own: own, prompts=5, seed=7, batch_size=2, size=SIZE)
+    for row, true, scene in zip(found.model[:5], found.true, ONE, strict=False):
+        assert repr(row.seen) == repr(true.seen) == repr(judge(render(scene, SIZE, rng_for(row.seed)), fps=8))
+
+
 def test_confusion_of_a_perfect_model_is_diagonal(results: Results) -> None:
     for fact, names in (("shape", SHAPES), ("motion", tuple(MOTIONS))):
         table = results.confusion(fact)
@@ -92,10 +98,10 @@ def test_prompts_and_seeds_do_not_depend_on_the_batch_size() -> None:
     def calls(batch_size: int) -> list[tuple[str, int]]:
         seen: list[tuple[str, int]] = []
 
-        def generate(prompts: list[str], seeds: list[int]) -> np.ndarray:
+        def generate(prompts: list[str], seeds: list[int], own: np.ndarray) -> np.ndarray:
             assert len(prompts) <= batch_size
             seen.extend(zip(prompts, seeds, strict=True))
-            return blank(prompts, seeds)
+            return blank(prompts, seeds, own)
 
         evaluate_world(generate, prompts=5, seed=7, batch_size=batch_size, size=SIZE)
         return seen
@@ -109,7 +115,7 @@ def test_json_holds_rows_that_can_be_judged_again(results: Results) -> None:
     assert read["shares"]["things_1"]["model"]["all"] == {**Share(8, 8).to_dict()}
     row = read["rows"][0]
     scene = Scene(tuple(Thing(**thing) for thing in row["asked"]), row["background"])
-    clip = perfect([row["prompt"]], [row["seed"]])[0]
+    clip = perfect([row["prompt"]], [row["seed"]], np.empty(0))[0]
     assert [{**v, "all": all(v.values())} for v in map(vars, compare(judge(clip), scene))] == row["verdicts"]
 
 
@@ -123,7 +129,7 @@ def test_summary_prints_shares_with_intervals(results: Results) -> None:
 def test_images_are_judged_without_motion() -> None:
     size = SIZE.image()
 
-    def generate(prompts: list[str], seeds: list[int]) -> np.ndarray:
+    def generate(prompts: list[str], seeds: list[int], own: np.ndarray) -> np.ndarray:
         scenes = {prompt(scene, image=True): scene for scene in ONE}
         return np.stack([render(scenes[text], size, rng_for(0)) for text in prompts])
 
@@ -138,4 +144,4 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="batch_size=0 must be 1 or more"):
         evaluate_world(blank, prompts=1, seed=0, batch_size=0, size=SIZE)
     with pytest.raises(ValueError, match=r"gave float64 .* must give uint8 \(1, 17, 64, 64, 3\)"):
-        evaluate_world(lambda p, s: blank(p, s) / 255, prompts=1, seed=0, batch_size=1, size=SIZE)
+        evaluate_world(lambda p, s, own: blank(p, s, own) / 255, prompts=1, seed=0, batch_size=1, size=SIZE)

@@ -29,7 +29,8 @@ from videodit.shapes import MOTIONS, SHAPES, Scene, ShapesWorld, caption, render
 FACTS = ("color", "shape", "motion", "alone", "all")  # alone: nothing besides what was asked; all: the other four
 MISSING = "missing"  # in a confusion table: asked, and nothing seen for it
 
-Generate = Callable[[list[str], list[int]], np.ndarray]  # prompts, seeds -> uint8 b f h w c
+# prompts, seeds, and the scenes' own clips, to give frames of -> clips; clips are uint8 b f h w c
+Generate = Callable[[list[str], list[int], np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def prompt(scene: Scene, *, image: bool = False) -> str:
 def evaluate_world(generate: Generate, *, prompts: int, seed: int, batch_size: int, size: ClipSize) -> Results:
     """Judges clips of `prompts` one-thing and `prompts // 4` two-thing prompts, all held out.
 
-    generate: takes prompts and as many seeds, gives uint8 b f h w c of `size`. Prompt number i has the seed
+    generate: takes prompts, as many seeds and true clips, gives uint8 b f h w c of `size`. Prompt number i has the seed
     `seed * 1_000_000 + i`, so no prompt's noise depends on `batch_size`.
     Raises ValueError when `prompts` or `batch_size` is not positive, or when the clips are not as described.
     """
@@ -194,20 +195,17 @@ def evaluate_world(generate: Generate, *, prompts: int, seed: int, batch_size: i
     scenes = held_out_scenes(prompts, seed, 1) + held_out_scenes(prompts // 4, seed, 2)
     seeds = [seed * 1_000_000 + index for index in range(len(scenes))]
     model: list[Row] = []
+    true: list[Row] = []
     with tqdm(total=len(scenes), desc="clips", unit="clip") as progress:
         for start in range(0, len(scenes), batch_size):
-            batch = slice(start, start + batch_size)
-            clips = generate([prompt(scene, image=size.num_frames == 1) for scene in scenes[batch]], seeds[batch])
-            _check(clips, len(scenes[batch]), size)
-            model += [
-                _row(scene, s, frames, size)
-                for scene, s, frames in zip(scenes[batch], seeds[batch], clips, strict=True)
-            ]
+            batch = list(zip(scenes[start : start + batch_size], seeds[start : start + batch_size], strict=True))
+            own = np.stack([render(scene, size, rng_for(s)) for scene, s in batch])
+            prompts_of = [prompt(scene, image=size.num_frames == 1) for scene, _ in batch]
+            clips = generate(prompts_of, [s for _, s in batch], own.copy())
+            _check(clips, len(batch), size)
+            model += [_row(scene, s, frames, size) for (scene, s), frames in zip(batch, clips, strict=True)]
+            true += [_row(scene, s, frames, size) for (scene, s), frames in zip(batch, own, strict=True)]
             progress.update(len(clips))
-    true = [
-        _row(scene, s, render(scene, size, rng_for(s)), size)
-        for scene, s in zip(tqdm(scenes, desc="true clips", unit="clip"), seeds, strict=True)
-    ]
     return Results(model, true, _shuffled(true), size)
 
 

@@ -27,6 +27,7 @@ from einops import rearrange
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from videodit.caching import check_cache, forget, predict, rows_of
 from videodit.codec import VideoCodec
 from videodit.diffusion.guidance import classifier_free_guidance, scales_of_steps
 from videodit.diffusion.schedulers import shift_of_size
@@ -68,6 +69,7 @@ class VideoDiTPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer"]
+    _current_timestep: Tensor | None = None
 
     def __init__(
         self,
@@ -128,6 +130,11 @@ class VideoDiTPipeline(DiffusionPipeline):
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("this model reads no text, it is told a class: give class_labels, not a prompt")
         return TextEncoder(self.text_encoder, self.tokenizer)
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """Of the scheduler, in the step that is being made, or was last."""
+        return self._current_timestep
 
     @property
     def default_size(self) -> ClipSize:
@@ -204,6 +211,7 @@ class VideoDiTPipeline(DiffusionPipeline):
         codec = self.codec
         shape = (count, *size.latent(codec.strides, self.transformer.patch_size))
         self._check(prompts, negatives, class_labels, generator, latents, shape, num_inference_steps, output_type)
+        check_cache(self.transformer, shape[2])
         scales = scales_of_steps(guidance_scale, guidance_interval, num_inference_steps)
         if far := size.far_from(default):
             log.warning("far from what the model was trained at, so the clip may fall apart: %s", far)
@@ -233,11 +241,16 @@ class VideoDiTPipeline(DiffusionPipeline):
             {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         )
         skipped, latent_fps = len(self.scheduler.timesteps) - len(timesteps), size.fps / codec.strides.time
+        scale, times_in_all = math.nan, self.scheduler.config.num_train_timesteps
         with self.progress_bar(total=len(timesteps)) as bar:
             for index, t in enumerate(timesteps):
                 # some schedulers take two steps for one
-                scale = scales[(index + skipped) * len(scales) // (len(timesteps) + skipped)]
-                prediction = self._predict(latents, t, conditions, scale, guidance_rescale, latent_fps, given)
+                before, scale = scale, scales[(index + skipped) * len(scales) // (len(timesteps) + skipped)]
+                if index == 0 or (before == 1) != (scale == 1):
+                    forget(self.transformer)
+                self._current_timestep = t
+                where = {"step_index": index, "num_inference_steps": len(timesteps), "sigma": float(t) / times_in_all}
+                prediction = self._predict(latents, t, conditions, scale, guidance_rescale, latent_fps, given, where)
                 latents = self.scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
                 latents = given.put_into(latents) if given else latents
                 if callback_on_step_end is not None:
@@ -328,34 +341,26 @@ class VideoDiTPipeline(DiffusionPipeline):
         rescale: float,
         fps: float,
         given: Given | None,
+        where: dict[str, Any],
     ) -> Tensor:
         """The model's guided prediction; both passes of guidance go through the model as one batch."""
         scaled = (
             self.scheduler.scale_model_input(latents, t) if hasattr(self.scheduler, "scale_model_input") else latents
         )
         passes = 1 if scale == 1 else 2
-        conditions = _first_rows(conditions, passes * len(latents))
+        conditions = rows_of(conditions, slice(passes * len(latents)))
         if given is not None:
             scaled = given.put_into(scaled)
             conditions["frame_mask"] = given.mask.repeat(passes, 1)
-        prediction = self.transformer(
-            scaled.repeat(passes, 1, 1, 1, 1),
-            t.to(latents.device).float().expand(passes * len(latents)),
-            fps=fps,
-            return_dict=False,
-            **conditions,
-        )[0].float()
+        times = t.to(latents.device).float().expand(passes * len(latents))
+        repeated = scaled.repeat(passes, 1, 1, 1, 1)
+        prediction = predict(self.transformer, len(latents), where, repeated, times, fps=fps, **conditions).float()
         if prediction.shape[1] == 2 * latents.shape[1] and not self._takes_variance:
             prediction = prediction.chunk(2, dim=1)[0]
         if passes == 1:
             return prediction
         conditional, unconditional = prediction.chunk(2)
         return classifier_free_guidance(conditional, unconditional, scale, rescale)
-
-
-def _first_rows(conditions: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Of each condition the first rows: those that are told, where the pass that is not is left out."""
-    return {k: _first_rows(v, rows) if isinstance(v, dict) else v[:rows] for k, v in conditions.items()}
 
 
 def named_folder(name: str) -> str:

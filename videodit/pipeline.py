@@ -27,6 +27,7 @@ from einops import rearrange
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from videodit.caching import check_cache, forget, predict, rows_of
 from videodit.codec import VideoCodec
 from videodit.diffusion.guidance import classifier_free_guidance, scales_of_steps, two_scale_guidance
 from videodit.diffusion.schedulers import shift_of_size
@@ -68,6 +69,7 @@ class VideoDiTPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer"]
+    _current_timestep: Tensor | None = None
 
     def __init__(
         self,
@@ -128,6 +130,11 @@ class VideoDiTPipeline(DiffusionPipeline):
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("this model reads no text, it is told a class: give class_labels, not a prompt")
         return TextEncoder(self.text_encoder, self.tokenizer)
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """Of the scheduler, in the step that is being made, or was last."""
+        return self._current_timestep
 
     @property
     def default_size(self) -> ClipSize:
@@ -211,6 +218,7 @@ class VideoDiTPipeline(DiffusionPipeline):
         codec = self.codec
         shape = (count, *size.latent(codec.strides, self.transformer.patch_size))
         self._check(prompts, negatives, class_labels, generator, latents, shape, num_inference_steps, output_type)
+        check_cache(self.transformer, shape[2])
         scales = scales_of_steps(guidance_scale, guidance_interval, num_inference_steps)
         image_scales = scales_of_steps(
             image_guidance_scale, guidance_interval, num_inference_steps, "image_guidance_scale"
@@ -250,12 +258,19 @@ class VideoDiTPipeline(DiffusionPipeline):
             {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         )
         skipped, latent_fps = len(self.scheduler.timesteps) - len(timesteps), size.fps / codec.strides.time
+        passes: list[bool] = []
+        times_in_all = self.scheduler.config.num_train_timesteps
         with self.progress_bar(total=len(timesteps)) as bar:
             for index, t in enumerate(timesteps):
                 # some schedulers take two steps for one
                 step = (index + skipped) * len(scales) // (len(timesteps) + skipped)
                 three = (scales[step], image_scales[step], guidance_rescale)
-                prediction = self._predict(latents, t, conditions, three, latent_fps, given, noise)
+                before, passes = passes, _passes(*three[:2])
+                if passes != before:
+                    forget(self.transformer)
+                self._current_timestep = t
+                where = {"step_index": index, "num_inference_steps": len(timesteps), "sigma": float(t) / times_in_all}
+                prediction = self._predict(latents, t, conditions, three, latent_fps, given, noise, where)
                 latents = self.scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
                 latents = given.put_into(latents) if given else latents
                 if callback_on_step_end is not None:
@@ -350,15 +365,16 @@ class VideoDiTPipeline(DiffusionPipeline):
         fps: float,
         given: Given | None,
         noise: Tensor,
+        where: dict[str, Any],
     ) -> Tensor:
         """The model's guided prediction; all passes of guidance go through the model as one batch.
 
         guidance: the scale of the prompt, that of the given frames, and rescale.
         """
         scale, image_scale, rescale = guidance
-        # with prompt and given frames; with the frames alone; with neither: those that cannot matter are left out
-        shown = [True] + [True] * (scale != image_scale) + [False] * (image_scale != 1)
-        conditions = _rows(conditions, len(shown), len(latents))
+        shown, count = _passes(scale, image_scale), len(latents)
+        told, untold = list(range(count)), list(range(count, 2 * count))
+        conditions = rows_of(conditions, told + untold * (len(shown) - 1))
         inputs = [latents] * len(shown)
         if given is not None and not all(shown):
             inputs[-1] = given.under_noise(latents, self.scheduler, noise, t)
@@ -368,30 +384,20 @@ class VideoDiTPipeline(DiffusionPipeline):
             inputs = [given.put_into(one) if seen else one for one, seen in zip(inputs, shown, strict=True)]
             conditions["frame_mask"] = torch.cat([given.mask & seen for seen in shown])
         scaled = torch.cat(inputs)
-        prediction = self.transformer(
-            scaled,
-            t.to(latents.device).float().expand(len(scaled)),
-            fps=fps,
-            return_dict=False,
-            **conditions,
-        )[0].float()
+        times = t.to(latents.device).float().expand(len(scaled))
+        prediction = predict(self.transformer, count, where, scaled, times, fps=fps, **conditions).float()
         if prediction.shape[1] == 2 * latents.shape[1] and not self._takes_variance:
             prediction = prediction.chunk(2, dim=1)[0]
-        told, *others = prediction.chunk(len(shown))
+        first, *others = prediction.chunk(len(shown))
         if len(others) == 2:
-            return two_scale_guidance(told, others[0], others[1], scale, image_scale, rescale)
-        return classifier_free_guidance(told, others[0], scale, rescale) if others else told
+            return two_scale_guidance(first, others[0], others[1], scale, image_scale, rescale)
+        return classifier_free_guidance(first, others[0], scale, rescale) if others else first
 
 
-def _rows(conditions: dict[str, Any], passes: int, count: int) -> dict[str, Any]:
-    """Of each condition the rows of so many passes of `count` clips: the first is told the prompt, others are not."""
-
-    def rows(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: rows(one) for name, one in value.items()}
-        return torch.cat([value, value[count:]]) if passes == 3 else value[: passes * count]
-
-    return {name: rows(value) for name, value in conditions.items()}
+def _passes(scale: float, image_scale: float) -> list[bool]:
+    """Of each pass of guidance whether it is shown the given frames: the first has the prompt too, the second has not,
+    the third has neither; those that cannot matter are left out."""
+    return [True] + [True] * (scale != image_scale) + [False] * (image_scale != 1)
 
 
 def named_folder(name: str) -> str:

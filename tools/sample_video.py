@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from videodit.clipset import Request
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,6 +62,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--negative-prompt", default="", help="what to stay away from")
     parser.add_argument(
         "--scheduler", help="a diffusers scheduler, as UniPCMultistepScheduler (default: the model's own)"
+    )
+    cheap = parser.add_argument_group("speed and memory (docs/sampling.md has measurements)")
+    cheap.add_argument(
+        "--cache",
+        metavar="NAME[=NUMBER]",
+        help="a feature cache: first-block, pyramid-attention, taylorseer or sea; the number is how far it goes",
+    )
+    cheap.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default float32)")
+    cheap.add_argument("--layerwise-casting", action="store_true", help="keep the model's weights in float8_e4m3fn")
+    cheap.add_argument("--vae-tiling", action="store_true", help="encode and decode large pictures in tiles")
+    cheap.add_argument(
+        "--offload",
+        choices=("none", "model"),
+        default="none",
+        help="model: keep on the accelerator only the part that works: text encoder, model or VAE",
     )
     start = parser.add_argument_group("given frames (a model must have been trained for them: objective.given_frames)")
     start.add_argument("--image", "--first-image", help="a file: the clip's first frame")
@@ -99,13 +116,23 @@ def main() -> int:
 
 
 def sample(args: argparse.Namespace) -> Iterator[Path]:
+    import torch
+
     from videodit.clipset import Sampling, make_clips, output_paths
+    from videodit.memory import place, tile
     from videodit.pipeline import VideoDiTPipeline, named_folder
 
     requests = requested(args)
     one = len(requests) == 1
     paths = output_paths(args.out or Path("sample.mp4" if one else "samples"), len(requests))
-    pipe: Any = VideoDiTPipeline.from_pretrained(named_folder(args.model)) if args.model else VideoDiTPipeline.shipped()
+    pipe: Any = VideoDiTPipeline.from_pretrained(
+        named_folder(args.model or "shipped"), dtype=getattr(torch, args.dtype)
+    )
+    if args.vae_tiling:
+        tile(pipe.vae)
+    if args.layerwise_casting:
+        pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, args.dtype))
+    place(pipe, args.offload)
     return make_clips(
         pipe,
         requests,
@@ -117,6 +144,10 @@ def sample(args: argparse.Namespace) -> Iterator[Path]:
             guidance_interval=tuple(args.guidance_interval),
             image_guidance_scale=args.image_guidance_scale,
             scheduler=args.scheduler,
+            cache=args.cache,
+            dtype=args.dtype if args.dtype != "float32" else None,
+            layerwise_casting=args.layerwise_casting or None,
+            vae_tiling=args.vae_tiling or None,
         ),
         model=args.model or "shipped",
         batch_size=args.batch_size,

@@ -106,6 +106,12 @@ class VideoCodec:
     def device(self) -> torch.device:
         return next(self.vae.parameters()).device
 
+    @property
+    def streams(self) -> bool:
+        """Whether a clip is decoded piece by piece, so that a longer one takes no more memory."""
+        framewise = isinstance(self.vae, AutoencoderKL)
+        return framewise or (isinstance(self.vae, AutoencoderKLWan) and not self.vae.use_tiling)
+
     # --- raw and normalized ------------------------------------------------------------------------------------------
 
     def normalize(self, raw: Tensor) -> Tensor:
@@ -128,6 +134,7 @@ class VideoCodec:
         self.strides.latent_frames(f)
         self.strides.latent_side(h, "height")
         self.strides.latent_side(w, "width")
+        _onload(self.vae)
         pixels = pixels.to(self.device, self.dtype)
         if not isinstance(self.vae, FRAMEWISE):
             return self.vae.encode(pixels).latent_dist
@@ -159,6 +166,7 @@ class VideoCodec:
 
     def decode_raw(self, raw: Tensor) -> Iterator[Tensor]:
         """Raw latents -> unclamped pixels, piece by piece: the differentiable path that training takes."""
+        _onload(self.vae)
         raw = raw.to(self.device, self.dtype)
         vae = self.vae
         if isinstance(vae, AutoencoderKL):
@@ -187,6 +195,12 @@ class VideoCodec:
             digest.update(name.encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def _onload(vae: Any) -> None:
+    """Brings an offloaded VAE (`enable_model_cpu_offload`) to where it works, before it is asked where it is."""
+    if (hook := getattr(vae, "_hf_hook", None)) is not None:
+        hook.pre_forward(vae)
 
 
 def _strides(vae: Any) -> Strides:

@@ -33,6 +33,7 @@ from videodit.diffusion.guidance import classifier_free_guidance, scales_of_step
 from videodit.diffusion.schedulers import shift_of_size
 from videodit.geometry import ClipSize
 from videodit.given import Given, given_frames, noised_video
+from videodit.memory import check_decode
 from videodit.models.transformer import VideoDiT
 from videodit.text import TextEncoder, TextStates
 
@@ -203,7 +204,8 @@ class VideoDiTPipeline(DiffusionPipeline):
 
         Raises:
             ValueError: an empty prompt, an illegal size (names the nearest legal ones), lists of unequal length, given
-                frames that are too many or cannot be given, options out of range.
+                frames that are too many or cannot be given, options out of range; or a decode for which there is not
+                memory enough, before anything is made (`memory.check_decode`).
         """
         prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
@@ -219,6 +221,8 @@ class VideoDiTPipeline(DiffusionPipeline):
         shape = (count, *size.latent(codec.strides, self.transformer.patch_size))
         self._check(prompts, negatives, class_labels, generator, latents, shape, num_inference_steps, output_type)
         check_cache(self.transformer, shape[2])
+        if output_type != "latent":
+            check_decode(codec, shape)
         scales = scales_of_steps(guidance_scale, guidance_interval, num_inference_steps)
         image_scales = scales_of_steps(
             image_guidance_scale, guidance_interval, num_inference_steps, "image_guidance_scale"

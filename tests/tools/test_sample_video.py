@@ -82,11 +82,27 @@ def test_every_option_of_sampling_reaches_the_clip_and_its_settings(
         "rescale": (("--guidance-rescale", "0.7"), {"guidance_rescale": 0.7}),
         "scheduler": (("--scheduler", "UniPCMultistepScheduler"), {"scheduler": "UniPCMultistepScheduler"}),
     }
+    options |= {
+        "cache": (("--cache", "taylorseer=2"), {"cache": "taylorseer=2"}),
+        "half": (("--dtype", "bfloat16"), {"dtype": "bfloat16"}),
+        "eighth": (("--layerwise-casting",), {"layerwise_casting": True}),
+    }
     for name, (words, settings) in options.items():
         out = tmp_path / f"{name}.mkv"
         assert run(monkeypatch, *common, *words, "--out", out) == 0, name
         assert settings.items() <= json.loads(out.with_suffix(".json").read_text()).items()
         assert not np.array_equal(read_clip(out, 9, 8.0), plain), name
+
+
+def test_tiles_and_no_offload_make_the_same_small_clip(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
+) -> None:
+    common = ("--prompt", "a red circle", "--model", model, "--steps", "2")
+    assert run(monkeypatch, *common, "--out", tmp_path / "plain.mkv") == 0
+    assert run(monkeypatch, *common, "--vae-tiling", "--offload", "none", "--out", tmp_path / "tiles.mkv") == 0
+    assert json.loads((tmp_path / "tiles.json").read_text())["vae_tiling"] is True
+    plain, tiles = (read_clip(tmp_path / f"{name}.mkv", 9, 8.0).astype(int) for name in ("plain", "tiles"))
+    assert np.abs(plain - tiles).max() <= 1  # one tile holds it
 
 
 def test_a_long_clip_is_made_window_after_window(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str) -> None:
@@ -160,6 +176,8 @@ def test_words_that_the_model_never_saw_are_reported(
         (["--prompt", "red", "--image", "gone.png"], "gone.png: cannot be read"),
         (["--prompt", "red", "--strength", "0.5"], "are about a video: name it"),
         (["--prompt", "red", "--window", "9"], "give overlap too"),
+        (["--prompt", "red", "--cache", "magic"], "cache 'magic' is none of first-block"),
+        (["--prompt", "red", "--cache", "taylorseer=0.5"], "must be a whole number of steps"),
         (["--prompt", "red", "--last-given-frames", "4"], "name it as last_video"),
         (["--prompt", "red", "--loop", "--last-image", "x.png"], "a loop ends where it begins"),
         (["--prompt", "red", "--last-image", "gone.png"], "gone.png: cannot be read"),

@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from videodit.caching import set_cache
 from videodit.clipset.requests import FILES, Request
+from videodit.data.transforms import to_frames
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.evaluation.weights import state_hash
+from videodit.geometry import ClipSize
 from videodit.long import long_clip
+from videodit.memory import check_decode
 from videodit.pipeline import VideoDiTPipeline
 from videodit.video import check_writable, probe, read_clip, read_frames, read_metadata, write_video
 
@@ -31,6 +35,10 @@ class Sampling:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     image_guidance_scale: float = 1.0
     scheduler: str | None = None
+    cache: str | None = None  # of features: a name of `caching.CACHES`, with or without a number
+    dtype: str | None = None  # this and what follows: what was done to the pipeline, for the clips' settings
+    layerwise_casting: bool | None = None
+    vae_tiling: bool | None = None
 
 
 def output_paths(out: Path, count: int) -> list[Path]:
@@ -77,6 +85,8 @@ def make_clips(
         "model": model,
         "model_digest": state_hash(pipe.transformer.state_dict()),
     }
+    made_by = {name: value for name, value in made_by.items() if value is not None}
+    set_cache(pipe, sampling.cache)
     settings = [_settings(pipe, request) | made_by for request in requests]
     missing = [not _is_made(*each, overwrite) for each in zip(paths, settings, strict=True)]
     for path, wanted in zip(paths, missing, strict=True):
@@ -168,7 +178,7 @@ def _windowed(settings: Mapping[str, Any]) -> bool:
 def _sample(
     pipe: VideoDiTPipeline, settings: Sequence[Mapping[str, Any]]
 ) -> Iterator[np.ndarray | Iterator[np.ndarray]]:
-    """The frames of each clip; of a long one as they are made."""
+    """The frames of each clip, as they are made."""
     one = settings[0]
     options: dict[str, Any] = {
         "negative_prompt": [each["negative_prompt"] for each in settings],
@@ -187,16 +197,27 @@ def _sample(
         alone = options | {name: options[name][0] for name in FILES if name in one}
         yield long_clip(pipe, one["prompt"], one["num_frames"], loop="loop" in one, seed=one["seed"], **how, **alone)
         return
+    ends = "last_image" in one or "last_video" in one  # which the pipeline puts to the decoded frames
+    if not ends:
+        size = ClipSize(one["num_frames"], one["height"], one["width"], one["fps"])
+        check_decode(pipe.codec, (1, *size.latent(pipe.codec.strides, pipe.transformer.patch_size)), whole=False)
     output: Any = pipe(
         [each["prompt"] for each in settings],
         num_frames=one["num_frames"],
         strength=one.get("strength"),
         generator=[torch.Generator().manual_seed(each["seed"]) for each in settings],
-        output_type="np",
+        output_type="np" if ends else "latent",
         **options,
     )
     for clip in output.frames:
-        yield np.rint(clip * 255).astype(np.uint8)
+        yield np.rint(clip * 255).astype(np.uint8) if ends else _decoded(pipe, clip[None])
+
+
+@torch.no_grad()
+def _decoded(pipe: VideoDiTPipeline, latents: torch.Tensor) -> Iterator[np.ndarray]:
+    """Frames of a clip as the VAE gives them, for the file to take one by one."""
+    for piece in pipe.codec.decode_chunks(latents):
+        yield from to_frames(piece)[0]
 
 
 def _frames_of(name: str, settings: Mapping[str, Any]) -> np.ndarray:

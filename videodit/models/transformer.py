@@ -95,6 +95,8 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         "patch_embed",
         "adaln_single",
         "embedders",
+        "caption_projection",
+        "modulation",
         "norm",
         "scale_shift_table",
     ]

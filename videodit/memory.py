@@ -1,0 +1,154 @@
+"""How much memory a decode takes, known before a clip is made: a walk through the VAE without numbers.
+
+The decode is run under torch's `FakeTensorMode`, where tensors have shapes but no content, and the bytes alive are
+counted as they come and go. So every VAE class, dtype, size and tiling has its own figure, and no table is kept. What
+libraries take besides (convolutions' work space, an allocator's gaps) is not in it: `MARGIN` stands for that.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from videodit.codec import VideoCodec
+
+MARGIN = (
+    1.5  # of what is measured over what is counted: 0.9 to 1.5 over the VAE classes on a CPU (tests/test_memory.py)
+)
+PIECES = 3  # after which a streaming decode takes no more: the first is another, the second fills what is carried
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive of those made within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+
+        def gone(_: Any) -> None:
+            self.now -= size
+            self._seen.pop(key, None)
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def decode_bytes(codec: VideoCodec, shape: tuple[int, ...], *, whole: bool = True) -> int:
+    """Peak bytes of the tensors of `codec.decode` for latents of this shape (b c f h w), weights not among them.
+
+    Args:
+        whole: the frames are kept and put together, float32; else each piece is let go of before the next is made
+            (`codec.decode_chunks`), where a VAE that streams takes no more for a longer clip.
+    """
+    b, c, f, h, w = shape
+    walked = min(f, PIECES * codec.frames_at_once) if codec.streams else f
+    with torch.no_grad(), FakeTensorMode():
+        model, latents = _weightless(codec), torch.empty(b, c, walked, h, w, device=codec.device)
+        with _Alive() as alive:
+            for piece in model.decode_raw(latents):
+                piece.float().clamp(-1, 1)
+                del piece
+    if not whole:
+        return alive.peak
+    pixels = 4 * b * 3 * codec.strides.pixel_frames(f) * h * w * codec.strides.space**2
+    return max(alive.peak + pixels, 2 * pixels)
+
+
+def _weightless(codec: VideoCodec) -> VideoCodec:
+    """The same codec, with a VAE of its own; under `FakeTensorMode` its weights have no content."""
+    vae, default = codec.vae, torch.get_default_dtype()
+    torch.set_default_dtype(codec.dtype)  # fake weights cannot be moved or cast afterwards
+    try:
+        with torch.device(codec.device):
+            twin = type(vae).from_config(vae.config).eval()
+    finally:
+        torch.set_default_dtype(default)
+    for name, value in vars(vae).items():
+        if isinstance(value, bool | int | float):  # slicing, tiling and its sizes
+            setattr(twin, name, value)
+    model = copy.copy(codec)
+    model.vae = twin
+    return model
+
+
+def free_bytes(device: torch.device) -> int:
+    """Of the device; of the machine's memory where it has none of its own."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def check_decode(codec: VideoCodec, shape: tuple[int, ...], *, whole: bool = True) -> None:
+    """ValueError where the decode of latents of this shape will not fit into what is free; it names what to change."""
+    device = codec.device
+    free = free_bytes(device)
+    if _at_most(codec, shape) <= free:
+        return
+    needed = int(MARGIN * decode_bytes(codec, shape, whole=whole))
+    if needed <= free:
+        return
+    fixes = ["a smaller height and width", "fewer frames" if whole or not codec.streams else "fewer clips at once"]
+    if whole and codec.streams:
+        fixes.append("frame by frame: output_type='latent' and pipe.codec.decode_chunks, as tools/sample_video.py does")
+    if hasattr(codec.vae, "enable_tiling") and not codec.vae.use_tiling:
+        fixes.append("tiles: --vae-tiling, or pipe.vae.enable_tiling()")
+    if codec.dtype == torch.float32 and device.type == "cuda":
+        fixes.append("half precision: --dtype float16")
+    gigabytes = f"about {needed / 1e9:.1f} GB of memory ({device.type}), and {free / 1e9:.1f} are free"
+    raise ValueError(f"decoding {_size(codec, shape)} takes {gigabytes}; take {'; or '.join(fixes)}")
+
+
+def _at_most(codec: VideoCodec, shape: tuple[int, ...]) -> int:
+    """More than any decode takes, at once: ten tensors as large as the picture and as deep as the widest layer."""
+    b, _, f, h, w = shape
+    widest = max(weight.shape[0] for weight in codec.vae.parameters())
+    return 10 * 4 * widest * b * codec.strides.pixel_frames(f) * h * w * codec.strides.space**2
+
+
+def _size(codec: VideoCodec, shape: tuple[int, ...]) -> str:
+    b, _, f, h, w = shape
+    space = codec.strides.space
+    return f"{b} x {codec.strides.pixel_frames(f)} frames of {h * space}x{w * space} in {codec.dtype}".replace(
+        "torch.", ""
+    )
+
+
+def place(pipe: Any, offload: str) -> None:
+    """Puts a pipeline onto the accelerator, where there is one; with offload "model" each part for as long as it works.
+
+    Raises:
+        ValueError: offload without an accelerator.
+    """
+    if offload == "model" and not torch.accelerator.is_available():
+        raise ValueError("--offload model needs an accelerator (a GPU); there is none here, so all is in memory anyway")
+    if offload == "model":
+        pipe.enable_model_cpu_offload()
+    elif torch.accelerator.is_available():
+        pipe.to(torch.accelerator.current_accelerator())
+
+
+def tile(vae: Any) -> None:
+    """Has a VAE work on tiles. ValueError where it cannot."""
+    if not hasattr(vae, "enable_tiling"):
+        raise ValueError(f"--vae-tiling: {type(vae).__name__} has no tiles; take a smaller height and width")
+    vae.enable_tiling()

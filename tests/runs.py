@@ -105,9 +105,9 @@ def train(folder: Path, sharding: str = "none", steps: int = 5, **changes: Any) 
     return losses(folder)
 
 
-def train_measured(folder: Path, sharding: str, steps: int) -> dict[int, float]:
-    """The same, with a look at the clips kept out after each step."""
-    return train(folder, sharding, steps, validate_every=1)
+def train_measured(folder: Path, sharding: str, steps: int, together: int = 1) -> dict[int, float]:
+    """The same, with a look at the clips kept out after each step; so many processes share a batch."""
+    return train(folder, sharding, steps, validate_every=1, sequence_parallel=together)
 
 
 def encode(folder: Path) -> list[str]:

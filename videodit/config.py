@@ -224,6 +224,9 @@ class Train(Section):
     caption_dropout: Share = 0.1
     precision: Precision = "bf16"
     sharding: Literal["none", "fsdp"] = Field("none", description="fsdp: weights and their states split over processes")
+    sequence_parallel: Positive = Field(
+        1, description="processes that share the tokens of each batch; divides the number of all processes"
+    )
     on_nonfinite: Literal["stop", "skip"] = Field("stop", description="what a loss or gradient that is no number does")
     spike_factor: Annotated[float, Field(gt=1, strict=False)] | None = Field(
         None, description="a loss so many times the median of the last 100 steps goes back to the last checkpoint"

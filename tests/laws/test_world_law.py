@@ -44,13 +44,16 @@ def beside(alone: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["none", "fsdp"])
-def test_world_law_two_processes_have_the_losses_of_one(
-    alone: tuple[Path, dict[int, float]], sharding: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("processes", "together", "sharding"), [(2, 1, "none"), (2, 1, "fsdp"), (2, 2, "none"), (4, 2, "fsdp")]
+)
+def test_world_law_several_processes_have_the_losses_of_one(
+    alone: tuple[Path, dict[int, float]], processes: int, together: int, sharding: str, tmp_path: Path
 ) -> None:
+    """Of which `together` share a batch, or each has a part of it."""
     folder = beside(alone[0], tmp_path)
-    found = launch(train_measured, folder, sharding, 5)
-    assert found[0] == found[1] == losses(folder)
+    found = launch(train_measured, folder, sharding, 5, together, processes=processes)
+    assert found == processes * [losses(folder)]
     assert list(found[0]) == [1, 2, 3, 4, 5]
     np.testing.assert_allclose([*found[0].values()], [*alone[1].values()], rtol=1e-6)
     np.testing.assert_allclose(held_out(folder), held_out(alone[0]), rtol=1e-5)

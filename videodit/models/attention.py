@@ -16,6 +16,8 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from einops import rearrange
 from torch import Tensor, nn
 
+from videodit.models.sequence import Part
+
 Axis = Literal["space", "time", "joint"]
 # how tokens are grouped for self-attention: every group attends within itself
 GROUPS: dict[str, str] = {"space": "(b f) s h e", "time": "(b s) f h e", "joint": "b (f s) h e"}
@@ -34,13 +36,16 @@ class AttnProcessor:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
+        across: Part | None = None,
     ) -> Tensor:
-        b, f, s, _ = hidden_states.shape
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query = attn.norm_q(rearrange(attn.to_q(hidden_states), "b f s (h e) -> b f s h e", h=attn.heads))
         key = attn.norm_k(rearrange(attn.to_k(source), "... (h e) -> ... h e", h=attn.heads))
         value = rearrange(attn.to_v(source), "... (h e) -> ... h e", h=attn.heads)
         group = GROUPS[attn.axis]
+        if across is not None:
+            query, key, value = across.heads(query, key, value)
+        b, f, s = query.shape[:3]
         if encoder_hidden_states is None:
             if rotary is not None:
                 query, key = rotate(query, rotary), rotate(key, rotary)
@@ -53,7 +58,10 @@ class AttnProcessor:
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
-        states = rearrange(states, f"{group} -> b f s (h e)", b=b, f=f, s=s)
+        states = rearrange(states, f"{group} -> b f s h e", b=b, f=f, s=s)
+        if across is not None:
+            states = across.tokens(states, attn.heads)
+        states = rearrange(states, "b f s h e -> b f s (h e)")
         return attn.to_out[0](states.to(hidden_states.dtype))
 
 
@@ -61,7 +69,8 @@ class Attention(nn.Module, AttentionModuleMixin):
     """Self-attention along `axis`, or cross-attention from every token to a text when `cross_attention_dim` is given.
 
     Input b f s d, output b f s d. Text is b m e with a mask b 1 1 m (True = attend), rotary is (cos, sin), each
-    broadcastable to b f s h e/2.
+    broadcastable to b f s h e/2. `across`: the tokens are a part of those that see each other (`models.sequence`); rotary
+    is of all of them.
     """
 
     _default_processor_cls = AttnProcessor
@@ -95,8 +104,9 @@ class Attention(nn.Module, AttentionModuleMixin):
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
+        across: Part | None = None,
     ) -> Tensor:
-        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
+        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary, across)
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

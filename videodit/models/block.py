@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from videodit.models.attention import Attention, Axis
+from videodit.models.sequence import Part
 
 
 class DiTBlock(nn.Module):
@@ -76,6 +77,7 @@ class DiTBlock(nn.Module):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
+        across: Part | None = None,
     ) -> Tensor:
         """b f s d -> b f s d.
 
@@ -84,6 +86,7 @@ class DiTBlock(nn.Module):
                 embedding that the block projects itself.
             encoder_hidden_states: b m e; encoder_attention_mask: b 1 1 m, True = attend.
             rotary: (cos, sin) of the frames' times, used where the axis looks along time.
+            across: where other processes hold some of the tokens that the self-attention looks at, what is held here.
         """
         if self.modulation is not None:
             modulation = self.modulation(silu(modulation.to(self.modulation.weight.dtype)))
@@ -93,7 +96,7 @@ class DiTBlock(nn.Module):
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = table.to(hidden_states.dtype).unbind(dim=-2)  # b f 1 d
         states = self.norm1(hidden_states) * (1 + scale_1) + shift_1
         rotary = None if self.axis == "space" else rotary
-        hidden_states = hidden_states + gate_1 * self.attn1(states, rotary=rotary)
+        hidden_states = hidden_states + gate_1 * self.attn1(states, rotary=rotary, across=across)
         if self.attn2 is not None:
             hidden_states = hidden_states + self.attn2(hidden_states, encoder_hidden_states, encoder_attention_mask)
         states = self.norm2(hidden_states) * (1 + scale_2) + shift_2

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
@@ -36,6 +37,7 @@ from videodit.models.embeddings import (
     temporal_sincos,
     unpatchify,
 )
+from videodit.models.sequence import Spread
 
 # name: (layers, width, heads) after DiT (Peebles & Xie 2022); a layer is one turn of `axes`. `tiny` is for a CPU.
 SIZES = {
@@ -173,6 +175,7 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         self.proj_out = nn.Linear(dim, self.out_channels * patch_size[0] * patch_size[1] * patch_size[2])
         self.gradient_checkpointing = False
         self.checkpoint_every = 1  # of the blocks, with `enable_gradient_checkpointing`
+        self.sequence_group: dist.ProcessGroup | None = None
         self.initialize_weights()
 
     @classmethod
@@ -258,6 +261,15 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
+    def set_sequence_group(self, group: dist.ProcessGroup | None) -> None:
+        """Spreads the tokens of each call over the processes of a group (`models.sequence`); None: over none.
+
+        From here on they call the model together, with equal inputs and equal weights, and each gets the whole output.
+        Gradients are right when averaged over the group, as DDP and FSDP do: a process has its tokens' part, times the
+        number of processes, whose losses are equal.
+        """
+        self.sequence_group = group
+
     @apply_lora_scale("attention_kwargs")
     def forward(
         self,
@@ -290,7 +302,7 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
             `.sample`, or `[0]` with `return_dict=False`: b c' f h w.
 
         Raises:
-            ValueError: shapes that do not fit the model or each other.
+            ValueError: shapes that do not fit the model or each other; a feature cache, with a sequence group.
         """
         _, _, f, h, w = hidden_states.shape
         self._check(hidden_states, timestep, encoder_hidden_states, class_labels, added_cond_kwargs, frame_mask)
@@ -302,17 +314,20 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         seconds = self._seconds(fps, x)
         rotary, positions = self._time_positions(seconds, x)
         text, text_mask = self._text(encoder_hidden_states, encoder_attention_mask, x)
+        spread = Spread(self.sequence_group, *x.shape[1:3])
         for number, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
             if block.axis == "time" and f == 1:
                 continue
+            x = spread.lay(x, block.axis)
             if block.axis != "space" and f > 1 and positions is not None:
-                x, positions = x + positions, None
+                x, positions = x + spread.of_frames(positions), None
+            inputs = (x, spread.of_frames(modulation), text, text_mask, rotary, spread.across(block.axis))
             if torch.is_grad_enabled() and self.gradient_checkpointing and number % self.checkpoint_every == 0:
-                x = self._gradient_checkpointing_func(block, x, modulation, text, text_mask, rotary)
+                x = self._gradient_checkpointing_func(block, *inputs)
             else:
-                x = block(x, modulation, text, text_mask, rotary)
-        shift, scale = rearrange(shift_scale, "b f (k d) -> b f 1 k d", k=2).to(x.dtype).unbind(-2)
-        x = self.proj_out(self.norm_out(x) * (1 + scale) + shift)
+                x = block(*inputs)
+        shift, scale = rearrange(spread.of_frames(shift_scale), "b f (k d) -> b f 1 k d", k=2).to(x.dtype).unbind(-2)
+        x = spread.whole(self.proj_out(self.norm_out(x) * (1 + scale) + shift))
         sample = unpatchify(x, self.patch_size, f, h)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
@@ -336,6 +351,11 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
             raise ValueError(f"frame_mask has shape {tuple(frame_mask.shape)}; it must be ({b}, {f})")
         if self.patch_size[0] > 1 and (timestep.ndim == 2 or frame_mask is not None):
             raise ValueError("times or masks a frame need a patch of one frame (patch_size[0] = 1)")
+        if self.sequence_group is not None and self.is_cache_enabled:
+            raise ValueError(
+                "a feature cache goes by what one process sees, and a sequence group would part ways: disable_cache(), "
+                "or set_sequence_group(None)"
+            )
         for name, given, wanted in (
             ("encoder_hidden_states", text, config.caption_channels),
             ("class_labels", labels, config.num_classes),

@@ -5,6 +5,9 @@ keeps a part of each weight, its gradient and its optimizer state, and gathers a
 average gradients over processes, so a process's loss is the sum over its samples * processes / all samples, and both
 skip what a batch skips (images leave out the `time` blocks) as long as all processes skip the same.
 
+Under either, groups of neighbours may share their batches' tokens (`sequence_group`, `models.sequence`): a group counts
+as one process of the formula above, for its processes' gradients are parts that average to its own.
+
 The rest are collectives, called by all processes together; with one process they change nothing.
 """
 
@@ -13,8 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
+from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from torch import Tensor, nn
@@ -22,6 +28,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+T = TypeVar("T")
 TIMEOUT = timedelta(hours=3)  # one process measures files or samples while the others wait
 
 
@@ -39,6 +46,31 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh_device: str) -> No
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)  # or averages put into its parts would not be seen
+
+
+@cache  # the legs of a run share it
+def sequence_group(size: int, mesh_device: str) -> dist.ProcessGroup | None:
+    """The group of `size` neighbours that this process is in; None where that is itself alone.
+
+    Raises:
+        ValueError: the processes do not divide into groups.
+    """
+    processes = PartialState().num_processes
+    if processes % size:
+        raise ValueError(
+            f"train.sequence_parallel: {size} does not divide the {processes} processes; start a multiple of {size} "
+            f"(accelerate launch --num_processes {size})"
+        )
+    if size == 1:
+        return None
+    return init_device_mesh(mesh_device, (processes // size, size), mesh_dim_names=("batch", "sequence")).get_group(1)
+
+
+def of_first(value: T, group: dist.ProcessGroup) -> T:
+    """What the first process of the group holds, on all of them."""
+    held = [value]
+    dist.broadcast_object_list(held, group=group, group_src=0)
+    return held[0]
 
 
 def total_norm_clip(weights: Iterable[nn.Parameter], max_norm: float) -> Tensor:

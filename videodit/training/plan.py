@@ -165,10 +165,12 @@ def _memory(config: Run, model: VideoDiT, trained: int, rows: list[Row], strides
         "optimizer": trained * moments,
         "averages": trained * averages,
     }
-    share = processes * train.gradient_accumulation_steps
+    share = -(-processes // train.sequence_parallel) * train.gradient_accumulation_steps
     largest = max(rows, key=lambda row: row.tokens * -(-row.batch // share))
     kept = _activation_bytes(model, largest.size, -(-largest.batch // share), strides, train.precision)
-    return {name: 4 * count / split / GB for name, count in floats.items()} | {"activations": kept / GB}
+    return {name: 4 * count / split / GB for name, count in floats.items()} | {
+        "activations": kept / train.sequence_parallel / GB
+    }
 
 
 def _activation_bytes(model: VideoDiT, size: ClipSize, batch: int, strides: Strides, precision: str) -> int:

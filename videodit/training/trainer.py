@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,15 @@ class Trainer:
             ],
         )
         tell_of_bfloat16("train.precision", train.precision, self.accelerator.device)
-        self.process = self.accelerator.process_index, self.accelerator.num_processes
+        rank, processes, together = (
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            train.sequence_parallel,
+        )
+        self.group = parallel.sequence_group(together, self.accelerator.device.type)
+        self.process = rank // together, processes // together  # a group acts as one
         asked = train.sharding == "fsdp" or self.accelerator.distributed_type == DistributedType.FSDP
-        self.sharded = asked and self.process[1] > 1
+        self.sharded = asked and processes > 1
         if train.precision == "fp16" and (self.sharded or train.optimizer == "muon"):
             raise ValueError(
                 "train.precision: fp16 scales gradients for AdamW on one piece; with fsdp or muon take bf16"
@@ -94,6 +100,7 @@ class Trainer:
             build_transformer(config, self.codec.strides, text), text, encoded, self.codec.strides.space
         )
         self.raw_model.to(self.accelerator.device)
+        self.raw_model.transformer.set_sequence_group(self.group)
         choose_weights(self.raw_model, config, self.train_clips)
         if self.sharded:
             parallel.shard(self.raw_model, self.raw_model.transformer.blocks, self.accelerator.device.type)
@@ -150,7 +157,7 @@ class Trainer:
             for later in checkpoint.list_checkpoints(self.folder / "averages"):
                 if checkpoint.describe(later)["step"] > loop.at:  # of steps that will be taken anew
                     shutil.rmtree(later)
-        for step, batch in loop.run(self.batches.loader):
+        for step, batch in loop.run(self.loader):
             values = self.step(step, batch)
             loop.record(step, **values, lr=self.schedules[0].get_last_lr()[0])
             loop.watch(step, next(iter(values.values())), train.spike_factor)
@@ -173,6 +180,13 @@ class Trainer:
         self.accelerator.wait_for_everyone()  # a leg that goes on from it may begin at once
         return final
 
+    def loader(self, steps: Sequence[int]) -> Iterable[list[Batch]]:
+        """The batches of these steps, read ahead; those of a group by its first process, for all of it."""
+        if self.group is None:
+            return self.batches.loader(steps)
+        read = self.batches.loader(steps) if self.group.rank() == 0 else ([] for _ in steps)
+        return (parallel.of_first(pieces, self.group) for pieces in read)
+
     def step(self, step: int, pieces: list[Batch] | None = None) -> dict[str, float]:
         """One optimizer step on this process's share of global batch `step`: the loss of the whole batch."""
         pieces = self.batches[step] if pieces is None else pieces
@@ -185,7 +199,8 @@ class Trainer:
                 errors = torch.where(piece.counts.to(self.accelerator.device) > 0, self.errors(piece), 0.0)
                 self.accelerator.backward(errors.sum() * self.process[1] / piece.total)
             each.append(errors.detach())
-        loss = float(parallel.sum_over_processes(torch.cat(each).double().sum().cpu())) / pieces[0].total
+        total = pieces[0].total * self.config.train.sequence_parallel  # each of a group has the whole group's errors
+        loss = float(parallel.sum_over_processes(torch.cat(each).double().sum().cpu())) / total
         norm = self._clip()
         names = [name for piece in pieces for name in piece.names]
         if self._usable(step, loss, norm, names, torch.cat(each)):
@@ -325,7 +340,11 @@ class Trainer:
         model.eval()
         if not self.sharded and not self.config.train.lora:
             with self.average.applied() if main else nullcontext():
-                yield self._pipeline(model.transformer, model.text.text_encoder) if main else None
+                model.transformer.set_sequence_group(None)  # the main process is on its own
+                try:
+                    yield self._pipeline(model.transformer, model.text.text_encoder) if main else None
+                finally:
+                    model.transformer.set_sequence_group(self.group)
             return
         transformer, text = self._averaged_states()
         if not main:

@@ -1,4 +1,4 @@
-"""What a decode takes in memory, counted beforehand: against what a real one holds; and what is told where it is much."""
+"""What a decode takes in memory, counted beforehand, against what a real one holds; what is told where it is much."""
 
 from __future__ import annotations
 

@@ -69,8 +69,8 @@ class Attention(nn.Module, AttentionModuleMixin):
     """Self-attention along `axis`, or cross-attention from every token to a text when `cross_attention_dim` is given.
 
     Input b f s d, output b f s d. Text is b m e with a mask b 1 1 m (True = attend), rotary is (cos, sin), each
-    broadcastable to b f s h e/2. `across`: the tokens are a part of those that see each other (`models.sequence`); rotary
-    is of all of them.
+    broadcastable to b f s h e/2. `across`: the tokens are a part of those that see each other (`models.sequence`), and
+    rotary is of all of them.
     """
 
     _default_processor_cls = AttnProcessor

@@ -61,7 +61,7 @@ class Part(NamedTuple):
 
     def _exchange(self, x: Tensor) -> Tensor:
         """Sends `x[i]` to process i: p ..., then of who sent it."""
-        return all_to_all_single_autograd(x.contiguous(), None, None, self.group)
+        return all_to_all_single_autograd(x.contiguous(), None, None, self.group)  # type: ignore[arg-type]
 
 
 class Spread:

@@ -318,10 +318,10 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         for number, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
             if block.axis == "time" and f == 1:
                 continue
-            x = spread.lay(x, block.axis)
+            x = spread.lay(x, str(block.axis))
             if block.axis != "space" and f > 1 and positions is not None:
                 x, positions = x + spread.of_frames(positions), None
-            inputs = (x, spread.of_frames(modulation), text, text_mask, rotary, spread.across(block.axis))
+            inputs = (x, spread.of_frames(modulation), text, text_mask, rotary, spread.across(str(block.axis)))
             if torch.is_grad_enabled() and self.gradient_checkpointing and number % self.checkpoint_every == 0:
                 x = self._gradient_checkpointing_func(block, *inputs)
             else:

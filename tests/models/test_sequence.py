@@ -97,7 +97,7 @@ def refused(model: VideoDiT) -> str:
 
 
 def bytes_kept() -> tuple[int, int, str]:
-    """Of activations, for the backward pass of a clip of 8 frames of 8 x 8 places, alone and spread; what is refused."""
+    """Of activations, for the backward pass of 8 frames of 8 x 8 places, alone and spread; and what is refused."""
     model = tiny_dit().train()
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     found = []

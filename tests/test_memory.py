@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload_with_hook
 from diffusers import AutoencoderKL
 from tiny import tiny_wan
 
 from videodit import VideoDiTPipeline, memory
 from videodit.codec import VideoCodec
-from videodit.memory import MARGIN, _Alive, decode_bytes
+from videodit.memory import BESIDES, MARGIN, _Alive, check_decode, decode_bytes
 
 
 def wan() -> VideoCodec:
@@ -30,7 +34,7 @@ def test_counted_bytes_are_those_of_a_real_decode(build: Any, frames: int) -> No
     latents = torch.randn(1, 4, frames, 4, 6)
     with torch.no_grad(), _Alive() as alive:
         codec.decode(latents)
-    assert decode_bytes(codec, tuple(latents.shape)) == pytest.approx(alive.peak, rel=MARGIN - 1)
+    assert decode_bytes(codec, tuple(latents.shape)) == pytest.approx(alive.peak, rel=0.5)
 
 
 @pytest.mark.parametrize("build", [wan, framewise])
@@ -39,6 +43,74 @@ def test_a_streaming_decode_takes_no_more_for_a_longer_clip_and_a_whole_one_does
     short, long = (1, 4, 50, 4, 4), (1, 4, 250, 4, 4)
     assert decode_bytes(codec, short, whole=False) == decode_bytes(codec, long, whole=False)
     assert decode_bytes(codec, long) > 3 * decode_bytes(codec, short)
+
+
+TAKEN = """
+import sys; sys.path[:0] = ["tests"]
+import torch
+from pathlib import Path
+from test_codec import temporal
+from videodit.codec import VideoCodec
+from videodit.memory import decode_bytes
+torch.set_num_threads(1)
+
+def now(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+
+codec, latents = VideoCodec(temporal().eval()), torch.randn(1, 4, 8, 48, 48)
+Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+before = now("VmRSS")
+with torch.no_grad():
+    codec.decode(latents)
+print(now("VmHWM") - before, decode_bytes(codec, latents.shape))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process's peak from a moment on"
+)
+def test_what_a_process_takes_for_a_decode_is_between_the_count_and_its_margin() -> None:
+    root = Path(memory.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", TAKEN], capture_output=True, text=True, cwd=root, check=True)
+    taken, counted = map(int, done.stdout.split())
+    assert 0.95 * counted < taken < MARGIN * counted + BESIDES
+
+
+def test_what_may_not_fit_is_a_warning_and_what_does_is_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    codec, shape = wan(), (1, 4, 3, 64, 64)
+    counted = decode_bytes(codec, shape)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: MARGIN * counted + BESIDES)
+    check_decode(codec, shape)
+    assert not caplog.text
+    monkeypatch.setattr(memory, "free_bytes", lambda device: counted + 1)
+    check_decode(codec, shape)
+    assert "9 frames of 512x512 in float32 takes" in caplog.text
+    monkeypatch.setattr(memory, "free_bytes", lambda device: counted - 1)
+    with pytest.raises(ValueError, match="at the least"):
+        check_decode(codec, shape)
+
+
+def test_the_packaged_model_at_its_own_size_is_no_false_alarm(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1_000_000_000)
+    check_decode(VideoDiTPipeline.shipped().codec, (8, 32, 5, 8, 8))
+    assert not caplog.text
+
+
+@torch.no_grad()
+def test_an_offloaded_vae_is_brought_back_before_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, latents = tiny_wan(), torch.randn(1, 4, 2, 4, 4)
+    plain = VideoCodec(vae).decode(latents)
+    vae, hook = cpu_offload_with_hook(vae, execution_device="cpu")
+    calls: list[Any] = []
+    monkeypatch.setattr(hook.hook, "pre_forward", lambda module, *args, **kwargs: calls.append(module))
+    assert torch.equal(VideoCodec(vae).decode(latents), plain)
+    assert calls == [vae]
 
 
 def test_it_grows_with_the_picture_and_shrinks_with_the_type() -> None:
@@ -56,7 +128,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
     hook = tiny_pipe.transformer.register_forward_pre_hook(lambda *args: calls.append(args))
     monkeypatch.setattr(memory, "free_bytes", lambda device: 100_000)
     try:
-        with pytest.raises(ValueError, match=r"9 frames of 32x32 in float32 takes about .* GB.*smaller height.*tiles"):
+        with pytest.raises(ValueError, match=r"9 frames of 32x32 in float32 takes .* GB.*smaller height.*tiles"):
             tiny_pipe("a red circle", num_inference_steps=1)
         assert not calls
         tiny_pipe("a red circle", num_inference_steps=1, output_type="latent")

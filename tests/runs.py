@@ -101,7 +101,10 @@ class Seen(Trainer):
 
 def train(folder: Path, sharding: str = "none", steps: int = 5, **changes: Any) -> dict[int, float]:
     """Trains the mixed run in this process's part; its losses."""
-    Trainer(mixed(folder, sharding=sharding, steps=steps, **changes)).train()
+    trainer = Trainer(mixed(folder, sharding=sharding, steps=steps, **changes))
+    trainer.train()
+    group = trainer.raw_model.transformer.sequence_group
+    assert (group.size() if group else 1) == changes.get("sequence_parallel", 1)  # after samples were made, too
     return losses(folder)
 
 

@@ -11,6 +11,10 @@ prompt and, where wanted, seed, negative_prompt, num_frames, height, width, fps,
 
 Every clip's settings are written into its metadata and into a .json file beside it. A run that was stopped goes on:
 clips of a set that are there, made with the same settings, are not made again.
+
+Several processes make each clip together, each with a part of its frames and places (`--cache` is for one alone):
+
+  torchrun --nproc-per-node 4 tools/sample_video.py --prompt "..." --num-frames 257 --out long.mp4
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
+
     from videodit.clipset import Request
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -106,16 +112,22 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     args = parse()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    import torch
+    from accelerate import PartialState
+
+    processes = PartialState(cpu=not torch.accelerator.is_available())
     try:
-        for path in sample(args):
-            print(path)
+        for path in sample(args, processes):
+            processes.print(path)
     except (ValueError, OSError) as error:
         print(f"sample_video: {error}", file=sys.stderr)
         return 2
+    finally:
+        processes.destroy_process_group()
     return 0
 
 
-def sample(args: argparse.Namespace) -> Iterator[Path]:
+def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     import torch
 
     from videodit.clipset import Sampling, make_clips, output_paths
@@ -133,6 +145,9 @@ def sample(args: argparse.Namespace) -> Iterator[Path]:
     if args.layerwise_casting:
         pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, args.dtype))
     place(pipe, args.offload)
+    if processes.num_processes > 1:
+        pipe.transformer.set_sequence_group(torch.distributed.group.WORLD)
+        pipe.set_progress_bar_config(disable=not processes.is_main_process)
     return make_clips(
         pipe,
         requests,
@@ -152,6 +167,7 @@ def sample(args: argparse.Namespace) -> Iterator[Path]:
         model=args.model or "shipped",
         batch_size=args.batch_size,
         overwrite=args.overwrite or one,
+        writes=processes.is_main_process,
     )
 
 

@@ -161,7 +161,7 @@ def place(pipe: Any, offload: str) -> None:
     if offload == "model" and not torch.accelerator.is_available():
         raise ValueError("--offload model needs an accelerator (a GPU); there is none here, so all is in memory anyway")
     if offload == "model":
-        pipe.enable_model_cpu_offload()
+        pipe.enable_model_cpu_offload(torch.accelerator.current_device_index())
     elif torch.accelerator.is_available():
         pipe.to(torch.accelerator.current_accelerator())
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from processes import start
-from runs import Seen, losses, mixed, train_until_killed
+from processes import launch, start
+from runs import Seen, losses, mixed, train, train_until_killed
 
 from videodit.training import checkpoint
 from videodit.training.loop import Interrupted
@@ -144,3 +144,21 @@ def test_resume_as_it_is_asked_for(whole: tuple[Path, dict[int, list[str]]], tmp
     trainer.train()
     assert sorted(trainer.seen) == [3, 4, 5]
     assert equal(last(folder), last(whole[0]))
+
+
+@pytest.mark.slow
+def test_resume_law_with_batches_that_two_processes_share(
+    whole: tuple[Path, dict[int, list[str]]], tmp_path: Path
+) -> None:
+    """Four steps in one go, and the last anew from the checkpoint before it: bit for bit."""
+    one, other = (like(whole[0], tmp_path / name) for name in ("one", "other"))
+    launch(train_shared, one)
+    shutil.copytree(one / "checkpoints" / "step_00000003", other / "checkpoints" / "step_00000003")
+    shutil.copy(one / "losses.jsonl", other)
+    launch(train_shared, other)
+    assert equal(last(one), last(other))
+    assert losses(one) == losses(other)
+
+
+def train_shared(folder: Path) -> None:
+    train(folder, steps=4, sequence_parallel=2)

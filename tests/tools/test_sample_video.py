@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from footage import pan
+from processes import launch
 
 from tools import sample_video
 from videodit import VideoDiTPipeline
+from videodit.models.sequence import Part
 from videodit.video.reader import probe, read_clip
 from videodit.video.writer import read_metadata, write_video
 
@@ -212,3 +214,28 @@ def test_the_command_itself_fails_in_one_line_on_a_folder_that_is_no_model(tmp_p
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert str(tmp_path) in done.stderr.strip().splitlines()[-1]
+
+
+def made(*args: str) -> tuple[int, int]:
+    """How the command ends, and how often tokens were sent around."""
+    sent, exchange = [], Part._exchange
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Part, "_exchange", lambda part, x: sent.append(1) or exchange(part, x))
+        return run(patch, *args), len(sent)
+
+
+@pytest.mark.slow
+def test_several_processes_make_one_clip_together(model: str, tmp_path: Path) -> None:
+    """Of which the main one writes: two long clips, as one process makes them."""
+    common = ("--prompt", "a red circle", "two blue stars", "--model", model, "--steps", "2", "--num-frames", "13")
+    size = ("--overlap", "5", "--height", "16", "--width", "48")
+    assert made(*common, *size, "--out", str(tmp_path / "alone.mkv")) == (0, 0)
+    ends = launch(made, *common, *size, "--out", str(tmp_path / "together.mkv"))
+    assert ends == 2 * [
+        (0, 2 * 2 * 2 * 4)
+    ]  # clips, windows, steps; switches between four blocks, and the last to whole
+    for number in range(2):
+        alone, together = (tmp_path / f"{name}_{number:04d}" for name in ("alone", "together"))
+        frames = [read_clip(file.with_suffix(".mkv"), 13, 8.0).astype(int) for file in (alone, together)]
+        assert np.abs(frames[0] - frames[1]).max() <= 1
+        assert alone.with_suffix(".json").read_text() == together.with_suffix(".json").read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -57,6 +57,7 @@ def make_clips(
     model: str,
     batch_size: int = 8,
     overwrite: bool = False,
+    writes: bool = True,
 ) -> Iterator[Path]:
     """Makes a clip a request, each from its own seed, and writes it; gives the paths as clips are there.
 
@@ -66,6 +67,7 @@ def make_clips(
         model: what the settings say it was made by.
         batch_size: clips of one size made together.
         overwrite: make again what is there with other settings, instead of an error.
+        writes: False for all but one of several processes that make each clip together (`set_sequence_group`).
 
     Raises:
         ValueError: an option is out of range, two requests share a file, or, before anything is made, a file is there
@@ -90,13 +92,16 @@ def make_clips(
     settings = [_settings(pipe, request) | made_by for request in requests]
     missing = [not _is_made(*each, overwrite) for each in zip(paths, settings, strict=True)]
     for path, wanted in zip(paths, missing, strict=True):
-        if wanted:
+        if wanted and writes:
             check_writable(path)
     done = 0
     for batch in _batches(settings, missing, batch_size):
         clips = _sample(pipe, [settings[i] for i in batch])
         for index, frames in zip(batch, clips, strict=True):
-            _write(paths[index], frames, settings[index])
+            if writes:
+                _write(paths[index], frames, settings[index])
+            else:
+                deque(frames, maxlen=0)  # they are made as they are asked for
         yield from paths[done : batch[-1] + 1]
         done = batch[-1] + 1
     yield from paths[done:]

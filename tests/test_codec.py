@@ -133,6 +133,26 @@ def test_chunks_joined_are_the_whole_decode_of_the_class(case: tuple[str, VideoC
 
 
 @torch.no_grad()
+def test_windows_join_as_if_decoded_at_once(case: tuple[str, VideoCodec]) -> None:
+    """Where the VAE streams; elsewhere each by itself. What a window shares is as the window before had it."""
+    name, codec = case
+    count, shared = CASES[name][2][-1], CASES[name][2][-2]
+    both, channels = codec.strides.latent_frames(shared), codec.strides.channels
+    first, second = (torch.randn(1, channels, codec.strides.latent_frames(count), 4, 4) for _ in range(2))
+    carry: list[torch.Tensor] = []
+    pieces = [
+        torch.cat([*codec.decode_on(first, 0, carry)], 2),
+        torch.cat([*codec.decode_on(second, shared, carry)], 2),
+    ]
+    assert [piece.shape[2] for piece in pieces] == [count, count - shared]
+    if codec.streams:
+        wanted = codec.decode(torch.cat([first, second[:, :, both:]], dim=2))
+    else:
+        wanted = torch.cat([codec.decode(first), codec.decode(second)[:, :, shared:]], dim=2)
+    torch.testing.assert_close(torch.cat(pieces, dim=2), wanted, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
 def test_normalization_follows_each_convention() -> None:
     raw = torch.randn(1, 4, 1, 2, 2)
     torch.testing.assert_close(VideoCodec(kl()).normalize(raw), (raw - 0.1) * 0.3)

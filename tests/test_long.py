@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from videodit.data.transforms import to_frames
 from videodit.long import Windows, long_clip
 from videodit.pipeline import VideoDiTPipeline
 
@@ -39,6 +40,24 @@ def test_the_first_window_is_the_clip_of_that_seed_and_each_next_goes_on_from_it
     assert seen[0] is None
     np.testing.assert_array_equal(seen[1], whole[4:9])  # two windows of nine, four frames new in each
     np.testing.assert_array_equal(seen[2], whole[8:13])
+
+
+def test_windows_are_decoded_as_one_clip(tiny_pipe: VideoDiTPipeline) -> None:
+    latents: list[torch.Tensor] = []
+    call = VideoDiTPipeline.__call__
+
+    class Spy(VideoDiTPipeline):
+        def __call__(self, *args: object, **options: object) -> object:
+            output = call(self, *args, **options)  # type: ignore[arg-type]
+            latents.append(output.frames)  # type: ignore[union-attr, arg-type]
+            return output
+
+    spy = Spy(**tiny_pipe.components, default_num_frames=9, default_height=32, default_width=32)
+    spy.set_progress_bar_config(disable=True)
+    whole = np.stack(list(long_clip(spy, "a red circle", 17, overlap=5, **OPTIONS)))
+    first, *others = latents
+    decoded = spy.codec.decode(torch.cat([first, *(one[:, :, 2:] for one in others)], dim=2))  # 5 frames are 2 latents
+    np.testing.assert_array_equal(whole, to_frames(decoded)[0])
 
 
 def test_any_length_is_made_and_a_longer_clip_begins_as_a_shorter_one(tiny_pipe: VideoDiTPipeline) -> None:

@@ -164,8 +164,26 @@ class VideoCodec:
         for chunk in self.decode_raw(self.denormalize(latents)):
             yield chunk.float().clamp(-1, 1)
 
-    def decode_raw(self, raw: Tensor) -> Iterator[Tensor]:
-        """Raw latents -> unclamped pixels, piece by piece: the differentiable path that training takes."""
+    def decode_on(self, latents: Tensor, shared: int, carry: list[Any]) -> Iterator[Tensor]:
+        """The frames of a window of a longer clip, piece by piece, but for the first `shared`, which the window before
+        has shown.
+
+        Args:
+            latents: of the whole window. shared: a number of frames that can stand by themselves, or 0.
+            carry: an empty list for the first window, then the same for each: it keeps what a causal decoder holds of
+                the frames before, so that the windows join as if they were decoded at once. A VAE that does not stream
+                decodes each window by itself.
+        """
+        if not self.streams:
+            yield self.decode(latents)[:, :, shared:]
+            return
+        new = latents[:, :, self.strides.latent_frames(shared) if shared else 0 :]
+        for chunk in self.decode_raw(self.denormalize(new), carry):
+            yield chunk.float().clamp(-1, 1)
+
+    def decode_raw(self, raw: Tensor, carry: list[Any] | None = None) -> Iterator[Tensor]:
+        """Raw latents -> unclamped pixels, piece by piece: the differentiable path that training takes; `carry` as in
+        `decode_on`."""
         _onload(self.vae)
         raw = raw.to(self.device, self.dtype)
         vae = self.vae
@@ -178,7 +196,7 @@ class VideoCodec:
             frames = vae.decode(frames, num_frames=raw.shape[2]).sample
             yield rearrange(frames, "(b f) c h w -> b c f h w", b=raw.shape[0])
         elif isinstance(vae, AutoencoderKLWan) and not vae.use_tiling:
-            yield from _wan_chunks(vae, raw)
+            yield from _wan_chunks(vae, raw, [] if carry is None else carry)
         elif isinstance(vae, AutoencoderKLLTXVideo) and vae.config.timestep_conditioning:
             yield vae.decode(raw, torch.zeros(raw.shape[0], device=raw.device, dtype=raw.dtype)).sample
         else:
@@ -234,11 +252,13 @@ def _statistics(vae: Any, channels: int) -> tuple[Tensor, Tensor]:
     return mean, std
 
 
-def _wan_chunks(vae: AutoencoderKLWan, raw: Tensor) -> Iterator[Tensor]:
+def _wan_chunks(vae: AutoencoderKLWan, raw: Tensor, carry: list[Any]) -> Iterator[Tensor]:
     """`AutoencoderKLWan.decode` as a generator, without its clamp: each causal convolution's last frames are carried
-    in `carry`, so a latent frame is decoded once, with exactly what the whole decode gives it."""
-    x = vae.post_quant_conv(raw)
-    carry: list[Any] = [None] * vae._cached_conv_counts["decoder"]
-    for index, latent in enumerate(x.split(1, dim=2)):
-        frames = vae.decoder(latent, feat_cache=carry, feat_idx=[0], first_chunk=index == 0)
+    in `carry` (empty: none came before), so a latent frame is decoded once, with exactly what the whole decode gives
+    it."""
+    for latent in vae.post_quant_conv(raw).split(1, dim=2):
+        first = not carry
+        if first:
+            carry += [None] * vae._cached_conv_counts["decoder"]
+        frames = vae.decoder(latent, feat_cache=carry, feat_idx=[0], first_chunk=first)
         yield unpatchify(frames, vae.config.patch_size) if vae.config.patch_size is not None else frames

@@ -8,6 +8,7 @@ keys (`train.steps=100`) and go through the same checks. The same file serves `t
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -43,8 +44,9 @@ class Data(Section):
     """What to learn from, and at which size.
 
     Each clip goes to one of `buckets`: of those that it fills (long enough, fast enough, not smaller) the one nearest
-    in aspect ratio, then the largest, then the longest. Without buckets there is one, of the size that stands here.
-    That size is also what the VAE is trained on and what the pipeline samples unless told otherwise.
+    in aspect ratio, then the largest, then the longest. Clips of `shapes`, which has any size, are dealt to them in
+    turn; a bucket that stands there twice has twice as many. Without buckets there is one, of the size that stands
+    here. That size is also what the VAE is trained on and what the pipeline samples unless told otherwise.
     """
 
     source: str = Field(
@@ -78,6 +80,17 @@ class Data(Section):
     image_share: Share = Field(0.1, description="share of the clips that an epoch shows as images: their first frame")
     max_bad_share: Share = Field(0.05, description="unreadable files beyond this share of the manifest stop the run")
     memory_gb: Annotated[float, Field(ge=0, strict=False)] = Field(2.0, description="decoded clips kept in memory")
+
+    @model_validator(mode="after")
+    def _buckets_differ(self) -> Data:
+        keys = ("num_frames", "height", "width", "fps")
+        rows = [(*(getattr(b, key) or getattr(self, key) for key in keys), b.batch_size) for b in self.buckets]
+        counts = Counter(row[:4] for row in (set(rows) if self.source == "shapes" else rows))
+        for (num_frames, height, width, fps), times in counts.items():
+            if times > 1:
+                size = f"{num_frames}x{height}x{width} at {fps:g} fps"
+                raise ValueError(f"buckets: {size} stands there {times} times; take one out")
+        return self
 
 
 class VaeStage(Section):

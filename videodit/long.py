@@ -2,19 +2,24 @@
 
 What is in memory is one window, however long the clip: frames are given out as they are made. The frames that two
 windows share are those of the earlier one; the model sees them as given (`given`), so it must have been trained to go
-on from frames (`objective.given_frames: {start: ...}`). What a clip ends with is given to its last window; in a loop
-these are the clip's own first frames (`{inner: ...}`).
+on from frames (`objective.given_frames: {start: ...}`). A causal VAE's decoder goes on too, from what it kept of the
+window before: decoded by itself, a window would begin a little sharper or softer than the one before ended. What a
+clip ends with is given to its last window; in a loop these are the clip's own first frames (`{inner: ...}`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from videodit.data.transforms import to_frames
+from videodit.geometry import ClipSize
+from videodit.given import given_frames
+from videodit.memory import check_decode
 from videodit.pipeline import VideoDiTPipeline
 
 LAST = ("last_image", "last_video")
@@ -102,40 +107,56 @@ def long_clip(
     closing = step if loop else 0
     if ends:
         closing = strides.time if ends[0] == "last_image" else len(options[ends[0]])
-    return _made(pipe, prompt, Windows(num_frames, size, overlap, closing, loop, step), seed, options)
+    sides = {name: options.get(name) or getattr(pipe.default_size, name) for name in ("height", "width")}
+    shown = replace(pipe.default_size, num_frames=size, **sides)
+    check_decode(pipe.codec, (1, *shown.latent(strides, pipe.transformer.patch_size)), whole=False)
+    return _made(pipe, prompt, Windows(num_frames, size, overlap, closing, loop, step), shown, seed, options)
 
 
 def _made(
-    pipe: VideoDiTPipeline, prompt: str, windows: Windows, seed: int, options: dict[str, Any]
+    pipe: VideoDiTPipeline, prompt: str, windows: Windows, shown: ClipSize, seed: int, options: dict[str, Any]
 ) -> Iterator[np.ndarray]:
     end = {name: options.get(name) for name in LAST}
     options = options | dict.fromkeys(LAST)
     overlap, closing = windows.overlap, windows.closing
     body = windows.body if closing else windows.num_frames
+    carry: list[Any] = []  # what the decoder keeps from window to window
     last = first = None  # of the frames given out: those to go on from, and those that a loop comes back to
     made = number = 0
     while made < body:
-        left = body - made + (overlap if number else 0)
-        count = min(windows.size, left) if closing else windows.size
-        frames = _window(pipe, prompt, count, seed, number, options)
-        new = frames[overlap:] if number else frames
+        shared = overlap if number else 0
+        count = min(windows.size, body - made + shared) if closing else windows.size
+        new = _window(pipe, prompt, count, shared, carry, _seed(seed, number), options)
         yield from new[: body - made]
         last = np.concatenate([last, new])[-overlap:] if last is not None else new[-overlap:]
         first = new[:closing] if first is None else first
         made, number = made + len(new), number + 1
         options = options | {"image": None, "video": last}
     if closing:
-        options = options | ({"last_video": first} if windows.loop else end)
-        frames = _window(pipe, prompt, overlap + windows.fresh + closing, seed, number, options)
-        yield from frames[overlap : -closing if windows.loop else None]
+        end = {"last_video": first} if windows.loop else end
+        count = overlap + windows.fresh + closing
+        yield from _window(pipe, prompt, count, overlap, carry, _seed(seed, number), options | end)[:-closing]
+    if closing and not windows.loop:  # as they are given
+        given = given_frames(pipe.codec, 1, replace(shown, num_frames=count), pipe.transformer.patch_size, **end)
+        assert given is not None
+        assert given.closing is not None
+        yield from to_frames(given.closing)[0]
 
 
+@torch.no_grad()
 def _window(
-    pipe: VideoDiTPipeline, prompt: str, count: int, seed: int, number: int, options: dict[str, Any]
+    pipe: VideoDiTPipeline,
+    prompt: str,
+    count: int,
+    shared: int,
+    carry: list[Any],
+    seed: int,
+    options: dict[str, Any],
 ) -> np.ndarray:
-    generator = torch.Generator().manual_seed(_seed(seed, number))
-    found: Any = pipe(prompt, num_frames=count, generator=[generator], output_type="np", **options)
-    return np.rint(found.frames[0] * 255).astype(np.uint8)
+    """`count` frames without the first `shared`, which were shown before."""
+    generator = torch.Generator().manual_seed(seed)
+    made: Any = pipe(prompt, num_frames=count, generator=[generator], output_type="latent", **options)
+    return np.concatenate([to_frames(piece)[0] for piece in pipe.codec.decode_on(made.frames, shared, carry)])
 
 
 def _seed(seed: int, number: int) -> int:

@@ -95,9 +95,6 @@ def test_a_bucket_of_pictures_has_its_own_batch(tmp_path: Path) -> None:
         buckets = [{"num_frames": 17, "batch_size": 8}, {"num_frames": 1, "batch_size": 128}][::order]
         sizes = batch_sizes(Run.model_validate({"output": "x", "data": {"buckets": buckets}}), strides, (1, 2, 2))
         assert sizes == {ClipSize(17, 64, 64, 8.0): 8, ClipSize(1, 64, 64, 8.0): 128}
-    twice = Run.model_validate({"output": "x", "data": {"buckets": [{}, {"num_frames": 17}]}})
-    with pytest.raises(ValueError, match=r"17x64x64 at 8 fps stands there twice"):
-        batch_sizes(twice, strides, (1, 2, 2))
 
 
 def test_adapters_that_images_skip_are_refused(tmp_path: Path) -> None:

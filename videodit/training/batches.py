@@ -67,12 +67,10 @@ def batch_sizes(config: Run, strides: Strides, patch: tuple[int, int, int]) -> d
     """Samples in a global batch of each bucket's size, and of its pictures.
 
     Raises:
-        ValueError: two buckets are the same, or a size does not go with the VAE's strides and the patch.
+        ValueError: a size does not go with the VAE's strides and the patch.
     """
     train, sizes = config.train, sizes_of(config.data)
     wanted = [bucket.batch_size for bucket in config.data.buckets] or [None]
-    if twice := [str(size) for size in set(sizes) if sizes.count(size) > 1]:
-        raise ValueError(f"data.buckets: {twice[0]} stands there twice; take one out")
 
     def fitting(size: ClipSize) -> int | None:
         return max(1, train.batch_tokens // num_tokens(size, strides, patch)) if train.batch_tokens else None

@@ -199,9 +199,12 @@ def test_loading_finds_the_class_and_names_what_is_wrong(tmp_path: Path) -> None
         VideoCodec(AutoencoderKLAllegro.__new__(AutoencoderKLAllegro))
 
 
-def test_fingerprint_changes_with_a_weight_and_with_the_statistics() -> None:
-    plain, other, renormed = tiny_wan(), tiny_wan(), tiny_wan()
+def test_fingerprint_changes_with_what_latents_hang_on() -> None:
+    plain, other, quant, renormed, decodes = (tiny_wan() for _ in range(5))
     with torch.no_grad():
-        next(other.parameters()).view(-1)[0] += 1e-3
+        next(other.encoder.parameters()).view(-1)[0] += 1e-3
+        quant.quant_conv.bias[0] += 1e-3
+        next(decodes.decoder.parameters()).view(-1)[0] += 1e-3
     renormed.register_to_config(latents_mean=[0.0] * 4)
-    assert len({VideoCodec(v).fingerprint() for v in (plain, other, renormed)}) == 3
+    assert len({VideoCodec(v).fingerprint() for v in (plain, other, quant, renormed)}) == 4
+    assert VideoCodec(decodes).fingerprint() == VideoCodec(plain).fingerprint()

@@ -44,6 +44,9 @@ VIDEO = (
 )
 
 
+DECODER = ("decoder.", "post_quant_conv.")  # how the names of weights that encode nothing begin
+
+
 class VideoCodec:
     """A diffusers VAE as a codec of clips. Holds no state between calls.
 
@@ -205,11 +208,13 @@ class VideoCodec:
     # --- identity ----------------------------------------------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """sha256 over class, configuration and weights: the cache key of what this codec encodes."""
+        """sha256 over class, configuration and weights, but the decoder's: the cache key of what this codec encodes."""
         digest = hashlib.sha256(type(self.vae).__name__.encode())
         config = {k: v for k, v in self.vae.config.items() if not k.startswith("_")}
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.vae.state_dict().items()):
+            if name.startswith(DECODER):
+                continue
             digest.update(name.encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()

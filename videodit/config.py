@@ -117,6 +117,9 @@ class Vae(Section):
     """The small causal video VAE and how it is trained (reconstruction L1 + MSE, plus KL)."""
 
     start_from: str | None = Field(None, description="a saved VAE to start from, or 'shipped'")
+    decoder_only: bool = Field(
+        False, description="leave the encoder as it is, so that latents, and models trained on them, stay valid"
+    )
     channels: Positive = Field(32, description="latent channels")
     encoder_dim: Positive = 16
     decoder_dim: Positive = 16
@@ -133,6 +136,12 @@ class Vae(Section):
     precision: Precision = "bf16"
     checkpoint_every: Positive = 500
     log_every: Positive = 25
+
+    @model_validator(mode="after")
+    def _has_an_encoder(self) -> Vae:
+        if self.decoder_only and not self.start_from:
+            raise ValueError("decoder_only trains the decoder of a VAE that is there: name it in start_from")
+        return self
 
 
 class Text(Section):

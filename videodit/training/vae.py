@@ -6,6 +6,9 @@ stages, small detailed crops first, whole clips last. At the end the mean and de
 measured on the training clips and stored in the VAE's own configuration, where every diffusers user looks for them.
 
     loss = |x - y| + (x - y)^2 + kl_weight * KL(q(z|x) || N(0, 1))      means over pixels, latent elements
+
+With `decoder_only` the encoder and the statistics stay as they are, and the decoder learns from the posterior's mode,
+which is what models are trained on: a trained model's clips become sharper, and it need not be trained anew.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from tqdm import tqdm
 
-from videodit.codec import VideoCodec
+from videodit.codec import DECODER, VideoCodec
 from videodit.config import Run, Vae, VaeStage
 from videodit.data.source import Clips, open_data
 from videodit.data.transforms import detailed_crop, to_pixels
@@ -79,8 +82,13 @@ def train_vae(config: Run) -> Path:
     rates = learning_rates(vae_config)
     vae.to(accelerator.device).train()
     codec = VideoCodec(vae)
-    inner = vae.parameters() if vae_config.optimizer == "muon" else []
-    optimizers = build_optimizers(vae.parameters(), inner, rates[0], betas=(0.9, 0.99), weight_decay=1e-4)
+    if vae_config.decoder_only:
+        vae.requires_grad_(False)
+    trained = [w for name, w in vae.named_parameters() if not vae_config.decoder_only or name.startswith(DECODER)]
+    for weight in trained:
+        weight.requires_grad_()
+    inner = trained if vae_config.optimizer == "muon" else []
+    optimizers = build_optimizers(trained, inner, rates[0], betas=(0.9, 0.99), weight_decay=1e-4)
 
     def state() -> dict[str, Any]:
         return {"vae": vae.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
@@ -104,9 +112,10 @@ def train_vae(config: Run) -> Path:
     for step, batch in loop.run(lambda steps: _ahead(_batch(data.train, config, stages[s], s) for s in steps)):
         pixels = batch.to(accelerator.device)
         with accelerator.autocast():
-            terms = _loss(codec, pixels, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+            noise = None if vae_config.decoder_only else torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+            terms = _loss(codec, pixels, noise)
         (terms["l1"] + terms["mse"] + vae_config.kl_weight * terms["kl"]).backward()
-        norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), vae_config.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(trained, vae_config.max_grad_norm)
         if not math.isfinite(norm):
             raise FloatingPointError(f"step {step}: the gradient is not finite; lower the stage's learning_rate")
         for optimizer in optimizers:
@@ -121,7 +130,8 @@ def train_vae(config: Run) -> Path:
     for skip in (*data.skips, *data.train.skips.values()):
         log.warning("left out %s: %s", skip.where, skip.why)
     vae.eval()
-    store_statistics(vae, data.train, config)
+    if not vae_config.decoder_only:
+        store_statistics(vae, data.train, config)
     report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train)
     vae.save_pretrained(folder / "vae")
     (folder / "vae" / "report.json").write_text(json.dumps(report, indent=1))
@@ -166,10 +176,12 @@ def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
             yield batch
 
 
-def _loss(codec: VideoCodec, pixels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+def _loss(codec: VideoCodec, pixels: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    """Without a generator of the posterior's mode."""
     posterior = codec.posterior(pixels)
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
-    raw = posterior.mean + posterior.std * noise
+    raw = posterior.mean
+    if generator is not None:
+        raw = raw + posterior.std * torch.randn(raw.shape, generator=generator).to(pixels.device)
     error = torch.cat(list(codec.decode_raw(raw)), dim=2).float() - pixels
     kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     return {"l1": error.abs().mean(), "mse": error.square().mean(), "kl": kl}

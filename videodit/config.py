@@ -105,6 +105,9 @@ class VaeStage(Section):
     batch_size: Positive = 8
     num_frames: Positive = 5
     crop: Positive | None = 32
+    decoder_only: bool = Field(
+        False, description="leave the encoder as it is, so that latents, and models trained on them, stay valid"
+    )
 
     @model_validator(mode="after")
     def _falls_to_its_end(self) -> VaeStage:
@@ -117,9 +120,6 @@ class Vae(Section):
     """The small causal video VAE and how it is trained (reconstruction L1 + MSE, plus KL)."""
 
     start_from: str | None = Field(None, description="a saved VAE to start from, or 'shipped'")
-    decoder_only: bool = Field(
-        False, description="leave the encoder as it is, so that latents, and models trained on them, stay valid"
-    )
     channels: Positive = Field(32, description="latent channels")
     encoder_dim: Positive = 16
     decoder_dim: Positive = 16
@@ -139,8 +139,8 @@ class Vae(Section):
 
     @model_validator(mode="after")
     def _has_an_encoder(self) -> Vae:
-        if self.decoder_only and not self.start_from:
-            raise ValueError("decoder_only trains the decoder of a VAE that is there: name it in start_from")
+        if self.stages and self.stages[0].decoder_only and not self.start_from:
+            raise ValueError("the first stage is decoder_only: name the VAE whose decoder it is in start_from")
         return self
 
 

@@ -281,8 +281,8 @@ def test_a_decoder_trained_alone_leaves_all_that_is_encoded_as_it_is(tmp_path: P
     torch.manual_seed(0)
     before = VideoCodec(tiny_wan())
     before.vae.save_pretrained(tmp_path / "before")
-    stage = {"steps": 20, "batch_size": 2, "num_frames": 5, "crop": 16}
-    vae = SMALL_VAE | {"start_from": str(tmp_path / "before"), "decoder_only": True, "stages": [stage]}
+    stage = {"steps": 20, "batch_size": 2, "num_frames": 5, "crop": 16, "decoder_only": True}
+    vae = SMALL_VAE | {"start_from": str(tmp_path / "before"), "stages": [stage]}
     config = Run.model_validate({**TINY, "output": str(tmp_path / "run"), "vae": vae})
     after = VideoCodec.from_pretrained(train_vae(config))
     assert after.fingerprint() == VideoCodec.from_pretrained(tmp_path / "before").fingerprint()
@@ -297,7 +297,7 @@ def test_train_vae_learns_stores_statistics_and_resumes(tmp_path: Path) -> None:
     vae = SMALL_VAE | {
         "stages": [
             {"steps": 16, "batch_size": 2, "num_frames": 5, "crop": 16},
-            {"steps": 4, "batch_size": 1, "num_frames": 5, "crop": None, "learning_rate": 1e-4},
+            {"steps": 4, "batch_size": 1, "num_frames": 5, "crop": None, "learning_rate": 1e-4, "decoder_only": True},
         ],
     }
     folders = [tmp_path / "whole", tmp_path / "stopped"]

@@ -7,8 +7,9 @@ measured on the training clips and stored in the VAE's own configuration, where 
 
     loss = |x - y| + (x - y)^2 + kl_weight * KL(q(z|x) || N(0, 1))      means over pixels, latent elements
 
-With `decoder_only` the encoder and the statistics stay as they are, and the decoder learns from the posterior's mode,
-which is what models are trained on: a trained model's clips become sharper, and it need not be trained anew.
+In a stage with `decoder_only` the encoder stays as it is, and the decoder learns from the posterior's mode, which is
+what models are trained on. Where all stages are such, the statistics stay too: a trained model's clips become sharper,
+and it need not be trained anew.
 """
 
 from __future__ import annotations
@@ -82,13 +83,9 @@ def train_vae(config: Run) -> Path:
     rates = learning_rates(vae_config)
     vae.to(accelerator.device).train()
     codec = VideoCodec(vae)
-    if vae_config.decoder_only:
-        vae.requires_grad_(False)
-    trained = [w for name, w in vae.named_parameters() if not vae_config.decoder_only or name.startswith(DECODER)]
-    for weight in trained:
-        weight.requires_grad_()
-    inner = trained if vae_config.optimizer == "muon" else []
-    optimizers = build_optimizers(trained, inner, rates[0], betas=(0.9, 0.99), weight_decay=1e-4)
+    encodes = [weight for name, weight in vae.named_parameters() if not name.startswith(DECODER)]
+    inner = vae.parameters() if vae_config.optimizer == "muon" else []
+    optimizers = build_optimizers(vae.parameters(), inner, rates[0], betas=(0.9, 0.99), weight_decay=1e-4)
 
     def state() -> dict[str, Any]:
         return {"vae": vae.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
@@ -110,12 +107,14 @@ def train_vae(config: Run) -> Path:
     )
     loop.resume(state, load_state)
     for step, batch in loop.run(lambda steps: _ahead(_batch(data.train, config, stages[s], s) for s in steps)):
-        pixels = batch.to(accelerator.device)
+        pixels, alone = batch.to(accelerator.device), stages[step].decoder_only
+        for weight in encodes:
+            weight.requires_grad_(not alone)
+        noise = None if alone else torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         with accelerator.autocast():
-            noise = None if vae_config.decoder_only else torch.Generator().manual_seed(config.seed * 1_000_003 + step)
             terms = _loss(codec, pixels, noise)
         (terms["l1"] + terms["mse"] + vae_config.kl_weight * terms["kl"]).backward()
-        norm = torch.nn.utils.clip_grad_norm_(trained, vae_config.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), vae_config.max_grad_norm)
         if not math.isfinite(norm):
             raise FloatingPointError(f"step {step}: the gradient is not finite; lower the stage's learning_rate")
         for optimizer in optimizers:
@@ -130,7 +129,7 @@ def train_vae(config: Run) -> Path:
     for skip in (*data.skips, *data.train.skips.values()):
         log.warning("left out %s: %s", skip.where, skip.why)
     vae.eval()
-    if not vae_config.decoder_only:
+    if not all(stage.decoder_only for stage in stages):
         store_statistics(vae, data.train, config)
     report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train)
     vae.save_pretrained(folder / "vae")

@@ -153,17 +153,32 @@ def _size(codec: VideoCodec, shape: tuple[int, ...]) -> str:
 
 
 def place(pipe: Any, offload: str) -> None:
-    """Puts a pipeline onto the accelerator, where there is one; with offload "model" each part for as long as it works.
+    """Puts a pipeline onto the accelerator, where there is one.
+
+    Args:
+        offload: "none", or what diffusers keeps in the machine's memory meanwhile: with "model" the parts that do not
+            work, with "sequential" all but the layer that works.
 
     Raises:
         ValueError: offload without an accelerator.
     """
-    if offload == "model" and not torch.accelerator.is_available():
-        raise ValueError("--offload model needs an accelerator (a GPU); there is none here, so all is in memory anyway")
-    if offload == "model":
+    if not torch.accelerator.is_available():
+        if offload != "none":
+            raise ValueError(
+                f"--offload {offload} needs an accelerator (a GPU); there is none here, so all is in memory anyway"
+            )
+    elif offload == "model":
         pipe.enable_model_cpu_offload(torch.accelerator.current_device_index())
-    elif torch.accelerator.is_available():
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(torch.accelerator.current_device_index())
+    else:
         pipe.to(torch.accelerator.current_accelerator())
+
+
+def free_text_encoder(pipe: Any) -> None:
+    """Lets go of a pipeline's text encoder and tokenizer; from then on it takes `prompt_embeds` alone."""
+    pipe.register_modules(text_encoder=None, tokenizer=None)
+    pipe.maybe_free_model_hooks()  # those of `enable_model_cpu_offload` hold on to it
 
 
 def tile(vae: Any) -> None:

@@ -21,6 +21,7 @@ from videodit.clipset import (
     find_clips,
     is_model,
     make_clips,
+    making,
     open_clips,
     output_paths,
     read_requests,
@@ -33,15 +34,15 @@ SMALL = {"num_frames": 5, "height": 16, "width": 16}
 
 @pytest.fixture
 def calls(tiny_pipe: VideoDiTPipeline, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The prompts of each call of the pipeline from here on."""
+    """The prompts of all clips of each call of the pipeline from here on."""
     made: list[list[str]] = []
-    whole = VideoDiTPipeline.__call__
+    sample = making._sample
 
-    def call(self: VideoDiTPipeline, prompt: list[str], **options: object) -> object:
-        made.append(prompt)
-        return whole(self, prompt, **options)
+    def spied(pipe: VideoDiTPipeline, settings: list[dict[str, str]], *rest: object) -> object:
+        made.append([one["prompt"] for one in settings])
+        return sample(pipe, settings, *rest)
 
-    monkeypatch.setattr(VideoDiTPipeline, "__call__", call)
+    monkeypatch.setattr(making, "_sample", spied)
     return made
 
 

@@ -66,7 +66,7 @@ class Windows:
 
 def long_clip(
     pipe: VideoDiTPipeline,
-    prompt: str,
+    prompt: str | None,
     num_frames: int,
     *,
     overlap: int | None = None,
@@ -78,6 +78,7 @@ def long_clip(
     """Frames `uint8 h w 3` of a long clip or a loop, as they are made.
 
     Args:
+        prompt: None where `prompt_embeds` are among the options.
         num_frames: of the whole; any number, but for loops and clips with a given end: these have legal lengths.
         overlap: frames of a window that the next one goes on from: as many as the VAE takes by themselves (4k + 1);
             None: about a third of the window.
@@ -106,7 +107,7 @@ def long_clip(
 
 
 def _made(
-    pipe: VideoDiTPipeline, prompt: str, windows: Windows, seed: int, options: dict[str, Any]
+    pipe: VideoDiTPipeline, prompt: str | None, windows: Windows, seed: int, options: dict[str, Any]
 ) -> Iterator[np.ndarray]:
     end = {name: options.get(name) for name in LAST}
     options = options | dict.fromkeys(LAST)
@@ -131,7 +132,7 @@ def _made(
 
 
 def _window(
-    pipe: VideoDiTPipeline, prompt: str, count: int, seed: int, number: int, options: dict[str, Any]
+    pipe: VideoDiTPipeline, prompt: str | None, count: int, seed: int, number: int, options: dict[str, Any]
 ) -> np.ndarray:
     generator = torch.Generator().manual_seed(_seed(seed, number))
     found: Any = pipe(prompt, num_frames=count, generator=[generator], output_type="np", **options)

@@ -174,6 +174,18 @@ def test_clips_of_one_size_are_made_together_and_every_one_at_its_own(
     assert json.loads((tmp_path / "2.json").read_text())["num_frames"] == 1
 
 
+def test_a_clip_of_every_kind_is_the_same_alone_as_in_a_set(tiny_pipe: VideoDiTPipeline, tmp_path: Path) -> None:
+    image = str(write_video(tmp_path / "image.png", pan(3, 1)[:, :32, :32], 8))
+    kinds = ({}, {"num_frames": 13, "overlap": 1}, {"loop": True, "overlap": 1}, {"image": image}, {"image": image}, {})
+    requests = [Request(("a red circle", "two blue stars")[i % 2], i, **kind) for i, kind in enumerate(kinds)]
+    found = make(tiny_pipe, requests, tmp_path / "set", sampling=Sampling(2))
+    for request, path in zip(requests, found, strict=True):
+        (alone,) = make(tiny_pipe, [request], tmp_path / f"{request.seed}", sampling=Sampling(2))
+        count = request.num_frames or 9
+        apart = read_clip(path, count, 8).astype(int) - read_clip(alone, count, 8)
+        assert np.abs(apart).max() <= 1
+
+
 def test_two_clips_never_share_a_file(tiny_pipe: VideoDiTPipeline, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x\.mkv: several clips"):
         list(make_clips(tiny_pipe, three()[:2], [tmp_path / "x.mkv"] * 2, model="tiny"))

@@ -21,6 +21,7 @@ from videodit.clipset import (
     find_clips,
     is_model,
     make_clips,
+    making,
     open_clips,
     output_paths,
     read_requests,
@@ -33,15 +34,15 @@ SMALL = {"num_frames": 5, "height": 16, "width": 16}
 
 @pytest.fixture
 def calls(tiny_pipe: VideoDiTPipeline, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The prompts of each call of the pipeline from here on."""
+    """The prompts of all clips of each call of the pipeline from here on."""
     made: list[list[str]] = []
-    whole = VideoDiTPipeline.__call__
+    sample = making._sample
 
-    def call(self: VideoDiTPipeline, prompt: list[str], **options: object) -> object:
-        made.append(prompt)
-        return whole(self, prompt, **options)
+    def spied(pipe: VideoDiTPipeline, settings: list[dict[str, str]], *rest: object) -> object:
+        made.append([one["prompt"] for one in settings])
+        return sample(pipe, settings, *rest)
 
-    monkeypatch.setattr(VideoDiTPipeline, "__call__", call)
+    monkeypatch.setattr(making, "_sample", spied)
     return made
 
 
@@ -171,6 +172,18 @@ def test_clips_of_one_size_are_made_together_and_every_one_at_its_own(
     assert list(map(len, calls)) == [2, 1, 1]
     assert [read_clip(path, 1, 8).shape[2] for path in found] == [16, 16, 16, 32]
     assert json.loads((tmp_path / "2.json").read_text())["num_frames"] == 1
+
+
+def test_a_clip_of_every_kind_is_the_same_alone_as_in_a_set(tiny_pipe: VideoDiTPipeline, tmp_path: Path) -> None:
+    image = str(write_video(tmp_path / "image.png", pan(3, 1)[:, :32, :32], 8))
+    kinds = ({}, {"num_frames": 13, "overlap": 1}, {"loop": True, "overlap": 1}, {"image": image}, {"image": image}, {})
+    requests = [Request(("a red circle", "two blue stars")[i % 2], i, **kind) for i, kind in enumerate(kinds)]
+    found = make(tiny_pipe, requests, tmp_path / "set", sampling=Sampling(2))
+    for request, path in zip(requests, found, strict=True):
+        (alone,) = make(tiny_pipe, [request], tmp_path / f"{request.seed}", sampling=Sampling(2))
+        count = request.num_frames or 9
+        apart = read_clip(path, count, 8).astype(int) - read_clip(alone, count, 8)
+        assert np.abs(apart).max() <= 1
 
 
 def test_two_clips_never_share_a_file(tiny_pipe: VideoDiTPipeline, tmp_path: Path) -> None:

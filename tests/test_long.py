@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from videodit.caching import set_cache
 from videodit.data.transforms import to_frames
 from videodit.long import Windows, long_clip
 from videodit.pipeline import VideoDiTPipeline
@@ -65,6 +66,22 @@ def test_any_length_is_made_and_a_longer_clip_begins_as_a_shorter_one(tiny_pipe:
     assert (len(long), len(short)) == (15, 11)
     np.testing.assert_array_equal(long[:11], short)
     assert not np.array_equal(made(tiny_pipe, 11, seed=1), short)
+
+
+@pytest.mark.parametrize("cache", [None, "taylorseer=2", "first-block=1.5"])
+@pytest.mark.parametrize("options", [{}, {"loop": True, "overlap": 1}])
+def test_nothing_of_a_long_clip_stays_for_the_next(
+    tiny_pipe: VideoDiTPipeline, cache: str | None, options: dict[str, int]
+) -> None:
+    options = {"num_inference_steps": 3, "guidance_scale": 2.0, **options}
+    set_cache(tiny_pipe, cache)
+    try:
+        first = made(tiny_pipe, 17, **options)
+        assert not np.array_equal(made(tiny_pipe, 17, seed=1, **options), first)
+        made(tiny_pipe, 13)
+        np.testing.assert_array_equal(made(tiny_pipe, 17, **options), first)
+    finally:
+        set_cache(tiny_pipe, None)
 
 
 def test_memory_is_that_of_a_window(tiny_pipe: VideoDiTPipeline) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate import cpu_offload_with_hook
+from accelerate import cpu_offload, cpu_offload_with_hook
 from diffusers import AutoencoderKL
 from tiny import tiny_wan
 
@@ -113,6 +115,24 @@ def test_an_offloaded_vae_is_brought_back_before_it_works(monkeypatch: pytest.Mo
     assert calls == [vae]
 
 
+def test_a_vae_offloaded_layer_by_layer_works_where_its_hooks_say() -> None:
+    vae = cpu_offload(tiny_wan(), torch.device("cpu:0"))
+    assert {weight.device.type for weight in vae.parameters()} == {"meta"}
+    assert VideoCodec(vae).device == torch.device("cpu:0")
+
+
+def test_without_its_text_encoder_a_pipeline_holds_on_to_none_of_it(
+    tiny_pipe: VideoDiTPipeline, tmp_path: Path
+) -> None:
+    tiny_pipe.save_pretrained(tmp_path)
+    pipe = VideoDiTPipeline.from_pretrained(tmp_path)
+    pipe.enable_model_cpu_offload(device="cpu:0")
+    encoder = weakref.ref(pipe.text_encoder)
+    memory.free_text_encoder(pipe)
+    gc.collect()
+    assert encoder() is None
+
+
 def test_it_grows_with_the_picture_and_shrinks_with_the_type() -> None:
     codec = wan()
     small, large = (decode_bytes(codec, (1, 4, 3, side, side)) for side in (4, 8))
@@ -141,7 +161,8 @@ def test_offload_without_an_accelerator_and_tiles_that_a_vae_has_not_are_told(
     tiny_pipe: VideoDiTPipeline,
 ) -> None:
     if not torch.accelerator.is_available():
-        with pytest.raises(ValueError, match="needs an accelerator"):
-            memory.place(tiny_pipe, "model")
+        for offload in ("model", "sequential"):
+            with pytest.raises(ValueError, match=f"--offload {offload} needs an accelerator"):
+                memory.place(tiny_pipe, offload)
     with pytest.raises(ValueError, match="Linear has no tiles"):
         memory.tile(torch.nn.Linear(1, 1))

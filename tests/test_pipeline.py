@@ -129,34 +129,6 @@ def test_the_model_sees_given_frames_clean_at_each_step_as_at_time_0(tiny_pipe: 
         torch.testing.assert_close(seen[0][:, :1], clean)
 
 
-def test_batch_law_with_an_image_each(tiny_pipe: VideoDiTPipeline) -> None:
-    prompts, images = ["a red circle", "two blue stars"], [footage(1, 1), footage(1, 2)]
-    together = clip(tiny_pipe, prompts, [5, 6], image=images)
-    for i in range(2):
-        alone = clip(tiny_pipe, prompts[i], 5 + i, image=images[i])
-        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"image": footage(1)},
-        {"video": footage(5)},
-        {"video": footage(9), "strength": 0.7},
-        {"last_image": footage(1)},
-        {"image": footage(1), "last_video": footage(4, 1), "num_frames": 13, "image_guidance_scale": 2.0},
-        {"guidance_interval": (0.0, 0.5)},
-        {"guidance_scale": [3.0, 1.0, 2.0], "guidance_rescale": 0.7},
-    ],
-)
-def test_nothing_of_a_call_stays_for_the_next(tiny_pipe: VideoDiTPipeline, option: dict[str, Any]) -> None:
-    first = clip(tiny_pipe)
-    special = clip(tiny_pipe, **option)
-    assert special.shape != first.shape or not torch.equal(special, first)
-    assert torch.equal(clip(tiny_pipe), first)
-    assert torch.equal(clip(tiny_pipe, **option), special)
-
-
 def test_frames_may_come_in_any_usual_form() -> None:
     frame = footage(1)[0]
     tensor = torch.from_numpy(frame).permute(2, 0, 1) / 255

@@ -12,6 +12,11 @@ prompt and, where wanted, seed, negative_prompt, num_frames, height, width, fps,
 Every clip's settings are written into its metadata and into a .json file beside it. A run that was stopped goes on:
 clips of a set that are there, made with the same settings, are not made again.
 
+All prompts are encoded first, and the text encoder is let go of. Its states can be made elsewhere, or once for all:
+
+  tools/sample_video.py --prompts-file prompts.txt --model MODEL --encode-text states.safetensors
+  tools/sample_video.py --prompts-file prompts.txt --model MODEL --text-states states.safetensors --out clips/
+
 Several processes make each clip together, each with a part of its frames and places (`--cache` is for one alone):
 
   torchrun --nproc-per-node 4 tools/sample_video.py --prompt "..." --num-frames 257 --out long.mp4
@@ -69,6 +74,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--scheduler", help="a diffusers scheduler, as UniPCMultistepScheduler (default: the model's own)"
     )
+    states = parser.add_mutually_exclusive_group()
+    states.add_argument(
+        "--encode-text",
+        type=Path,
+        metavar="FILE.safetensors",
+        help="write the states of all prompts, negative ones too, and make no clip",
+    )
+    states.add_argument(
+        "--text-states",
+        type=Path,
+        metavar="FILE.safetensors",
+        help="take the prompts' states from there, and load no text encoder",
+    )
     cheap = parser.add_argument_group("speed and memory (docs/sampling.md has measurements)")
     cheap.add_argument(
         "--cache",
@@ -77,12 +95,15 @@ def parse() -> argparse.Namespace:
     )
     cheap.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default float32)")
     cheap.add_argument("--layerwise-casting", action="store_true", help="keep the model's weights in float8_e4m3fn")
+    cheap.add_argument(
+        "--quantize", choices=("int8",), help="keep the model's weights in 8-bit integers; needs videodit[quantize]"
+    )
     cheap.add_argument("--vae-tiling", action="store_true", help="encode and decode large pictures in tiles")
     cheap.add_argument(
         "--offload",
-        choices=("none", "model"),
+        choices=("none", "model", "sequential"),
         default="none",
-        help="model: keep on the accelerator only the part that works: text encoder, model or VAE",
+        help="keep on the accelerator only the part that works (model), or only the layer (sequential: least, slowest)",
     )
     start = parser.add_argument_group("given frames (a model must have been trained for them: objective.given_frames)")
     start.add_argument("--image", "--first-image", help="a file: the clip's first frame")
@@ -104,6 +125,9 @@ def parse() -> argparse.Namespace:
     start.add_argument("--window", type=int, help="frames of such a window (default: the model's own number)")
     start.add_argument("--strength", type=float, help="how much of --video is made anew, above 0 to 1 (all)")
     parser.add_argument("--batch-size", type=int, default=8, help="clips made together (default 8)")
+    parser.add_argument(
+        "--preview", type=int, metavar="STEPS", help="every so many steps show the clip so far in OUT.preview.png"
+    )
     parser.add_argument("--out", type=Path, help="a file, or a folder (default: sample.mp4, or samples/ for several)")
     parser.add_argument("--overwrite", action="store_true", help="make clips of a set anew that other settings made")
     return parser.parse_args()
@@ -130,20 +154,40 @@ def main() -> int:
 def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     import torch
 
-    from videodit.clipset import Sampling, make_clips, output_paths
-    from videodit.memory import place, tile
+    from videodit.clipset import (
+        Sampling,
+        make_clips,
+        output_paths,
+        prompts_of,
+        read_texts,
+        weights_digest,
+        write_texts,
+    )
+    from videodit.memory import place, quantization, tile
     from videodit.pipeline import VideoDiTPipeline, named_folder
+    from videodit.text import TextEncoder
 
-    requests = requested(args)
+    requests, folder, dtype = requested(args), named_folder(args.model or "shipped"), getattr(torch, args.dtype)
+    if args.encode_text:
+        return iter(
+            [write_texts(args.encode_text, TextEncoder.from_pretrained(folder, dtype=dtype), prompts_of(requests))]
+        )
+    if args.quantize and args.layerwise_casting:
+        raise ValueError("--quantize and --layerwise-casting both say how the weights are kept: give one")
     one = len(requests) == 1
     paths = output_paths(args.out or Path("sample.mp4" if one else "samples"), len(requests))
-    pipe: Any = VideoDiTPipeline.from_pretrained(
-        named_folder(args.model or "shipped"), dtype=getattr(torch, args.dtype)
-    )
+    options: dict[str, Any] = {"text_encoder": None, "tokenizer": None} if args.text_states else {}
+    if args.quantize:
+        options["quantization_config"] = quantization(args.quantize)
+    pipe: Any = VideoDiTPipeline.from_pretrained(folder, dtype=dtype, **options)
+    texts, encoder = None, None
+    if args.text_states:
+        texts, encoder = read_texts(args.text_states, prompts_of(requests), pipe.transformer.config.caption_channels)
     if args.vae_tiling:
         tile(pipe.vae)
     if args.layerwise_casting:
         pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, args.dtype))
+    digest = weights_digest(pipe.transformer)
     place(pipe, args.offload)
     if processes.num_processes > 1:
         pipe.transformer.set_sequence_group(torch.distributed.group.WORLD)
@@ -162,10 +206,16 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
             cache=args.cache,
             dtype=args.dtype if args.dtype != "float32" else None,
             layerwise_casting=args.layerwise_casting or None,
+            quantize=args.quantize,
             vae_tiling=args.vae_tiling or None,
+            text_states=encoder,
         ),
         model=args.model or "shipped",
+        model_digest=digest,
+        texts=texts,
+        keeps_text_encoder=False,
         batch_size=args.batch_size,
+        preview=args.preview,
         overwrite=args.overwrite or one,
         writes=processes.is_main_process,
     )

@@ -107,7 +107,10 @@ class VideoCodec:
 
     @property
     def device(self) -> torch.device:
-        return next(self.vae.parameters()).device
+        """Where it works: of its weights or, where these come and go (offloading), of the hooks that bring them."""
+        hooks = (getattr(module, "_hf_hook", None) for module in self.vae.modules())
+        devices = (getattr(hook, "execution_device", None) for hook in hooks)
+        return torch.device(next((d for d in devices if d is not None), next(self.vae.parameters()).device))
 
     @property
     def streams(self) -> bool:

@@ -6,6 +6,7 @@ over as they are.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -87,10 +88,17 @@ def _cast(model: Any, dtype: torch.dtype) -> Any:
 
 
 def save_whole(model: VideoDiT | VideoDiTPipeline | DiffusionPipeline, folder: Path, notes: dict[str, str]) -> None:
-    """Saves a model, and each note under its file's name, into a new folder: whole, or not at all."""
+    """Saves a model, and each note under its file's name, into a new folder: whole, or not at all.
+
+    Where its parts were loaded from (`_name_or_path`) is of this machine, and stays out of the configurations.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         model.save_pretrained(Path(scratch) / "model")
+        for file in (Path(scratch) / "model").rglob("*.json"):
+            config = json.loads(file.read_text(encoding="utf-8"))
+            if config.pop("_name_or_path", None) is not None:
+                file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         for name, text in notes.items():
             (Path(scratch) / "model" / name).write_text(text)
         (Path(scratch) / "model").rename(folder)

@@ -71,7 +71,7 @@ class Windows:
 
 def long_clip(
     pipe: VideoDiTPipeline,
-    prompt: str,
+    prompt: str | None,
     num_frames: int,
     *,
     overlap: int | None = None,
@@ -83,6 +83,7 @@ def long_clip(
     """Frames `uint8 h w 3` of a long clip or a loop, as they are made.
 
     Args:
+        prompt: None where `prompt_embeds` are among the options.
         num_frames: of the whole; any number, but for loops and clips with a given end: these have legal lengths.
         overlap: frames of a window that the next one goes on from: as many as the VAE takes by themselves (4k + 1);
             None: about a third of the window.
@@ -114,7 +115,7 @@ def long_clip(
 
 
 def _made(
-    pipe: VideoDiTPipeline, prompt: str, windows: Windows, shown: ClipSize, seed: int, options: dict[str, Any]
+    pipe: VideoDiTPipeline, prompt: str | None, windows: Windows, shown: ClipSize, seed: int, options: dict[str, Any]
 ) -> Iterator[np.ndarray]:
     end = {name: options.get(name) for name in LAST}
     options = options | dict.fromkeys(LAST)
@@ -146,7 +147,7 @@ def _made(
 @torch.no_grad()
 def _window(
     pipe: VideoDiTPipeline,
-    prompt: str,
+    prompt: str | None,
     count: int,
     shared: int,
     carry: list[Any],

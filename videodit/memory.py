@@ -15,7 +15,8 @@ from typing import Any
 
 import psutil
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, PipelineQuantizationConfig, TorchAoConfig
+from diffusers.utils import is_torchao_available
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -153,17 +154,47 @@ def _size(codec: VideoCodec, shape: tuple[int, ...]) -> str:
 
 
 def place(pipe: Any, offload: str) -> None:
-    """Puts a pipeline onto the accelerator, where there is one; with offload "model" each part for as long as it works.
+    """Puts a pipeline onto the accelerator, where there is one.
+
+    Args:
+        offload: "none", or what diffusers keeps in the machine's memory meanwhile: with "model" the parts that do not
+            work, with "sequential" all but the layer that works.
 
     Raises:
         ValueError: offload without an accelerator.
     """
-    if offload == "model" and not torch.accelerator.is_available():
-        raise ValueError("--offload model needs an accelerator (a GPU); there is none here, so all is in memory anyway")
-    if offload == "model":
+    if not torch.accelerator.is_available():
+        if offload != "none":
+            raise ValueError(
+                f"--offload {offload} needs an accelerator (a GPU); there is none here, so all is in memory anyway"
+            )
+    elif offload == "model":
         pipe.enable_model_cpu_offload(torch.accelerator.current_device_index())
-    elif torch.accelerator.is_available():
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(torch.accelerator.current_device_index())
+    else:
         pipe.to(torch.accelerator.current_accelerator())
+
+
+def quantization(name: str) -> PipelineQuantizationConfig:
+    """What `from_pretrained` takes as `quantization_config`: the transformer's weights in 8 bits ("int8"), by torchao.
+
+    Raises:
+        ValueError: another name, or torchao is not here.
+    """
+    if name != "int8":
+        raise ValueError(f"--quantize {name}: int8 is offered")
+    if not is_torchao_available():
+        raise ValueError("--quantize int8 needs torchao: pip install 'videodit[quantize]'")
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return PipelineQuantizationConfig(quant_mapping={"transformer": TorchAoConfig(Int8WeightOnlyConfig())})
+
+
+def free_text_encoder(pipe: Any) -> None:
+    """Lets go of a pipeline's text encoder and tokenizer; from then on it takes `prompt_embeds` alone."""
+    pipe.register_modules(text_encoder=None, tokenizer=None)
+    pipe.maybe_free_model_hooks()  # those of `enable_model_cpu_offload` hold on to it
 
 
 def tile(vae: Any) -> None:

@@ -29,13 +29,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from videodit.caching import check_cache, forget, predict, rows_of
 from videodit.codec import VideoCodec
+from videodit.conditions import (
+    by_name,
+    check_class,
+    class_conditions,
+    of_call,
+    replaced,
+    size_conditions,
+)
 from videodit.diffusion.guidance import classifier_free_guidance, scales_of_steps, two_scale_guidance
-from videodit.diffusion.schedulers import shift_of_size
+from videodit.diffusion.schedulers import clean_estimate, shift_of_size
 from videodit.geometry import ClipSize
 from videodit.given import Given, given_frames, noised_video
 from videodit.memory import check_decode
 from videodit.models.transformer import VideoDiT
-from videodit.text import TextEncoder, TextStates
+from videodit.text import TextEncoder
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +67,7 @@ class VideoDiTPipeline(DiffusionPipeline):
     Args:
         vae: one of the VAEs that `VideoCodec` knows.
         text_encoder, tokenizer: any transformers text encoder and its fast tokenizer; None for a model that is told a
-            class.
+            class, or given `prompt_embeds` that were made before.
         transformer: the model.
         scheduler: any diffusers scheduler that fits the model's training (flow: `FlowMatchEulerDiscreteScheduler`,
             and UniPC or DPM++ with flow sigmas; epsilon and v: DDIM, DDPM, DPM++, UniPC).
@@ -128,8 +136,13 @@ class VideoDiTPipeline(DiffusionPipeline):
     @property
     def text(self) -> TextEncoder:
         """Text encoder and tokenizer as one. ValueError where there are none."""
-        if self.text_encoder is None or self.tokenizer is None:
+        if self.transformer.config.num_classes is not None:
             raise ValueError("this model reads no text, it is told a class: give class_labels, not a prompt")
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError(
+                "no text encoder is loaded: give prompt_embeds, negative_prompt_embeds and their masks, as "
+                "encode_prompt makes them where there is one"
+            )
         return TextEncoder(self.text_encoder, self.tokenizer)
 
     @property
@@ -145,6 +158,34 @@ class VideoDiTPipeline(DiffusionPipeline):
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of the prompt that the tokenizer does not know, so that the model cannot show them."""
         return self.text.unknown_words(prompt)
+
+    @torch.no_grad()
+    def encode_prompt(
+        self,
+        prompt: str | list[str],
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: str | list[str] | None = None,
+        device: torch.device | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Prompts in the form in which a call takes them too, with diffusers' names and in PixArt's order.
+
+        Args:
+            prompt: one or several. negative_prompt: as in a call.
+            do_classifier_free_guidance: whether the negative prompt is encoded too.
+            device: where the tensors are put; None: where the pipeline works.
+
+        Returns:
+            prompt_embeds (b m e), prompt_attention_mask (b m, bool), and the same of the negative prompt, or None.
+
+        Raises:
+            ValueError: there is no text encoder, or the numbers of prompts differ.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        width, guided = self.text.width, do_classifier_free_guidance
+        text = of_call(lambda: self.text, width, prompts, negative_prompt, guided=guided)
+        rows = {name: t.to(device or self._execution_device) for name, t in by_name(text, len(prompts)).items()}
+        told = rows["prompt_embeds"], rows["prompt_attention_mask"]
+        return *told, rows.get("negative_prompt_embeds"), rows.get("negative_prompt_attention_mask")
 
     @torch.no_grad()
     def __call__(
@@ -168,15 +209,20 @@ class VideoDiTPipeline(DiffusionPipeline):
         strength: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
         output_type: str = "pt",
         return_dict: bool = True,
         use_text_mask: bool = True,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> VideoDiTPipelineOutput | tuple[Any]:
         """Makes one clip a prompt, or one a class.
 
         Args:
-            prompt: one or several; never empty. None for a model that is told a class.
+            prompt: one or several; never empty. None for a model that is told a class, and with `prompt_embeds`.
             negative_prompt: what to stay away from, one for all or one each; None: the empty prompt, with which the
                 model was trained for guidance.
             class_labels: for a model that is told a class, in place of prompts: integers below its `num_classes`.
@@ -196,20 +242,24 @@ class VideoDiTPipeline(DiffusionPipeline):
             strength: in (0, 1]: how much noise the video gets before it is made anew; 1 leaves nothing of it.
             generator: a list (one a prompt) makes each clip independent of its neighbours; a single one serves all.
             latents: the starting noise, b c f h w, unit variance, instead of a drawn one.
+            prompt_embeds, prompt_attention_mask: b m e and b m, in place of prompts, as `encode_prompt` gives them.
+            negative_prompt_embeds, negative_prompt_attention_mask: in place of negative prompts: one for all, or one
+                each.
             output_type: "pt", "np", "pil" or "latent".
             use_text_mask: False lets the model attend to padding, as diffusers' `LattePipeline` does, for its numbers:
                 clips then depend on the other prompts.
-            callback_on_step_end: called as in diffusers with (pipe, step, timestep, {"latents": ...}); may return
-                {"latents": ...} in their place.
+            callback_on_step_end: called as in diffusers with (pipe, step, timestep, tensors); those of latents, embeds
+                and masks that it returns take the place of the old ones.
+            callback_on_step_end_tensor_inputs: names of the tensors: "latents", "pred_original_sample" (the clean
+                latents that the step's prediction implies), and embeds and masks by their names above.
 
         Raises:
-            ValueError: an empty prompt, an illegal size (names the nearest legal ones), lists of unequal length, given
-                frames that are too many or cannot be given, options out of range; or a decode for which there is not
-                memory enough, before anything is made (`memory.check_decode`).
+            ValueError: an empty prompt, embeds that do not fit, an illegal size (names the nearest legal ones), lists
+                of unequal length, given frames that are too many or cannot be given, options out of range; or a decode
+                for which there is not memory enough, before anything is made (`memory.check_decode`).
         """
         prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-        negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
-        count = len(prompts) if class_labels is None else len(class_labels)
+        count = len(next(one for one in (class_labels, prompt_embeds, prompts) if one is not None))
         default = self.default_size
         size = ClipSize(
             num_frames if num_frames is not None else default.num_frames,
@@ -219,7 +269,11 @@ class VideoDiTPipeline(DiffusionPipeline):
         )
         codec = self.codec
         shape = (count, *size.latent(codec.strides, self.transformer.patch_size))
-        self._check(prompts, negatives, class_labels, generator, latents, shape, num_inference_steps, output_type)
+        embeds = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
+        check_class(
+            self.transformer.config.num_classes, class_labels, bool(prompts) or any(e is not None for e in embeds)
+        )
+        self._check(generator, latents, shape, num_inference_steps, output_type)
         check_cache(self.transformer, shape[2])
         if output_type != "latent":
             check_decode(codec, shape)
@@ -231,9 +285,16 @@ class VideoDiTPipeline(DiffusionPipeline):
             log.warning("far from what the model was trained at, so the clip may fall apart: %s", far)
         guided = any(scale != 1 for scale in scales + image_scales)
         if class_labels is None:
-            conditions = self._text_conditions(prompts, negatives, guided, use_text_mask)
+            width, masked = self.transformer.config.caption_channels, use_text_mask
+            text = of_call(lambda: self.text, width, prompts, negative_prompt, embeds, guided=guided, masked=masked)
+            conditions = {name: rows.to(self._execution_device) for name, rows in text.items()}
         else:
-            conditions = self._class_conditions(class_labels, guided)
+            none = self.transformer.config.num_classes
+            conditions = class_conditions(class_labels, none, guided, self._execution_device)
+        watched = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
+        known = ("latents", "pred_original_sample", *by_name(conditions, count))
+        if unknown := [name for name in watched if name not in known]:
+            raise ValueError(f"callback_on_step_end_tensor_inputs: {unknown[0]!r} is none of {', '.join(known)}")
         if self.transformer.config.use_additional_conditions:
             rows = (1 + guided) * count
             conditions["added_cond_kwargs"] = size_conditions(size.height, size.width, rows, self._execution_device)
@@ -275,10 +336,16 @@ class VideoDiTPipeline(DiffusionPipeline):
                 self._current_timestep = t
                 where = {"step_index": index, "num_inference_steps": len(timesteps), "sigma": float(t) / times_in_all}
                 prediction = self._predict(latents, t, conditions, three, latent_fps, given, noise, where)
+                clean = latents
+                if "pred_original_sample" in watched:
+                    clean = clean_estimate(self.scheduler, prediction, latents, t)
                 latents = self.scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
-                latents = given.put_into(latents) if given else latents
+                clean, latents = (given.put_into(one) if given else one for one in (clean, latents))
                 if callback_on_step_end is not None:
-                    latents = callback_on_step_end(self, index, t, {"latents": latents}).get("latents", latents)
+                    tensors = {"latents": latents, "pred_original_sample": clean, **by_name(conditions, count)}
+                    changed = callback_on_step_end(self, index, t, {name: tensors[name] for name in watched})
+                    latents = changed.get("latents", latents)
+                    conditions = replaced(conditions, count, changed)
                 bar.update()
         if output_type == "latent":
             frames = latents
@@ -290,27 +357,12 @@ class VideoDiTPipeline(DiffusionPipeline):
 
     def _check(
         self,
-        prompts: list[str],
-        negatives: list[str],
-        class_labels: list[int] | None,
         generator: torch.Generator | list[torch.Generator] | None,
         latents: Tensor | None,
         shape: tuple[int, ...],
         steps: int,
         output_type: str,
     ) -> None:
-        classes = self.transformer.config.num_classes
-        if class_labels is not None:
-            if prompts or classes is None:
-                raise ValueError("class_labels are for a model that is told a class, in place of a prompt")
-            if not class_labels or not all(0 <= label < classes for label in class_labels):
-                raise ValueError(f"class_labels={class_labels} must be numbers from 0 to {classes - 1}, at least one")
-        elif classes is not None:
-            raise ValueError(f"this model is told a class: give class_labels (0 to {classes - 1}), not a prompt")
-        elif not prompts or any(not p.strip() for p in prompts):
-            raise ValueError("the prompt is empty; say what the clip should show")
-        if len(negatives) != len(prompts):
-            raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one, or one each")
         if isinstance(generator, list) and len(generator) != shape[0]:
             raise ValueError(f"{len(generator)} generators for {shape[0]} clips; give one, or one each")
         if latents is not None and tuple(latents.shape) != shape:
@@ -319,40 +371,6 @@ class VideoDiTPipeline(DiffusionPipeline):
             raise ValueError(f"num_inference_steps={steps} must be at least 1")
         if output_type not in ("pt", "np", "pil", "latent"):
             raise ValueError(f"output_type {output_type!r} is none of pt, np, pil, latent")
-        for p in prompts:
-            if unknown := self.unknown_words(p):
-                log.warning(
-                    "%r: the model never saw the words %s; they have no effect it learned", p, ", ".join(unknown)
-                )
-
-    # --- conditions: keyword arguments of the model, for the pass that is told and, if guided, the one that is not ---
-
-    def _text_conditions(
-        self, prompts: list[str], negatives: list[str], guided: bool, use_text_mask: bool
-    ) -> dict[str, Any]:
-        if not use_text_mask:
-            return {"encoder_hidden_states": self._unmasked_text(prompts, negatives, guided)}
-        text = _join([self._encode(prompts)] + ([self._encode(negatives)] if guided else []))
-        return {"encoder_hidden_states": text.states, "encoder_attention_mask": text.mask}
-
-    def _encode(self, prompts: list[str]) -> TextStates:
-        """Text states; each distinct prompt is encoded once."""
-        distinct = list(dict.fromkeys(prompts))
-        states, mask = self.text(distinct)
-        rows = torch.tensor([distinct.index(p) for p in prompts], device=states.device)
-        return TextStates(states[rows], mask[rows])
-
-    def _unmasked_text(self, prompts: list[str], negatives: list[str], guided: bool) -> Tensor:
-        """The states that `LattePipeline` gives its model: one prompt at its own length, several at the longest
-        possible with zeros behind them, and the negative prompt's with the states of its padding."""
-        states = self.text(prompts).states
-        length = states.shape[1] if len(prompts) == 1 else self.text.max_length
-        states = torch.nn.functional.pad(states, (0, 0, 0, length - states.shape[1]))
-        return torch.cat([states, self.text.padded_states(negatives, length)]) if guided else states
-
-    def _class_conditions(self, class_labels: list[int], guided: bool) -> dict[str, Any]:
-        none = [self.transformer.config.num_classes] * len(class_labels) if guided else []
-        return {"class_labels": torch.tensor([*class_labels, *none], device=self._execution_device)}
 
     @property
     def _takes_variance(self) -> bool:
@@ -417,12 +435,6 @@ def named_folder(name: str) -> str:
     return name
 
 
-def size_conditions(height: int, width: int, rows: int, device: torch.device) -> dict[str, Tensor]:
-    """What PixArt-alpha at 1024 is told of a picture: height and width in pixels, and their ratio."""
-    values = {"resolution": [height, width], "aspect_ratio": [height / width]}
-    return {k: torch.tensor([v] * rows, dtype=torch.float32, device=device) for k, v in values.items()}
-
-
 def _noise(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     device = generator.device if generator is not None else "cpu"
     return torch.randn(1, *shape, generator=generator, device=device)
@@ -430,14 +442,6 @@ def _noise(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
 
 def _each(generator: torch.Generator | list[torch.Generator] | None, count: int) -> list[torch.Generator | None]:
     return list(generator) if isinstance(generator, list) else [generator] * count
-
-
-def _join(parts: list[TextStates]) -> TextStates:
-    """Several encodings as one batch, padded to the longest."""
-    longest = max(part.states.shape[1] for part in parts)
-    states = [torch.nn.functional.pad(p.states, (0, 0, 0, longest - p.states.shape[1])) for p in parts]
-    masks = [torch.nn.functional.pad(p.mask, (0, longest - p.mask.shape[1]), value=False) for p in parts]
-    return TextStates(torch.cat(states), torch.cat(masks))
 
 
 def _present(pixels: Tensor, output_type: str) -> Any:

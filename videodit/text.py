@@ -16,13 +16,14 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
     AutoModelForTextEncoding,
@@ -49,6 +50,12 @@ class TextStates(NamedTuple):
 
     states: Tensor  # b m e, zero where the mask is False
     mask: Tensor  # b m bool, True = attend; True at least once in each row
+
+
+def padded(states: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> TextStates:
+    """Prompts of any lengths, `m e` each with their masks `m` (None: all are attended to), padded to the longest."""
+    masks = [torch.ones(len(one), dtype=torch.bool, device=one.device) for one in states] if masks is None else masks
+    return TextStates(pad_sequence(list(states), batch_first=True), pad_sequence(list(masks), batch_first=True))
 
 
 class TextEncoder(nn.Module):
@@ -219,6 +226,7 @@ class TextEncoder(nn.Module):
         )
         ids, mask = _attending(tokens["input_ids"], tokens["attention_mask"].bool(), self.tokenizer.pad_token_id)
         device = self.text_encoder.device
+        device = torch.device("cpu") if device.type == "meta" else device  # offloaded by parts, which fetch their input
         output = self.text_encoder(input_ids=ids.to(device), attention_mask=mask.to(device).long())
         return output.last_hidden_state, mask
 

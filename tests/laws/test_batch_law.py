@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 import torch
+from footage import pan
 from tiny import tiny_dit
 
+from videodit.caching import set_cache
 from videodit.pipeline import VideoDiTPipeline
 
 
@@ -33,3 +39,56 @@ def test_batch_law_a_prompt_and_seed_give_one_clip_alone_or_among_others(tiny_pi
         torch.testing.assert_close(together[i : i + 1], clips([i]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(together, clips([2, 0, 1])[[1, 2, 0]], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(together[0], together[2], atol=1e-2)
+
+
+FRAMES = ("image", "last_image", "video", "last_video")
+MODES: dict[str, dict[str, Any]] = {  # of FRAMES how many are given
+    "prompt": {},
+    "image": {"image": 1},
+    "last image": {"last_image": 1},
+    "both": {"image": 1, "last_image": 1, "num_frames": 13},
+    "video": {"video": 5},
+    "last video": {"last_video": 4},
+    "strength": {"video": 9, "strength": 0.7},
+    "image guidance": {"image": 1, "last_video": 4, "num_frames": 13, "image_guidance_scale": 2.0},
+    "interval": {"guidance_interval": (0.0, 0.5)},
+    "scales": {"guidance_scale": [3.0, 1.0, 2.0, 2.0], "guidance_rescale": 0.7},
+}
+CACHES = ("first-block=1.5", "pyramid-attention", "taylorseer=2", "sea=0.5")
+
+
+@pytest.fixture
+def pipe(tiny_pipe: VideoDiTPipeline) -> Iterator[VideoDiTPipeline]:
+    yield tiny_pipe
+    set_cache(tiny_pipe, None)
+
+
+def made(pipe: VideoDiTPipeline, mode: str, which: list[int]) -> torch.Tensor:
+    """Clips by their numbers, each of a prompt, a seed and frames of its own."""
+    prompts = ["a red circle", "two blue stars moving left"]
+    given = {
+        name: [pan(10 * i + len(name), value)[:, :32, :32] for i in which] if name in FRAMES else value
+        for name, value in MODES[mode].items()
+    }
+    options = {"num_inference_steps": 4, "guidance_scale": 2.0, **given}
+    generator = [torch.Generator().manual_seed(i) for i in which]
+    return pipe([prompts[i] for i in which], generator=generator, **options).frames
+
+
+@pytest.mark.parametrize("cache", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in CACHES)])
+@pytest.mark.parametrize("mode", MODES)
+def test_batch_law_in_every_mode_and_nothing_of_a_call_stays_for_the_next(
+    pipe: VideoDiTPipeline, mode: str, cache: str | None
+) -> None:
+    plain = made(pipe, "prompt", [0])
+    set_cache(pipe, cache)
+    together = made(pipe, mode, [0, 1])
+    for i in range(2):
+        torch.testing.assert_close(made(pipe, mode, [i]), together[i : i + 1], rtol=1e-3, atol=1e-3)
+    for between in ("image guidance", "scales"):
+        made(pipe, between, [1])
+    assert torch.equal(made(pipe, mode, [0, 1]), together)
+    set_cache(pipe, None)
+    assert torch.equal(made(pipe, "prompt", [0]), plain)
+    if MODES[mode]:
+        assert together[0].shape != plain[0].shape or (together[0] - plain[0]).abs().max() > 1e-3

@@ -127,6 +127,10 @@ def test_convert_takes_pipelines_and_transformers_both_ways(pixart: Path, tmp_pa
     assert all(torch.equal(value, weights[key]) for key, value in back.transformer.state_dict().items())
     assert tool("convert", "--from", pixart / "transformer", "--to", tmp_path / "model") == 0
     assert isinstance(open_model(tmp_path / "model")[0], VideoDiT)
+    written = {file: file.read_text() for file in tmp_path.rglob("*.json")}
+    assert len(written) > 10
+    for name in ("_name_or_path", str(pixart), str(tmp_path)):
+        assert not [file for file, text in written.items() if name in text], name
 
 
 def test_a_transformer_grows_alone_and_to_another_vae(pixart: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.utils import is_torchao_available
 from footage import pan
+from PIL import Image
 from processes import launch
 
 from tools import sample_video
-from videodit import VideoDiTPipeline
+from videodit import TextEncoder, VideoDiTPipeline
+from videodit.clipset import find_clips
 from videodit.models.sequence import Part
 from videodit.video.reader import probe, read_clip
 from videodit.video.writer import read_metadata, write_video
@@ -117,6 +122,104 @@ def test_a_long_clip_is_made_window_after_window(monkeypatch: pytest.MonkeyPatch
     assert (settings["num_frames"], settings["overlap"], settings["window"]) == (20, 5, 13)
 
 
+def test_states_from_a_file_make_the_same_clips_and_no_text_encoder_is_needed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    (tmp_path / "p.csv").write_text("prompt,negative_prompt\na red circle,blue\ntwo blue stars moving left,\n")
+    common = ("--prompts-file", tmp_path / "p.csv", "--steps", "2", "--model")
+    states = tmp_path / "new" / "states.safetensors"
+    assert run(monkeypatch, *common, model, "--encode-text", states) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(states)
+    assert [path.name for path in states.parent.iterdir()] == ["states.safetensors"]
+    assert run(monkeypatch, *common, model, "--out", tmp_path / "own.mkv") == 0
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare)
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(bare / part)
+    assert run(monkeypatch, *common, bare, "--text-states", states, "--out", tmp_path / "file.mkv") == 0
+    for number in range(2):
+        own, file = (tmp_path / f"{name}_{number:04d}" for name in ("own", "file"))
+        assert np.array_equal(*(read_clip(one.with_suffix(".mkv"), 9, 8.0) for one in (own, file)))
+        settings = json.loads(file.with_suffix(".json").read_text())
+        assert settings["text_states"] == TextEncoder.from_pretrained(model).fingerprint()[:12]
+
+
+def test_states_that_do_not_fit_are_refused_with_the_fix(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    own, other, none = (tmp_path / f"{name}.safetensors" for name in ("own", "other", "none"))
+    assert run(monkeypatch, "--prompt", "red", "--model", model, "--encode-text", own) == 0
+    TextEncoder.from_captions(["red"], width=8, depth=1, heads=2).save_pretrained(tmp_path / "other")
+    assert run(monkeypatch, "--prompt", "red", "--model", tmp_path / "other", "--encode-text", other) == 0
+    for prompt, states, message in (
+        ("blue", own, "own.safetensors: 1 prompts are not in it, first 'blue'; write it with --encode-text"),
+        ("red", other, "other.safetensors: its states are 8 wide, of another encoder: this model reads 24; write it"),
+        ("red", none, "none.safetensors: cannot be read as text states"),
+    ):
+        words = ("--prompt", prompt, "--model", model, "--text-states", states, "--out", tmp_path / "x.mkv")
+        assert run(monkeypatch, *words) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "x.mkv").exists()
+
+
+def test_the_text_encoder_is_gone_while_clips_are_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
+) -> None:
+    seen, whole = [], VideoDiTPipeline.__call__
+
+    def call(self: VideoDiTPipeline, *args: object, **options: object) -> object:
+        seen.append(self.text_encoder)
+        return whole(self, *args, **options)
+
+    monkeypatch.setattr(VideoDiTPipeline, "__call__", call)
+    words = ("--prompt", "red", "blue", "--model", model, "--steps", "1", "--batch-size", "1", "--out", tmp_path)
+    assert run(monkeypatch, *words) == 0
+    assert seen == [None, None]
+
+
+def test_a_preview_shows_a_clip_on_its_way_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
+) -> None:
+    common = ("--prompt", "a red circle", "--model", model, "--steps", "5")
+    assert run(monkeypatch, *common, "--out", tmp_path / "plain.mkv") == 0
+    assert run(monkeypatch, *common, "--preview", "2", "--out", tmp_path / "clip.mkv") == 0
+    plain, clip = (read_clip(tmp_path / f"{name}.mkv", 9, 8.0) for name in ("plain", "clip"))
+    assert np.array_equal(plain, clip)
+    sheet = np.asarray(Image.open(tmp_path / "clip.preview.png"))
+    assert sheet.shape == (2 * 34, 8 * 34, 3)  # after two steps and after four, eight frames each
+    rows = sheet.reshape(2, 34, 8, 34, 3)[:, :32, :, :32].transpose(0, 2, 1, 3, 4).astype(int)
+    apart = [np.abs(row - clip[[0, 1, 2, 3, 5, 6, 7, 8]]).mean() for row in rows]
+    assert apart[0] > apart[1] > 0
+    assert [found.name for found in find_clips(tmp_path)] == ["clip.mkv", "plain.mkv"]
+    words = ("--num-frames", "13", "--overlap", "5", "--preview", "5", "--out", tmp_path / "long.mkv")
+    assert run(monkeypatch, *common, *words) == 0
+    assert Image.open(tmp_path / "long.preview.png").size == (8 * 34, 34)  # of the last window alone
+
+
+def test_weights_in_8_bits_make_nearly_the_same_clip(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    common = ("--prompt", "a red circle", "--model", model, "--steps", "2")
+    if not is_torchao_available():
+        assert run(monkeypatch, *common, "--quantize", "int8", "--out", tmp_path / "eighth.mkv") == 2
+        assert "--quantize int8 needs torchao: pip install 'videodit[quantize]'" in capsys.readouterr().err
+        return
+    assert run(monkeypatch, *common, "--out", tmp_path / "plain.mkv") == 0
+    assert run(monkeypatch, *common, "--quantize", "int8", "--out", tmp_path / "eighth.mkv") == 0
+    plain, eighth = (read_clip(tmp_path / f"{name}.mkv", 9, 8.0).astype(int) for name in ("plain", "eighth"))
+    assert 0 < np.abs(plain - eighth).mean() < 3
+    settings = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("plain", "eighth")]
+    assert settings[1]["quantize"] == "int8"
+    assert settings[0]["model_digest"] != settings[1]["model_digest"]
+
+
+def test_every_flag_is_given_to_the_command_by_a_test() -> None:
+    flags = re.findall(r'add_argument\(\s*"(--[a-z-]+)"', Path(sample_video.__file__).read_text())
+    assert len(flags) > 30
+    calls = Path(__file__).read_text()
+    assert [flag for flag in flags if f'"{flag}"' not in calls] == []
+
+
 def test_given_frames_are_those_of_the_files_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, tiny_pipe: VideoDiTPipeline
 ) -> None:
@@ -186,6 +289,9 @@ def test_words_that_the_model_never_saw_are_reported(
         (["--prompt", "red", "--image-guidance-scale", "2"], "is of given frames"),
         (["--prompt", "red", "--overlap", "5", "--num-frames", "9"], "fit into one window of 9"),
         (["--prompt", "red", "--guidance-interval", "0.8", "0.2"], "guidance_interval"),
+        (["--prompt", "red", "--preview", "0"], "preview=0 must be at least 1 step"),
+        (["--prompt", "red", "--quantize", "int8", "--layerwise-casting"], "say how the weights are kept: give one"),
+        (["--prompt", "red", "--batch-size", "0"], "batch_size=0"),
         (["--prompts-file", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["--prompt", "red", "--out", "/dev/null/clip.mp4"], "/dev/null"),
     ],
@@ -204,6 +310,28 @@ def test_what_a_user_can_mend_is_one_line_and_exit_2(
     assert error.startswith("sample_video: ")
     assert message in error
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator to offload from")
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_offload_needs_an_accelerator(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str, offload: str
+) -> None:
+    out = tmp_path / "clip.mkv"
+    assert run(monkeypatch, "--prompt", "red", "--model", model, "--offload", offload, "--out", out) == 2
+    assert f"sample_video: --offload {offload} needs an accelerator" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_clips_of_other_settings_are_made_anew_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    common = ("--prompt", "red", "blue", "--model", model, "--num-frames", "1", "--out", tmp_path)
+    assert run(monkeypatch, *common, "--steps", "1") == 0
+    assert run(monkeypatch, *common, "--steps", "2") == 2
+    assert "made with another steps; give --overwrite" in capsys.readouterr().err
+    assert run(monkeypatch, *common, "--steps", "2", "--overwrite") == 0
+    assert json.loads((tmp_path / "0001.json").read_text())["steps"] == 2
 
 
 @pytest.mark.slow

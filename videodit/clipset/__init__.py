@@ -6,8 +6,9 @@ overwritten unasked. And so prompt and seed of each clip are known where the set
 """
 
 from videodit.clipset.finding import ClipFile, find_clips, is_model, open_clips
-from videodit.clipset.making import Sampling, make_clips, output_paths
+from videodit.clipset.making import Sampling, make_clips, output_paths, weights_digest
 from videodit.clipset.requests import Request, read_requests
+from videodit.clipset.texts import prompts_of, read_texts, write_texts
 
 __all__ = [
     "ClipFile",
@@ -18,5 +19,9 @@ __all__ = [
     "make_clips",
     "open_clips",
     "output_paths",
+    "prompts_of",
     "read_requests",
+    "read_texts",
+    "weights_digest",
+    "write_texts",
 ]

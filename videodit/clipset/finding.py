@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from videodit.clipset.decoding import PREVIEW
 from videodit.clipset.requests import NAME_COLUMNS, read_requests, rows_of
 from videodit.data.manifest import FOLDER_MANIFESTS, Item, read_manifest
 from videodit.data.remote import fetch
@@ -61,6 +62,7 @@ def find_clips(source: str | Path, prompts: str | Path | None = None) -> list[Cl
         found = [_with_settings(ClipFile(path, path.name))]
     elif path.is_dir() and not any((path / name).is_file() for name in FOLDER_MANIFESTS):
         files = (file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+        files = (file for file in files if not file.name.endswith(PREVIEW))
         seen = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
         found = [_with_settings(ClipFile(file, _said(file.relative_to(path).as_posix()))) for file in seen]
     else:

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from videodit.caching import set_cache
+from videodit.clipset.decoding import Preview, decoded
 from videodit.clipset.requests import FILES, Request
-from videodit.data.transforms import to_frames
+from videodit.clipset.texts import embeds_of, encode_texts, prompts_of
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.evaluation.weights import state_hash
 from videodit.geometry import ClipSize
 from videodit.long import long_clip
-from videodit.memory import check_decode
+from videodit.memory import check_decode, free_text_encoder
 from videodit.pipeline import VideoDiTPipeline
 from videodit.video import check_writable, probe, read_clip, read_frames, read_metadata, write_video
 
@@ -38,7 +39,9 @@ class Sampling:
     cache: str | None = None  # of features: a name of `caching.CACHES`, with or without a number
     dtype: str | None = None  # this and what follows: what was done to the pipeline, for the clips' settings
     layerwise_casting: bool | None = None
+    quantize: str | None = None
     vae_tiling: bool | None = None
+    text_states: str | None = None  # the encoder they are of, where they come from a file
 
 
 def output_paths(out: Path, count: int) -> list[Path]:
@@ -55,7 +58,11 @@ def make_clips(
     sampling: Sampling | None = None,
     *,
     model: str,
+    model_digest: str | None = None,
+    texts: Mapping[str, torch.Tensor] | None = None,
+    keeps_text_encoder: bool = True,
     batch_size: int = 8,
+    preview: int | None = None,
     overwrite: bool = False,
     writes: bool = True,
 ) -> Iterator[Path]:
@@ -65,7 +72,11 @@ def make_clips(
         paths: a file a clip; their endings choose the format (`video.write_video`).
         sampling: how; None: as `Sampling` has it.
         model: what the settings say it was made by.
+        model_digest: `weights_digest`, taken before the weights were offloaded; None: as they are now.
+        texts: states of all prompts (`texts.read_texts`); None: they are encoded first.
+        keeps_text_encoder: False lets go of it once they are, and the pipeline with none.
         batch_size: clips of one size made together.
+        preview: after how many steps each a clip that is being made is shown beside its file (`Preview`); None: never.
         overwrite: make again what is there with other settings, instead of an error.
         writes: False for all but one of several processes that make each clip together (`set_sequence_group`).
 
@@ -75,6 +86,8 @@ def make_clips(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
+    if preview is not None and preview < 1:
+        raise ValueError(f"preview={preview} must be at least 1 step")
     if twice := [path for path, times in Counter(paths).items() if times > 1]:
         raise ValueError(f"{twice[0]}: several clips would be written to it")
     sampling = sampling or Sampling()
@@ -85,7 +98,7 @@ def make_clips(
         "guidance_interval": list(sampling.guidance_interval),
         "scheduler": type(pipe.scheduler).__name__,
         "model": model,
-        "model_digest": state_hash(pipe.transformer.state_dict()),
+        "model_digest": model_digest or weights_digest(pipe.transformer),
     }
     made_by = {name: value for name, value in made_by.items() if value is not None}
     set_cache(pipe, sampling.cache)
@@ -94,9 +107,15 @@ def make_clips(
     for path, wanted in zip(paths, missing, strict=True):
         if wanted and writes:
             check_writable(path)
+    if texts is None:
+        todo = [request for request, wanted in zip(requests, missing, strict=True) if wanted]
+        texts = encode_texts(pipe.text, prompts_of(todo)) if todo else {}
+    if not keeps_text_encoder:
+        free_text_encoder(pipe)
     done = 0
     for batch in _batches(settings, missing, batch_size):
-        clips = _sample(pipe, [settings[i] for i in batch])
+        look = Preview(preview, [paths[i] for i in batch]) if preview is not None and writes else None
+        clips = _sample(pipe, [settings[i] for i in batch], texts, look)
         for index, frames in zip(batch, clips, strict=True):
             if writes:
                 _write(paths[index], frames, settings[index])
@@ -105,6 +124,11 @@ def make_clips(
         yield from paths[done : batch[-1] + 1]
         done = batch[-1] + 1
     yield from paths[done:]
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Of a model's weights, quantized ones as the numbers that they stand for."""
+    return state_hash({k: w if type(w) is torch.Tensor else w.dequantize() for k, w in model.state_dict().items()})
 
 
 def _settings(pipe: VideoDiTPipeline, request: Request) -> dict[str, Any]:
@@ -181,12 +205,15 @@ def _windowed(settings: Mapping[str, Any]) -> bool:
 
 
 def _sample(
-    pipe: VideoDiTPipeline, settings: Sequence[Mapping[str, Any]]
+    pipe: VideoDiTPipeline,
+    settings: Sequence[Mapping[str, Any]],
+    texts: Mapping[str, torch.Tensor],
+    look: Preview | None,
 ) -> Iterator[np.ndarray | Iterator[np.ndarray]]:
     """The frames of each clip, as they are made."""
     one = settings[0]
     options: dict[str, Any] = {
-        "negative_prompt": [each["negative_prompt"] for each in settings],
+        **embeds_of(texts, *([each[name] for each in settings] for name in ("prompt", "negative_prompt"))),
         "height": one["height"],
         "width": one["width"],
         "fps": one["fps"],
@@ -195,19 +222,19 @@ def _sample(
         "guidance_rescale": one["guidance_rescale"],
         "guidance_interval": tuple(one["guidance_interval"]),
         "image_guidance_scale": one["image_guidance_scale"],
+        "callback_on_step_end": look,
         **{name: [_frames_of(name, each) for each in settings] for name in FILES if name in one},
     }
     if _windowed(one):
         how = {name: one.get(name) for name in ("overlap", "window")}
         alone = options | {name: options[name][0] for name in FILES if name in one}
-        yield long_clip(pipe, one["prompt"], one["num_frames"], loop="loop" in one, seed=one["seed"], **how, **alone)
+        yield long_clip(pipe, None, one["num_frames"], loop="loop" in one, seed=one["seed"], **how, **alone)
         return
     ends = "last_image" in one or "last_video" in one  # which the pipeline puts to the decoded frames
     if not ends:
         size = ClipSize(one["num_frames"], one["height"], one["width"], one["fps"])
         check_decode(pipe.codec, (1, *size.latent(pipe.codec.strides, pipe.transformer.patch_size)), whole=False)
     output: Any = pipe(
-        [each["prompt"] for each in settings],
         num_frames=one["num_frames"],
         strength=one.get("strength"),
         generator=[torch.Generator().manual_seed(each["seed"]) for each in settings],
@@ -215,14 +242,7 @@ def _sample(
         **options,
     )
     for clip in output.frames:
-        yield np.rint(clip * 255).astype(np.uint8) if ends else _decoded(pipe, clip[None])
-
-
-@torch.no_grad()
-def _decoded(pipe: VideoDiTPipeline, latents: torch.Tensor) -> Iterator[np.ndarray]:
-    """Frames of a clip as the VAE gives them, for the file to take one by one."""
-    for piece in pipe.codec.decode_chunks(latents):
-        yield from to_frames(piece)[0]
+        yield np.rint(clip * 255).astype(np.uint8) if ends else decoded(pipe.codec, clip)
 
 
 def _frames_of(name: str, settings: Mapping[str, Any]) -> np.ndarray:

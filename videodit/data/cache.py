@@ -24,7 +24,6 @@ from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from videodit.codec import VideoCodec
@@ -32,7 +31,7 @@ from videodit.data.buckets import Buckets
 from videodit.data.source import Clips, Span
 from videodit.data.transforms import to_pixels
 from videodit.geometry import ClipSize
-from videodit.text import TextEncoder, TextStates
+from videodit.text import TextEncoder, TextStates, padded
 
 SHARD = 256  # samples a file
 BATCH = 8  # encoded at once
@@ -274,9 +273,7 @@ class TextCache:
 
     def __call__(self, prompts: list[str]) -> TextStates:
         """States b m e, zero where the mask b m is False, padded to the longest prompt."""
-        states = [self.store[self._name(prompt)] for prompt in prompts]
-        mask = [torch.ones(len(s), dtype=torch.bool) for s in states]
-        return TextStates(pad_sequence(states, batch_first=True), pad_sequence(mask, batch_first=True))
+        return padded([self.store[self._name(prompt)] for prompt in prompts])
 
     def _name(self, caption: str) -> str:
         return _hash(self._encoder, caption)

@@ -11,6 +11,9 @@ import inspect
 from typing import Any
 
 import diffusers
+from torch import Tensor
+
+from videodit.diffusion.objectives import DiffusionPath, FlowPath, to_x0
 
 FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 FLOW_SIGMAS = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DEISMultistepScheduler")
@@ -67,3 +70,14 @@ def shift_of_size(scheduler: Any, tokens: int) -> dict[str, float]:
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     slope = (config.get("max_shift", 1.15) - config.get("base_shift", 0.5)) / (high - low)
     return {"mu": slope * (tokens - low) + config.get("base_shift", 0.5)}
+
+
+def clean_estimate(scheduler: Any, prediction: Tensor, latents: Tensor, t: Tensor) -> Tensor:
+    """The x_0 that a model's prediction at timestep t implies, given the latents before that step; all `b c f h w`."""
+    if hasattr(scheduler, "scale_model_input"):
+        latents = scheduler.scale_model_input(latents, t)
+    times, prediction = t.to(latents.device).expand(len(latents)), prediction[:, : latents.shape[1]]
+    if is_flow(scheduler):
+        return to_x0(FlowPath(), "flow", prediction, latents, times.float() / scheduler.config.num_train_timesteps)
+    kind = scheduler.config.prediction_type
+    return to_x0(DiffusionPath.from_scheduler(scheduler), kind, prediction, latents, times.round().long())

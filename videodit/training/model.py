@@ -11,13 +11,14 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.utils import is_peft_available
 from torch import Tensor, nn
 
+from videodit.conditions import size_conditions
 from videodit.config import Lora, Run
 from videodit.config import Model as Shape
 from videodit.data.cache import Latents, TextCache
 from videodit.data.live import LiveClips
 from videodit.geometry import Strides
 from videodit.models.transformer import SIZES, VideoDiT
-from videodit.pipeline import named_folder, size_conditions
+from videodit.pipeline import named_folder
 from videodit.shapes import vocabulary_captions
 from videodit.text import TextEncoder
 from videodit.training import inputs

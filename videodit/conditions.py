@@ -1,0 +1,165 @@
+"""What the model is told of a clip: prompts, as words or as states that were made of them before; a class; a size.
+
+Conditions are keyword arguments of the model. Their rows are the clips of the pass that is told, and behind them, where
+there is guidance, those of the pass that is not. Names of states and masks are diffusers': `prompt_embeds` b m e and
+`prompt_attention_mask` b m, and the same of the negative prompt.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videodit.text import TextEncoder, TextStates, padded
+
+log = logging.getLogger(__name__)
+
+PARTS = {"embeds": "encoder_hidden_states", "attention_mask": "encoder_attention_mask"}
+
+
+def of_call(
+    encoder: Callable[[], TextEncoder],
+    width: int,
+    prompts: list[str],
+    negative_prompt: str | list[str] | None,
+    embeds: Sequence[Tensor | None] = (None,) * 4,
+    *,
+    guided: bool,
+    masked: bool = True,
+) -> dict[str, Any]:
+    """Text conditions of prompts, or of embeds in their place.
+
+    Args:
+        encoder: gives what encodes, asked for where something is to be encoded.
+        width: e, of the states that the model reads.
+        prompts: none where embeds are given. negative_prompt: one for all, or one each; None: the empty prompt.
+        embeds: states and mask of the prompts, states and mask of the negative ones (one for all, or one each).
+        guided: whether the pass that is told nothing is run.
+        masked: False gives states of padding too, and no mask, as `LattePipeline` does.
+
+    Raises:
+        ValueError: an empty prompt, prompts and embeds at once, numbers or shapes that do not fit.
+    """
+    told, untold = _given("prompt", width, *embeds[:2]), _given("negative_prompt", width, *embeds[2:])
+    if (told is not None and prompts) or (untold is not None and negative_prompt is not None):
+        raise ValueError("a prompt and its embeds say the same: give one of them")
+    if told is None and (not prompts or any(not prompt.strip() for prompt in prompts)):
+        raise ValueError("the prompt is empty; say what the clip should show")
+    count = len(prompts) if told is None else len(told.states)
+    negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * count
+    against = len(negatives) if untold is None else len(untold.states)
+    if against != count and (untold is None or against != 1):
+        raise ValueError(f"{against} negative prompts for {count} prompts; give one, or one each")
+    if not masked:
+        if told is not None or untold is not None:
+            raise ValueError("use_text_mask=False needs the states of padding, which are made of prompts: give those")
+        return {"encoder_hidden_states": _unmasked(encoder(), prompts, negatives if guided else None)}
+    parts = [told or encoded(encoder(), prompts)]
+    if guided:
+        parts += [encoded(encoder(), negatives)] if untold is None else [untold] * (count // against)
+    text = _joined(parts)
+    return {"encoder_hidden_states": text.states, "encoder_attention_mask": text.mask}
+
+
+def encoded(encoder: TextEncoder, prompts: list[str]) -> TextStates:
+    """States of prompts, each distinct one encoded once; words that the encoder does not know are told in a warning."""
+    distinct = list(dict.fromkeys(prompts))
+    for prompt in distinct:
+        if unknown := encoder.unknown_words(prompt):
+            log.warning(
+                "%r: the model never saw the words %s; they have no effect it learned", prompt, ", ".join(unknown)
+            )
+    states, mask = encoder(distinct)
+    rows = torch.tensor([distinct.index(p) for p in prompts], device=states.device)
+    return TextStates(states[rows], mask[rows])
+
+
+def _given(name: str, width: int, embeds: Tensor | None, mask: Tensor | None) -> TextStates | None:
+    """States and mask that a user gives in place of a prompt; None where neither is given.
+
+    Args:
+        name: "prompt" or "negative_prompt", for messages.
+        width: e that the model reads.
+        embeds: b m e. mask: b m, bool or 0 and 1.
+
+    Raises:
+        ValueError: one without the other, shapes that do not fit each other or the model, a row that masks all.
+    """
+    states, seen = f"{name}_embeds", f"{name}_attention_mask"
+    if embeds is None and mask is None:
+        return None
+    if embeds is None or mask is None:
+        there, lacks = (seen, states) if embeds is None else (states, seen)
+        raise ValueError(f"{there} without {lacks}: give both, as encode_prompt does")
+    if embeds.ndim != 3 or embeds.shape[-1] != width:
+        raise ValueError(
+            f"{states} has shape {tuple(embeds.shape)}; this model reads (prompts, tokens, {width}), as its own "
+            "encode_prompt gives them"
+        )
+    if mask.shape != embeds.shape[:2]:
+        raise ValueError(f"{seen} has shape {tuple(mask.shape)}, but {states} needs {tuple(embeds.shape[:2])}")
+    if not mask.any(dim=1).all():
+        raise ValueError(f"{seen}: a row masks all its tokens; leave at least one")
+    return TextStates(embeds.masked_fill(mask[..., None] == 0, 0), mask.bool())
+
+
+def _joined(parts: list[TextStates]) -> TextStates:
+    """Several encodings as one batch, padded to the longest, in type and place of the first."""
+    first = parts[0].states
+    states = [one.to(first) for states, _ in parts for one in states]
+    return padded(states, [row.to(first.device) for _, mask in parts for row in mask])
+
+
+def _unmasked(encoder: TextEncoder, prompts: list[str], negatives: list[str] | None) -> Tensor:
+    """The states that `LattePipeline` gives its model: one prompt at its own length, several at the longest possible
+    with zeros behind them, and the negative prompt's with the states of its padding."""
+    states = encoded(encoder, prompts).states
+    length = states.shape[1] if len(prompts) == 1 else encoder.max_length
+    states = torch.nn.functional.pad(states, (0, 0, 0, length - states.shape[1]))
+    parts = [states] if negatives is None else [states, encoder.padded_states(negatives, length)]
+    return torch.cat(parts)
+
+
+def by_name(conditions: Mapping[str, Any], count: int) -> dict[str, Tensor]:
+    """The text of `count` clips by diffusers' names, as far as it is there."""
+    parts = {part: conditions[key] for part, key in PARTS.items() if key in conditions}
+    told = {f"prompt_{part}": rows[:count] for part, rows in parts.items()}
+    return told | {f"negative_prompt_{part}": rows[count:] for part, rows in parts.items() if len(rows) > count}
+
+
+def replaced(conditions: dict[str, Any], count: int, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Conditions with these tensors, by diffusers' names and of the same shapes, in the place of their own."""
+    texts = by_name(conditions, count)
+    if not texts.keys() & tensors.keys():
+        return conditions
+    texts |= {name: tensor for name, tensor in tensors.items() if name in texts}
+    both = {
+        part: [texts[name] for name in (f"prompt_{part}", f"negative_prompt_{part}") if name in texts] for part in PARTS
+    }
+    return conditions | {PARTS[part]: torch.cat(rows) for part, rows in both.items() if rows}
+
+
+def check_class(classes: int | None, labels: list[int] | None, worded: bool) -> None:
+    """ValueError where a model is told a class and should not be, or should be and is not, or one that it has not."""
+    if labels is not None:
+        if worded or classes is None:
+            raise ValueError("class_labels are for a model that is told a class, in place of a prompt")
+        if not labels or not all(0 <= label < classes for label in labels):
+            raise ValueError(f"class_labels={labels} must be numbers from 0 to {classes - 1}, at least one")
+    elif classes is not None:
+        raise ValueError(f"this model is told a class: give class_labels (0 to {classes - 1}), not a prompt")
+
+
+def class_conditions(labels: list[int], none: int, guided: bool, device: torch.device) -> dict[str, Any]:
+    """Of classes; `none` is the number that stands for no class."""
+    return {"class_labels": torch.tensor(labels + [none] * len(labels) * guided, device=device)}
+
+
+def size_conditions(height: int, width: int, rows: int, device: torch.device) -> dict[str, Tensor]:
+    """What PixArt-alpha at 1024 is told of a picture: height and width in pixels, and their ratio."""
+    values = {"resolution": [height, width], "aspect_ratio": [height / width]}
+    return {k: torch.tensor([v] * rows, dtype=torch.float32, device=device) for k, v in values.items()}

@@ -21,17 +21,19 @@ def take_turns(
     *,
     seconds: float = 0.0,
     draw: Callable[[], tuple[Any, ...]] = tuple,
+    warm: bool = False,
     title: str = "",
 ) -> dict[str, list[float]]:
     """Seconds that each way takes, by rounds; another begins each round, so that a busy machine slows all alike.
 
     Args:
-        ways: each is called with what `draw` gives, the same in a round; once before the first, for nothing.
+        ways: each is called with what `draw` gives, the same in a round.
         rounds: at least so many; and more until `seconds` have gone by.
+        warm: all were called before; else each is called once, for nothing.
     """
     names = list(ways)
     took: dict[str, list[float]] = {name: [] for name in names}
-    for way in ways.values():
+    for way in () if warm else ways.values():
         way(*draw())
     began, number = time.perf_counter(), 0
     with tqdm(total=rounds, desc=title, leave=False) as bar:

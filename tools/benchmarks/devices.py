@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from tools.benchmarks.turns import Disagreement
 from videodit.training.precision import lacks_bfloat16
+
+Result = TypeVar("Result")
 
 
 def check_agreement(what: str, ours: Tensor, theirs: Tensor, tolerance: float) -> float:
@@ -27,8 +29,8 @@ def check_agreement(what: str, ours: Tensor, theirs: Tensor, tolerance: float) -
     return off
 
 
-def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
-    """Most bytes of tensors and workspaces that a call held at once, beside what was held before.
+def peak_memory(call: Callable[[], Result], device: torch.device) -> tuple[int, Result]:
+    """Most bytes of tensors and workspaces that a call held at once, beside what was held before; and what it gives.
 
     On a CPU the sum of what torch's allocator gave out and took back, which is exact and the same each time (what a
     library takes without asking that allocator is not seen); on a GPU `max_memory_allocated`.
@@ -36,17 +38,17 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        call()
-        return torch.cuda.max_memory_allocated(device) - before
+        result = call()
+        return torch.cuda.max_memory_allocated(device) - before, result
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        call()
+        result = call()
     found: Any = record.profiler
     events = [event for event in found.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)
-    return peak
+    return peak, result
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:

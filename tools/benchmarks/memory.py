@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             ):
                 if checkpointing:
                     model.enable_gradient_checkpointing()
-                peaks[name] = peak_memory(partial(train, model, call), device)
+                peaks[name], _ = peak_memory(partial(train, model, call), device)
             ours, theirs = peaks["videodit"], peaks["diffusers"]
             row = {
                 "precision": precision,

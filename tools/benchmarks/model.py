@@ -14,9 +14,12 @@ from tools.benchmarks.devices import machine, named_device, precisions
 from tools.benchmarks.peers import LATTE, PIXART, SMALL, Floor, Pair, Shape, compiled, count_flops, train
 from tools.benchmarks.turns import print_rows, ratio, rows, take_turns
 
+SHAPES = {"latte": LATTE, "pixart": PIXART, "small": SMALL}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=1, help="of Latte-1's and PixArt's 28 (1)")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="small: width 256 (all)")
     parser.add_argument("--rounds", type=int, default=3, help="turns that each takes at least (3)")
     parser.add_argument("--seconds", type=float, default=8, help="to go on with turns in each table (8)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="at width 256")
@@ -29,12 +32,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not 1 <= args.layers <= LATTE.layers:
         raise ValueError(f"--layers {args.layers}: Latte-1 has 1 to {LATTE.layers}")
     device = named_device(args.device)
-    one_frame = min(PIXART.layers, 8 * args.layers)  # a sixteenth of the tokens each
-    shapes = [replace(LATTE, layers=args.layers), replace(PIXART, layers=one_frame), SMALL]
+    layers = {"latte": args.layers, "pixart": min(PIXART.layers, 8 * args.layers)}  # of a sixteenth of the tokens
+    shapes = [replace(SHAPES[name], layers=layers.get(name, SMALL.layers)) for name in args.shapes]
     tables = []
     for precision, dtype in precisions(device).items():
         for shape in shapes:
-            with_compile = args.compile and shape is SMALL
+            with_compile = args.compile and shape.name == SMALL.name
             found = compare(shape.quick() if args.quick else shape, dtype, device, with_compile, args)
             tables += [{"precision": precision} | table for table in found]
     return {"what": "model", "machine": machine(device), "tables": tables}

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         inputs = latent, torch.tensor([500], device=device), torch.randn(1, *TEXT, device=device)
         ways = {"videodit": partial(ours, *inputs), PEER: partial(theirs, *inputs)}
         with torch.no_grad():
-            peaks = {name: peak_memory(way, device) for name, way in ways.items()}
+            peaks = {name: peak_memory(way, device)[0] for name, way in ways.items()}
             took = take_turns(ways, args.rounds, warm=True, title=f"{frames} frames")
         found = [row | {"peak_bytes": peaks[row["name"]]} for row in rows(took, [PEER])]
         notes = {"peak MB": lambda row: f"{row['peak_bytes'] / 1e6:.1f}"}

@@ -31,6 +31,7 @@ class Enough(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default=SHAPES, help="a YAML file of configs/ (shapes.yaml)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example model.compile=false")
     parser.add_argument("--stage", type=int, default=2, help="of its stages, where it has some (2: clips of 17 frames)")
     parser.add_argument("--model", default="shipped", help="pipeline folder that it goes on from (the packaged one)")
     parser.add_argument("--clips", type=int, default=64, help="to encode first and train on (64)")
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def config_of(args: argparse.Namespace, folder: str) -> Run:
     """A leg of the configuration, on a few clips, in a folder of its own, that validates and saves nothing."""
-    legs = load_config(args.config).legs()
+    legs = load_config(args.config, args.overrides).legs()
     if len(legs) > 1 and not 1 <= args.stage <= len(legs):
         raise ValueError(f"--stage {args.stage}: {args.config} has stages 1 to {len(legs)}")
     values = legs[args.stage - 1 if len(legs) > 1 else 0].model_dump()

@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         nargs="*",
-        default=["taylorseer", "pyramid-attention"],
+        default=["taylorseer"],
         metavar="NAME[=NUMBER]",
-        help="feature caches to try, as tools/sample_video.py names them (taylorseer pyramid-attention)",
+        help="feature caches to try, as tools/sample_video.py names them (taylorseer)",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="tiny parts: whether it runs; the numbers mean nothing")

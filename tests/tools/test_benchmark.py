@@ -1,0 +1,183 @@
+"""`tools/benchmark.py` through its command, at tiny sizes: what is counted is exact, and who disagrees is not timed.
+
+No test goes by a time.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from footage import pan
+
+from tools import benchmark
+from tools.benchmarks import devices, peers, scaling, turns
+from tools.benchmarks.turns import Disagreement
+from videodit import VideoDiTPipeline
+from videodit.training.precision import lacks_bfloat16
+from videodit.video.writer import write_video
+
+CPU = torch.device("cpu")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *args: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, args)])
+    return benchmark.main()
+
+
+def found(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str | Path) -> dict[str, Any]:
+    """What a sub-command writes."""
+    assert run(monkeypatch, *args, "--json", folder / "found.json") == 0
+    return json.loads((folder / "found.json").read_text())
+
+
+def test_model_counts_what_must_be_done_and_what_each_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values = found(monkeypatch, tmp_path, "model", "--quick", "--no-compile", "--rounds", "1", "--seconds", "0")
+    assert {t["precision"] for t in values["tables"]} == ({"fp32"} if lacks_bfloat16(CPU) else {"fp32", "bf16"})
+    tables = {(t["shape"]["name"], t["pass"]): {r["name"]: r for r in t["rows"]} for t in values["tables"]}
+    assert len(tables) == 6
+    for (name, _), rows in tables.items():
+        assert list(rows) == ["floor", "videodit", "diffusers"]
+        assert all(set(row["ratios"]) == {"floor", "diffusers"} and row["seconds"] for row in rows.values())
+        assert rows["floor"]["flops"] == rows["videodit"]["flops"]
+        assert (rows["diffusers"]["flops"] > rows["videodit"]["flops"]) == name.startswith("Latte")
+    # one layer of width 32 on 4 frames of 16 places, 6 text tokens of 16, by hand
+    d, n, m = 32, 4 * 16, 6
+    space = n * (2 * 4 + 2 * 2 + 2 * 8) * d * d + m * 2 * 2 * d * d  # self-attention, q and out to the text, MLP; k, v
+    time = n * (2 * 4 + 2 * 8) * d * d
+    attention = 4 * n * d * (16 + m + 4)
+    ends = 2 * n * d * (16 + 32) + 2 * m * (16 * d + d * d) + 2 * d * (256 + d + 6 * d)
+    assert tables["Latte-1", "forward"]["floor"]["flops"] == space + time + attention + ends
+
+
+def test_models_that_disagree_are_not_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = peers.VideoDiT.from_diffusers
+
+    def broken(theirs: Any) -> Any:
+        ours = made(theirs)
+        with torch.no_grad():
+            ours.proj_out.bias[0] += 1e-3
+        return ours
+
+    monkeypatch.setattr(peers.VideoDiT, "from_diffusers", broken)
+    for what in ("model", "memory"):
+        assert run(monkeypatch, what, "--quick") == 1
+        assert "Latte-1, float32: ours and theirs differ by" in capsys.readouterr().err
+    with pytest.raises(Disagreement):
+        devices.check_agreement("no number", torch.full((2,), float("nan")), torch.ones(2), 1.0)
+
+
+def test_memory_is_counted_exactly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def two_then_three() -> None:
+        a, b = torch.empty(1000), torch.empty(1000)
+        del a, b
+        for _ in range(3):
+            torch.empty(5000)
+
+    assert devices.peak_memory(two_then_three, CPU) == (20000, None)
+    first, second = (found(monkeypatch, tmp_path, "memory", "--quick")["rows"] for _ in range(2))
+    assert first == second
+    plain, checkpointed = first[:2]
+    assert (plain["checkpointing"], checkpointed["checkpointing"]) == (False, True)
+    for name in ("videodit", "diffusers"):
+        assert plain["peak_bytes"][name] > checkpointed["peak_bytes"][name] > plain["gradient_bytes"]
+
+
+def test_sample_compares_pipelines_and_states_a_caches_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    args = ("sample", "--quick", "--steps", "6", "--rounds", "1", "--cache", "taylorseer")
+    plain, theirs, cached = found(monkeypatch, tmp_path, *args)["rows"]
+    assert [row["name"] for row in (plain, theirs, cached)] == ["videodit", "diffusers", "videodit, taylorseer"]
+    assert all(row["peak_bytes"] > 0 for row in (plain, theirs, cached))
+    assert 0 < cached["mean_error"] < 0.1
+    assert cached["psnr"] > 20
+    original = VideoDiTPipeline.__call__
+    monkeypatch.setattr(VideoDiTPipeline, "__call__", lambda *a, **k: original(*a, **k | {"negative_prompt": "blue"}))
+    assert run(monkeypatch, *args) == 1
+    assert "pixels: ours and theirs differ by" in capsys.readouterr().err
+
+
+def test_scaling_fits_a_power_and_draws_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert scaling.exponent([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0]) == pytest.approx(2)
+    plot = tmp_path / "x.svg"
+    values = found(monkeypatch, tmp_path, "scaling", "--quick", "--rounds", "1", "--plot", plot)
+    assert [table["frames"] for table in values["tables"]] == [2, 4, 8]
+    assert all([row["name"] for row in t["rows"]] == ["videodit", scaling.PEER] for t in values["tables"])
+    assert set(values["exponents"]) == {"median", "peak_bytes"}
+    lines = ElementTree.parse(plot).findall("{*}polyline")
+    assert [len(line.attrib["points"].split()) for line in lines] == [3, 3]
+    for wrong, words in ((("--width", "100"), "--width 100 must be"), (("--frames", "8"), "name two lengths")):
+        assert run(monkeypatch, "scaling", *wrong) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_train_sees_all_of_a_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_pipe: VideoDiTPipeline
+) -> None:
+    tiny_pipe.save_pretrained(tmp_path / "model")
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "output: unused\ndata: {num_frames: 5, height: 32, width: 32}\ntrain: {precision: no}\n"
+        "stages: [{train: {batch_size: 2}}, {train: {batch_size: 3}}]"
+    )
+    args = (
+        "train",
+        "--config",
+        config,
+        "--model",
+        tmp_path / "model",
+        "--clips",
+        "4",
+        "--warmup",
+        "1",
+        "train.max_grad_norm=2",
+    )
+    values = found(monkeypatch, tmp_path, *args, "--steps", "2")
+    assert len(values["steps"]) == 2
+    for step in values["steps"]:
+        assert min(step.values()) >= 0
+        parts = sum(value for name, value in step.items() if name not in ("total", "image"))
+        assert parts == pytest.approx(step["total"])
+        assert all(step[name] > 0 for name in ("forward", "backward", "optimizer", "data", "noise", "average"))
+    assert run(monkeypatch, *args, "--stage", "3") == 2
+    assert "--stage 3: " in capsys.readouterr().err
+
+
+def test_data_reads_videos_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_video(tmp_path / "x.mp4", pan(40, 64, 96), 8)
+    monkeypatch.setattr("tools.benchmarks.data.os.cpu_count", lambda: 1)
+    args = ("data", "--videos", tmp_path, "--rounds", "1", "--clips", "1", "--reads", "0")
+    titles = {table["title"]: table["rows"][0]["name"] for table in found(monkeypatch, tmp_path, *args)["speed"]}
+    assert titles == {"on one core": "videodit", "on all cores": "videodit, 1 guarded processes"}
+
+
+def test_all_take_turns_on_the_same_inputs_and_ratios_are_of_a_round() -> None:
+    seen: list[tuple[str, int]] = []
+    inputs = iter(range(10))
+    took = turns.take_turns(
+        {name: lambda x, name=name: seen.append((name, x)) for name in "ab"}, 3, draw=lambda: (next(inputs),)
+    )
+    assert seen == [("a", 0), ("b", 1), ("a", 2), ("b", 2), ("b", 3), ("a", 3), ("a", 4), ("b", 4)]
+    assert {name: len(each) for name, each in took.items()} == {"a": 3, "b": 3}
+    ours, theirs = turns.rows({"ours": [1.0, 9.0, 4.0], "theirs": [2.0, 3.0, 4.0]}, ["theirs"])
+    assert (ours["median"], ours["low"], ours["high"], ours["ratios"]) == (4.0, 1.0, 9.0, {"theirs": 1.0})
+    assert theirs["ratios"] == {"theirs": 1.0}
+
+
+def test_a_device_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "memory", "--quick", "--device", "nowhere") == 2
+    error = capsys.readouterr().err
+    assert "--device nowhere: " in error
+    assert error.count("\n") == 1

@@ -1,0 +1,112 @@
+"""`sample`: a whole call of the pipeline, prompt to pixels, against diffusers' `LattePipeline` of the same parts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline
+from torch import Tensor
+
+from tools.benchmarks.devices import check_agreement, machine, named_device, peak_memory
+from tools.benchmarks.peers import SMALL, Pair
+from tools.benchmarks.turns import print_rows, rows, take_turns
+from videodit.caching import set_cache
+from videodit.exchange import pipeline_from_diffusers
+from videodit.text import TextEncoder
+
+PROMPT, NEGATIVE, TOKENS = "a red circle moving right", "blue stars", 120
+TOLERANCE = 1e-3  # of the pixels, after all steps: what each step's rounding may grow to
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, default=20, help="scheduler steps, two passes each (20)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns that each takes (3)")
+    parser.add_argument(
+        "--cache",
+        nargs="*",
+        default=["taylorseer"],
+        metavar="NAME[=NUMBER]",
+        help="feature caches to try, as tools/sample_video.py names them (taylorseer)",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--quick", action="store_true", help="tiny parts: whether it runs; the numbers mean nothing")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures, and prints as it goes. ValueError: no such cache."""
+    device = named_device(args.device)
+    shape = replace(SMALL, batch=1, caption=64, tokens=TOKENS)
+    shape = replace(shape.quick(), tokens=TOKENS) if args.quick else shape
+    theirs = peer_pipeline(Pair(shape), args.quick).to(device)
+    ours = pipeline_from_diffusers(theirs)[0].to(device)
+    for pipe in (theirs, ours):
+        pipe.set_progress_bar_config(disable=True)
+    latents = torch.randn(1, 4, shape.frames, shape.side, shape.side, generator=torch.Generator().manual_seed(0))
+    pixels = shape.side * 8
+    common = {"negative_prompt": NEGATIVE, "latents": latents.to(device), "num_inference_steps": args.steps}
+
+    def sample_theirs() -> Tensor:
+        size = {"video_length": shape.frames, "height": pixels, "width": pixels}
+        frames = theirs(PROMPT, **common, **size, output_type="pt", clean_caption=False).frames
+        return frames.reshape(1, shape.frames, 3, pixels, pixels)
+
+    def sample_ours(cache: str | None = None) -> Tensor:
+        set_cache(ours, cache)
+        return ours(PROMPT, **common, guidance_scale=7.5, use_text_mask=False).frames
+
+    ways: dict[str, Callable[[], Any]] = {"videodit": sample_ours, "diffusers": sample_theirs}
+    ways |= {f"videodit, {cache}": partial(sample_ours, cache) for cache in args.cache}
+    first = {name: peak_memory(way, device) for name, way in ways.items()}
+    (_, plain), (_, expected) = first["videodit"], first["diffusers"]
+    off = check_agreement("pixels", plain, expected, TOLERANCE)
+    found = rows(take_turns(ways, args.rounds, warm=True, title="sampling"), ["diffusers"])
+    for row in found:
+        row["peak_bytes"], clip = first[row["name"]]
+        row |= error_of(clip, plain) if "," in row["name"] else {}
+    print(f"{shape}; {args.steps} steps, guidance 7.5, {pixels} x {pixels} pixels; outputs differ by {off:.1e}")
+    notes = {
+        "peak MB": lambda row: f"{row['peak_bytes'] / 1e6:.1f}",
+        "PSNR, dB": lambda row: f"{row['psnr']:.1f}" if "psnr" in row else "-",
+    }
+    print_rows("prompt to pixels", found, notes)
+    return {
+        "what": "sample",
+        "machine": machine(device),
+        "shape": vars(shape),
+        "steps": args.steps,
+        "agreement": off,
+        "rows": found,
+    }
+
+
+def error_of(clip: Tensor, plain: Tensor) -> dict[str, float]:
+    """Of a clip made under a cache against the same without, pixels in [0, 1]."""
+    square = float((clip - plain).square().mean())
+    return {"mean_error": float((clip - plain).abs().mean()), "psnr": float(-10 * np.log10(max(square, 1e-12)))}
+
+
+def peer_pipeline(pair: Pair, quick: bool) -> Any:
+    """diffusers' pipeline of random parts: the Latte, a small VAE of 8 x 8 pixels a latent, a small T5."""
+    torch.manual_seed(0)
+    text = TextEncoder.from_captions([PROMPT, NEGATIVE], width=pair.shape.caption, max_length=TOKENS)
+    channels = [8, 8, 8, 8] if quick else [16, 32, 32, 32]
+    vae = AutoencoderKL(
+        block_out_channels=channels,
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        norm_num_groups=8,
+        latent_channels=4,
+    ).eval()
+    return LattePipeline(
+        vae=vae,
+        transformer=pair.theirs,
+        scheduler=DDIMScheduler(clip_sample=False),
+        text_encoder=text.text_encoder,
+        tokenizer=text.tokenizer,
+    )

@@ -29,6 +29,7 @@ from einops import rearrange
 from torch import Tensor
 
 from videodit.diffusion.schedulers import is_flow
+from videodit.models.attention import TextMemory
 
 CACHES = {"first-block": 0.1, "pyramid-attention": 2, "taylorseer": 3, "sea": 0.25}
 BY_CONTENT = (FirstBlockCacheConfig, SeaCacheConfig)
@@ -138,4 +139,4 @@ def predict(model: Any, clips: int, where: dict[str, Any], latents: Tensor, time
 def rows_of(conditions: dict[str, Any], rows: slice | list[int]) -> dict[str, Any]:
     """The same conditions for some rows of the batch; what is no tensor is of all rows."""
     parts = {k: rows_of(v, rows) if isinstance(v, dict) else v for k, v in conditions.items()}
-    return {k: v[rows] if isinstance(v, Tensor) else v for k, v in parts.items()}
+    return {k: v[rows] if isinstance(v, Tensor | TextMemory) else v for k, v in parts.items()}

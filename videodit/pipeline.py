@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ import numpy as np
 import PIL.Image
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
+from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from diffusers.utils import BaseOutput
 from einops import rearrange
 from torch import Tensor
@@ -322,6 +324,11 @@ class VideoDiTPipeline(DiffusionPipeline):
         step_kwargs = (
             {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         )
+
+        @cache  # the text goes through the model's projections once, not once a step
+        def conditions_of(rows: tuple[int, ...]) -> dict[str, Any]:
+            return with_text_memory(self.transformer, rows_of(conditions, list(rows)))
+
         skipped, latent_fps = len(self.scheduler.timesteps) - len(timesteps), size.fps / codec.strides.time
         passes: list[bool] = []
         times_in_all = self.scheduler.config.num_train_timesteps
@@ -335,7 +342,7 @@ class VideoDiTPipeline(DiffusionPipeline):
                     forget(self.transformer)
                 self._current_timestep = t
                 where = {"step_index": index, "num_inference_steps": len(timesteps), "sigma": float(t) / times_in_all}
-                prediction = self._predict(latents, t, conditions, three, latent_fps, given, noise, where)
+                prediction = self._predict(latents, t, conditions_of, three, latent_fps, given, noise, where)
                 clean = latents
                 if "pred_original_sample" in watched:
                     clean = clean_estimate(self.scheduler, prediction, latents, t)
@@ -345,7 +352,9 @@ class VideoDiTPipeline(DiffusionPipeline):
                     tensors = {"latents": latents, "pred_original_sample": clean, **by_name(conditions, count)}
                     changed = callback_on_step_end(self, index, t, {name: tensors[name] for name in watched})
                     latents = changed.get("latents", latents)
-                    conditions = replaced(conditions, count, changed)
+                    if (retold := replaced(conditions, count, changed)) is not conditions:
+                        conditions = retold
+                        conditions_of.cache_clear()
                 bar.update()
         if output_type == "latent":
             frames = latents
@@ -382,7 +391,7 @@ class VideoDiTPipeline(DiffusionPipeline):
         self,
         latents: Tensor,
         t: Tensor,
-        conditions: dict[str, Any],
+        conditions_of: Callable[[tuple[int, ...]], dict[str, Any]],
         guidance: tuple[float, float, float],
         fps: float,
         given: Given | None,
@@ -391,12 +400,13 @@ class VideoDiTPipeline(DiffusionPipeline):
     ) -> Tensor:
         """The model's guided prediction; all passes of guidance go through the model as one batch.
 
+        conditions_of: what the model is told of the clips (rows 0 to b - 1 with the prompt, from b on without).
         guidance: the scale of the prompt, that of the given frames, and rescale.
         """
         scale, image_scale, rescale = guidance
         shown, count = _passes(scale, image_scale), len(latents)
-        told, untold = list(range(count)), list(range(count, 2 * count))
-        conditions = rows_of(conditions, told + untold * (len(shown) - 1))
+        told, untold = tuple(range(count)), tuple(range(count, 2 * count))
+        conditions = dict(conditions_of(told + untold * (len(shown) - 1)))
         inputs = [latents] * len(shown)
         if given is not None and not all(shown):
             inputs[-1] = given.under_noise(latents, self.scheduler, noise, t)
@@ -420,6 +430,18 @@ def _passes(scale: float, image_scale: float) -> list[bool]:
     """Of each pass of guidance whether it is shown the given frames: the first has the prompt too, the second has not,
     the third has neither; those that cannot matter are left out."""
     return [True] + [True] * (scale != image_scale) + [False] * (image_scale != 1)
+
+
+def with_text_memory(model: Any, conditions: dict[str, Any]) -> dict[str, Any]:
+    """The conditions of a model, with its memory of the text in place of the text.
+
+    The text stays where diffusers' group offloading brings a block's weights for that block's call alone.
+    """
+    if "encoder_hidden_states" not in conditions or _is_group_offload_enabled(model):
+        return conditions
+    rest = dict(conditions)
+    text, mask = rest.pop("encoder_hidden_states"), rest.pop("encoder_attention_mask", None)
+    return rest | {"text_memory": model.text_memory(text, mask)}
 
 
 def named_folder(name: str) -> str:

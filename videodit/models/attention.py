@@ -8,6 +8,7 @@ Axes: `b` batch, `f` frames, `s` places of a frame, `m` text tokens, `d` width, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,8 +20,26 @@ from torch import Tensor, nn
 from videodit.models.sequence import Part
 
 Axis = Literal["space", "time", "joint"]
-# how tokens are grouped for self-attention: every group attends within itself
-GROUPS: dict[str, str] = {"space": "(b f) s h e", "time": "(b s) f h e", "joint": "b (f s) h e"}
+# how tokens are grouped for self-attention, as batch, tokens, heads, width: views all three, since along `time` the
+# heads of all places are so many heads of one clip
+GROUPS: dict[str, str] = {"space": "(b f) s h e", "time": "b f (s h) e", "joint": "b (f s) h e"}
+MOST_HEADS = 65535  # of one call, by CUDA's kernels
+
+
+@dataclass(frozen=True)
+class TextMemory:
+    """What the blocks' cross-attention sees of a text, made once for all calls about it: `VideoDiT.text_memory`.
+
+    mask: b 1 1 m, True = attend; None: all. blocks: each block's keys and values, b m h e; None where it reads no text.
+    """
+
+    mask: Tensor | None
+    blocks: tuple[tuple[Tensor, Tensor] | None, ...]
+
+    def __getitem__(self, rows: slice | list[int]) -> TextMemory:
+        """That of some rows of the batch."""
+        mask = None if self.mask is None else self.mask[rows]
+        return TextMemory(mask, tuple(kv and (kv[0][rows], kv[1][rows]) for kv in self.blocks))
 
 
 class AttnProcessor:
@@ -37,16 +56,18 @@ class AttnProcessor:
         attention_mask: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
         across: Part | None = None,
+        text_memory: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query = attn.norm_q(rearrange(attn.to_q(hidden_states), "b f s (h e) -> b f s h e", h=attn.heads))
-        key = attn.norm_k(rearrange(attn.to_k(source), "... (h e) -> ... h e", h=attn.heads))
-        value = rearrange(attn.to_v(source), "... (h e) -> ... h e", h=attn.heads)
-        group = GROUPS[attn.axis]
+        if text_memory is not None:
+            key, value = text_memory
+        else:
+            key, value = attn.keys_and_values(hidden_states if encoder_hidden_states is None else encoder_hidden_states)
         if across is not None:
             query, key, value = across.heads(query, key, value)
-        b, f, s = query.shape[:3]
-        if encoder_hidden_states is None:
+        b, f, s, h, _ = query.shape
+        group = grouping(attn.axis, s * h)
+        if not attn.is_cross_attention:
             if rotary is not None:
                 query, key = rotate(query, rotary), rotate(key, rotary)
             key, value = (rearrange(x, f"b f s h e -> {group}") for x in (key, value))
@@ -58,7 +79,7 @@ class AttnProcessor:
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
-        states = rearrange(states, f"{group} -> b f s h e", b=b, f=f, s=s)
+        states = rearrange(states, f"{group} -> b f s h e", b=b, f=f, s=s, h=h)
         if across is not None:
             states = across.tokens(states, attn.heads)
         states = rearrange(states, "b f s h e -> b f s (h e)")
@@ -68,9 +89,9 @@ class AttnProcessor:
 class Attention(nn.Module, AttentionModuleMixin):
     """Self-attention along `axis`, or cross-attention from every token to a text when `cross_attention_dim` is given.
 
-    Input b f s d, output b f s d. Text is b m e with a mask b 1 1 m (True = attend), rotary is (cos, sin), each
-    broadcastable to b f s h e/2. `across`: the tokens are a part of those that see each other (`models.sequence`), and
-    rotary is of all of them.
+    Input b f s d, output b f s d. Text is b m e with a mask b 1 1 m (True = attend), or in its place `text_memory`, its
+    `keys_and_values`. rotary is (cos, sin), each broadcastable to b f s h e/2. `across`: the tokens are a part of those
+    that see each other (`models.sequence`), and rotary is of all of them.
     """
 
     _default_processor_cls = AttnProcessor
@@ -105,8 +126,20 @@ class Attention(nn.Module, AttentionModuleMixin):
         attention_mask: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
         across: Part | None = None,
+        text_memory: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary, across)
+        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary, across, text_memory)
+
+    def keys_and_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens ... d -> keys and values, each ... h e."""
+        key, value = (rearrange(to(source), "... (h e) -> ... h e", h=self.heads) for to in (self.to_k, self.to_v))
+        return self.norm_k(key), value
+
+
+def grouping(axis: Axis, heads: int) -> str:
+    """How tokens b f s h e are grouped along an axis, of which all places together have so many heads: no copy, but
+    for `time` where these are more than a kernel's grid holds."""
+    return "(b s) f h e" if axis == "time" and heads > MOST_HEADS else GROUPS[axis]
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

@@ -10,12 +10,16 @@ blocks, plus a table of the block's own; or adaLN-zero's (DiT, Peebles & Xie 202
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.models.activations import GELU
 from diffusers.models.attention import FeedForward
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
 
 from videodit.models.attention import Attention, Axis
 from videodit.models.sequence import Part
@@ -68,7 +72,7 @@ class DiTBlock(nn.Module):
                 dim, heads, cross_attention_dim=cross_attention_dim, bias=attention_bias, qk_norm=False
             )
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=norm_elementwise_affine)
-        self.ff = FeedForward(dim, activation_fn=activation_fn, inner_dim=round(dim * mlp_ratio))
+        self.ff = MLP(dim, activation_fn=activation_fn, inner_dim=round(dim * mlp_ratio))
 
     def forward(
         self,
@@ -78,6 +82,7 @@ class DiTBlock(nn.Module):
         encoder_attention_mask: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
         across: Part | None = None,
+        text_memory: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """b f s d -> b f s d.
 
@@ -87,6 +92,7 @@ class DiTBlock(nn.Module):
             encoder_hidden_states: b m e; encoder_attention_mask: b 1 1 m, True = attend.
             rotary: (cos, sin) of the frames' times, used where the axis looks along time.
             across: where other processes hold some of the tokens that the self-attention looks at, what is held here.
+            text_memory: the text's keys and values, each b m h e, in place of `encoder_hidden_states`.
         """
         if self.modulation is not None:
             modulation = self.modulation(silu(modulation.to(self.modulation.weight.dtype)))
@@ -94,13 +100,15 @@ class DiTBlock(nn.Module):
         if self.modulation is None:
             table = self.scale_shift_table + table
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = table.to(hidden_states.dtype).unbind(dim=-2)  # b f 1 d
-        states = self.norm1(hidden_states) * (1 + scale_1) + shift_1
+        states = remade(modulate, self.norm1, hidden_states, shift_1, scale_1)
         rotary = None if self.axis == "space" else rotary
-        hidden_states = hidden_states + gate_1 * self.attn1(states, rotary=rotary, across=across)
+        hidden_states = torch.addcmul(hidden_states, gate_1, self.attn1(states, rotary=rotary, across=across))
         if self.attn2 is not None:
-            hidden_states = hidden_states + self.attn2(hidden_states, encoder_hidden_states, encoder_attention_mask)
-        states = self.norm2(hidden_states) * (1 + scale_2) + shift_2
-        return hidden_states + gate_2 * self.ff(states)
+            hidden_states = hidden_states + self.attn2(
+                hidden_states, encoder_hidden_states, encoder_attention_mask, text_memory=text_memory
+            )
+        states = remade(modulate, self.norm2, hidden_states, shift_2, scale_2)
+        return torch.addcmul(hidden_states, gate_2, self.ff(states))
 
     def silence(self) -> None:
         """Zeroes every way out of the block, biases included, so that it passes its input on unchanged."""
@@ -108,6 +116,37 @@ class DiTBlock(nn.Module):
         for linear in outs:
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
+
+
+class MLP(FeedForward):
+    """diffusers' MLP, that keeps its hidden states for backward once, not before and after a GELU."""
+
+    def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
+        if not isinstance(self.net[0], GELU):
+            return super().forward(hidden_states)
+        return remade(self._out, self.net[0].proj(hidden_states))
+
+    def _out(self, hidden_states: Tensor) -> Tensor:
+        hidden_states = self.net[0].gelu(hidden_states)
+        for module in self.net[1:]:
+            hidden_states = module(hidden_states)
+        return hidden_states
+
+
+def modulate(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """norm(x) (1 + scale) + shift, with shift and scale b f 1 d."""
+    return torch.addcmul(shift, norm(x), 1 + scale)
+
+
+def remade(function: Callable[..., Tensor], *inputs: object) -> Tensor:
+    """`function(*inputs)`, of which nothing but its tensor inputs is kept for backward: the rest is made again there.
+
+    For what is cheap to make but large to keep. Where the last step is a linear layer, backward needs what goes into
+    it, and stops before the product itself. Compiled code decides by itself what to keep.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False)
 
 
 # what diffusers' feature caches need to know of the block: it returns the hidden states alone

@@ -23,12 +23,13 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.normalization import AdaLayerNormSingle
 from diffusers.utils import apply_lora_scale
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from videodit.models.attention import GROUPS
-from videodit.models.block import DiTBlock
+from videodit.models.attention import GROUPS, TextMemory
+from videodit.models.block import DiTBlock, modulate, remade
 from videodit.models.embeddings import (
     PatchEmbed,
     TimeEmbedding,
@@ -282,6 +283,7 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         fps: float | Tensor | None = None,
         frame_mask: Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,
+        text_memory: TextMemory | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """The prediction for a noised latent.
@@ -297,6 +299,7 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
             fps: frames of `hidden_states` a second, a number or b; None: `sample_fps`.
             frame_mask: b f, True = given: the frame is clean and is treated as at time 0, whatever `timestep` says.
             attention_kwargs: `{"scale": ...}` for LoRA, as in diffusers.
+            text_memory: of the text, in place of it and its mask: what `text_memory` gave.
 
         Returns:
             `.sample`, or `[0]` with `return_dict=False`: b c' f h w.
@@ -305,7 +308,10 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
             ValueError: shapes that do not fit the model or each other; a feature cache, with a sequence group.
         """
         _, _, f, h, w = hidden_states.shape
-        self._check(hidden_states, timestep, encoder_hidden_states, class_labels, added_cond_kwargs, frame_mask)
+        if text_memory is not None and (encoder_hidden_states is not None or encoder_attention_mask is not None):
+            raise ValueError("text_memory stands for the text and its mask: give one or the other")
+        text: Tensor | TextMemory | None = encoder_hidden_states if text_memory is None else text_memory
+        self._check(hidden_states, timestep, text, class_labels, added_cond_kwargs, frame_mask)
         x = self.patch_embed(hidden_states.to(self.patch_embed.proj.weight.dtype))  # b f s d
         rows, columns = h // self.patch_size[1], w // self.patch_size[2]
         base, scale = self.config.sample_size, self.config.interpolation_scale
@@ -313,29 +319,58 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         modulations, shift_scale = self._times(timestep, frame_mask, class_labels, added_cond_kwargs)
         seconds = self._seconds(fps, x)
         rotary, positions = self._time_positions(seconds, x)
-        text, text_mask = self._text(encoder_hidden_states, encoder_attention_mask, x)
+        if isinstance(text, TextMemory):
+            states, mask, memories = None, text.mask, text.blocks
+        else:
+            states, mask = self._text(text, encoder_attention_mask)
+            memories = (None,) * len(self.blocks)
         spread = Spread(self.sequence_group, *x.shape[1:3])
-        for number, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
+        for number, (block, modulation, memory) in enumerate(zip(self.blocks, modulations, memories, strict=True)):
             if block.axis == "time" and f == 1:
                 continue
             x = spread.lay(x, str(block.axis))
             if block.axis != "space" and f > 1 and positions is not None:
                 x, positions = x + spread.of_frames(positions), None
-            inputs = (x, spread.of_frames(modulation), text, text_mask, rotary, spread.across(str(block.axis)))
+            here, across = spread.of_frames(modulation), spread.across(str(block.axis))
+            inputs = (x, here, states, mask, rotary, across, memory)
             if torch.is_grad_enabled() and self.gradient_checkpointing and number % self.checkpoint_every == 0:
                 x = self._gradient_checkpointing_func(block, *inputs)
             else:
                 x = block(*inputs)
         shift, scale = rearrange(spread.of_frames(shift_scale), "b f (k d) -> b f 1 k d", k=2).to(x.dtype).unbind(-2)
-        x = spread.whole(self.proj_out(self.norm_out(x) * (1 + scale) + shift))
+        x = spread.whole(self.proj_out(remade(modulate, self.norm_out, x, shift, scale)))
         sample = unpatchify(x, self.patch_size, f, h)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    @apply_forward_hook
+    @apply_lora_scale("attention_kwargs")
+    def text_memory(
+        self,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> TextMemory:
+        """All that the blocks take from a text, to be given to many calls in its place; the output is the same.
+
+        Holds for the weights as they are, and for the `attention_kwargs`.
+
+        Args:
+            encoder_hidden_states, encoder_attention_mask, attention_kwargs: as in the call.
+
+        Raises:
+            ValueError: a model without text.
+        """
+        states, mask = self._text(encoder_hidden_states, encoder_attention_mask)
+        if states is None:
+            raise ValueError("this model takes no encoder_hidden_states (caption_channels=None)")
+        readers: list[Any] = [block.attn2 for block in self.blocks]
+        return TextMemory(mask, tuple(reader and reader.keys_and_values(states) for reader in readers))
 
     def _check(
         self,
         latent: Tensor,
         timestep: Tensor,
-        text: Tensor | None,
+        text: Tensor | TextMemory | None,
         labels: Tensor | None,
         added: dict[str, Tensor] | None,
         frame_mask: Tensor | None,
@@ -413,11 +448,12 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
             added = (added * self.time_scale if config.time_positions == "both" else added).to(x.dtype)
         return rotary, added
 
-    def _text(self, text: Tensor | None, mask: Tensor | None, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _text(self, text: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Projected text b m d and mask b 1 1 m. Where a row has no token, all are seen, and all are zero."""
         if text is None or self.caption_projection is None:
             return None, None
-        text = self.caption_projection(text.to(self.caption_projection.linear_1.weight.dtype)).to(x.dtype)
+        text = self.caption_projection(text.to(self.caption_projection.linear_1.weight.dtype))
+        text = text.to(self.patch_embed.proj.weight.dtype)
         if mask is None:
             return text, None
         mask = mask.bool()

@@ -9,6 +9,7 @@ Axes: `b` batch, `c` channels, `f` frames, `h w` rows and columns, `s` places, `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -319,11 +320,12 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         modulations, shift_scale = self._times(timestep, frame_mask, class_labels, added_cond_kwargs)
         seconds = self._seconds(fps, x)
         rotary, positions = self._time_positions(seconds, x)
+        memories: Sequence[tuple[Tensor, Tensor] | None] = [None] * len(self.blocks)
+        states: Tensor | None = None
         if isinstance(text, TextMemory):
-            states, mask, memories = None, text.mask, text.blocks
+            mask, memories = text.mask, text.blocks
         else:
             states, mask = self._text(text, encoder_attention_mask)
-            memories = (None,) * len(self.blocks)
         spread = Spread(self.sequence_group, *x.shape[1:3])
         for number, (block, modulation, memory) in enumerate(zip(self.blocks, modulations, memories, strict=True)):
             if block.axis == "time" and f == 1:
@@ -363,7 +365,8 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         states, mask = self._text(encoder_hidden_states, encoder_attention_mask)
         if states is None:
             raise ValueError("this model takes no encoder_hidden_states (caption_channels=None)")
-        return TextMemory(mask, tuple(block.attn2 and block.attn2.keys_and_values(states) for block in self.blocks))
+        attentions = [block.attn2 for block in self.blocks if isinstance(block, DiTBlock)]
+        return TextMemory(mask, tuple(None if attn is None else attn.keys_and_values(states) for attn in attentions))
 
     def _check(
         self,

@@ -122,8 +122,8 @@ class MLP(FeedForward):
     """diffusers' MLP, that keeps its hidden states for backward once, not before and after a GELU."""
 
     def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
-        if not isinstance(self.net[0], GELU):
-            return super().forward(hidden_states)
+        if not (torch.is_grad_enabled() and isinstance(self.net[0], GELU)):
+            return super().forward(hidden_states)  # lets go of what came before the GELU
         return remade(self._out, self.net[0].proj(hidden_states))
 
     def _out(self, hidden_states: Tensor) -> Tensor:

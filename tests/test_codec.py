@@ -141,8 +141,8 @@ def test_windows_join_as_if_decoded_at_once(case: tuple[str, VideoCodec]) -> Non
     first, second = (torch.randn(1, channels, codec.strides.latent_frames(count), 4, 4) for _ in range(2))
     carry: list[torch.Tensor] = []
     pieces = [
-        torch.cat([*codec.decode_on(first, 0, carry)], 2),
-        torch.cat([*codec.decode_on(second, shared, carry)], 2),
+        torch.cat([*codec.decode_chunks(first, 0, carry)], 2),
+        torch.cat([*codec.decode_chunks(second, shared, carry)], 2),
     ]
     assert [piece.shape[2] for piece in pieces] == [count, count - shared]
     if codec.streams:

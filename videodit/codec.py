@@ -162,25 +162,19 @@ class VideoCodec:
         """Normalized latents b c' f' h' w' -> pixels b c f h w, float32, clamped to [-1, 1]."""
         return torch.cat(list(self.decode_chunks(latents)), dim=2)
 
-    def decode_chunks(self, latents: Tensor) -> Iterator[Tensor]:
+    def decode_chunks(self, latents: Tensor, shared: int = 0, carry: list[Any] | None = None) -> Iterator[Tensor]:
         """The frames of `decode(latents)` piece by piece, in order: float32 b c f h w in [-1, 1].
 
         The pieces joined equal the whole decode exactly. A VAE that must see the whole clip gives it as one piece.
-        """
-        for chunk in self.decode_raw(self.denormalize(latents)):
-            yield chunk.float().clamp(-1, 1)
-
-    def decode_on(self, latents: Tensor, shared: int, carry: list[Any]) -> Iterator[Tensor]:
-        """The frames of a window of a longer clip, piece by piece, but for the first `shared`, which the window before
-        has shown.
 
         Args:
-            latents: of the whole window. shared: a number of frames that can stand by themselves, or 0.
-            carry: an empty list for the first window, then the same for each: it keeps what a causal decoder holds of
-                the frames before, so that the windows join as if they were decoded at once. A VAE that does not stream
-                decodes each window by itself.
+            latents: of a clip, or of a window of a longer one, whose first `shared` frames (a number that can stand by
+                itself, or 0) the window before has shown: they are left out.
+            carry: for windows, an empty list at the first, then the same for each: it keeps what a causal decoder holds
+                of the frames before, so that they join as if decoded at once. A VAE that does not stream decodes each
+                by itself.
         """
-        if not self.streams:
+        if shared and not self.streams:
             yield self.decode(latents)[:, :, shared:]
             return
         new = latents[:, :, self.strides.latent_frames(shared) if shared else 0 :]
@@ -189,7 +183,7 @@ class VideoCodec:
 
     def decode_raw(self, raw: Tensor, carry: list[Any] | None = None) -> Iterator[Tensor]:
         """Raw latents -> unclamped pixels, piece by piece: the differentiable path that training takes; `carry` as in
-        `decode_on`."""
+        `decode_chunks`."""
         _onload(self.vae)
         raw = raw.to(self.device, self.dtype)
         vae = self.vae

@@ -157,7 +157,7 @@ def _window(
     """`count` frames without the first `shared`, which were shown before."""
     generator = torch.Generator().manual_seed(seed)
     made: Any = pipe(prompt, num_frames=count, generator=[generator], output_type="latent", **options)
-    return np.concatenate([to_frames(piece)[0] for piece in pipe.codec.decode_on(made.frames, shared, carry)])
+    return np.concatenate([to_frames(piece)[0] for piece in pipe.codec.decode_chunks(made.frames, shared, carry)])
 
 
 def _seed(seed: int, number: int) -> int:

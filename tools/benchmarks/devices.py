@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 from collections.abc import Callable
@@ -15,6 +16,12 @@ from tools.benchmarks.turns import Disagreement
 from videodit.training.precision import lacks_bfloat16
 
 Result = TypeVar("Result")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The options of all that runs a model."""
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--quick", action="store_true", help="all tiny: whether it runs; the numbers mean nothing")
 
 
 def check_agreement(what: str, ours: Tensor, theirs: Tensor, tolerance: float) -> float:

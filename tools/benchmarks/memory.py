@@ -7,20 +7,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from tools.benchmarks.devices import machine, named_device, peak_memory, precisions
-from tools.benchmarks.peers import LATTE, Pair, train
+from tools.benchmarks.devices import add_device, machine, named_device, peak_memory, precisions
+from tools.benchmarks.peers import LATTE, LAYERS, Pair, train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--layers", type=int, default=2, help="of Latte-1's 28 (2)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes: whether it runs; the numbers mean nothing")
+    parser.add_argument("--layers", type=int, choices=LAYERS, metavar="N", default=2, help="of Latte-1's 28 (2)")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measures, and prints as it goes. ValueError: options out of range."""
-    if not 1 <= args.layers <= LATTE.layers:
-        raise ValueError(f"--layers {args.layers}: Latte-1 has 1 to {LATTE.layers}")
+    """Measures, and prints as it goes. ValueError: no such device."""
     device = named_device(args.device)
     shape = replace(LATTE, layers=args.layers)
     shape = shape.quick() if args.quick else shape

@@ -10,27 +10,26 @@ from typing import Any
 
 import torch
 
-from tools.benchmarks.devices import machine, named_device, precisions
-from tools.benchmarks.peers import LATTE, PIXART, SMALL, Floor, Pair, Shape, compiled, count_flops, train
+from tools.benchmarks.devices import add_device, machine, named_device, precisions
+from tools.benchmarks.peers import LATTE, LAYERS, PIXART, SMALL, Floor, Pair, Shape, compiled, count_flops, train
 from tools.benchmarks.turns import print_rows, ratio, rows, take_turns
 
 SHAPES = {"latte": LATTE, "pixart": PIXART, "small": SMALL}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--layers", type=int, default=1, help="of Latte-1's and PixArt's 28 (1)")
+    parser.add_argument(
+        "--layers", type=int, choices=LAYERS, metavar="N", default=1, help="of 28, not at width 256 (1)"
+    )
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="small: width 256 (all)")
     parser.add_argument("--rounds", type=int, default=3, help="turns that each takes at least (3)")
     parser.add_argument("--seconds", type=float, default=8, help="to go on with turns in each table (8)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="at width 256")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes: whether it runs; the numbers mean nothing")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measures, and prints as it goes. ValueError: options out of range."""
-    if not 1 <= args.layers <= LATTE.layers:
-        raise ValueError(f"--layers {args.layers}: Latte-1 has 1 to {LATTE.layers}")
+    """Measures, and prints as it goes. ValueError: no such device."""
     device = named_device(args.device)
     layers = {"latte": args.layers, "pixart": min(PIXART.layers, 8 * args.layers)}  # of a sixteenth of the tokens
     shapes = [replace(SHAPES[name], layers=layers.get(name, SMALL.layers)) for name in args.shapes]

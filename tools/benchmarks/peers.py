@@ -49,6 +49,7 @@ class Shape:
 
 
 LATTE = Shape("Latte-1", "latte", 28, 1152, 16, 1, 16, 32)
+LAYERS = range(1, LATTE.layers + 1)  # of which a benchmark may take fewer
 PIXART = Shape("PixArt, one frame", "pixart", 28, 1152, 16, 1, 1, 32)
 SMALL = Shape("Latte at width 256", "latte", 4, 256, 4, 2, 16, 16)
 

@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline
 from torch import Tensor
 
-from tools.benchmarks.devices import check_agreement, machine, named_device, peak_memory
+from tools.benchmarks.devices import add_device, check_agreement, machine, named_device, peak_memory
 from tools.benchmarks.peers import SMALL, Pair
 from tools.benchmarks.turns import print_rows, rows, take_turns
 from videodit.caching import set_cache
@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[=NUMBER]",
         help="feature caches to try, as tools/sample_video.py names them (taylorseer)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny parts: whether it runs; the numbers mean nothing")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

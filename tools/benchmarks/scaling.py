@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
 
-from tools.benchmarks.devices import machine, named_device, peak_memory
+from tools.benchmarks.devices import add_device, machine, named_device, peak_memory
 from tools.benchmarks.plot import loglog
 from tools.benchmarks.turns import print_rows, rows, take_turns
 from videodit.models.transformer import VideoDiT
@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=1, help="a space and a time block each; theirs: two blocks (1)")
     parser.add_argument("--rounds", type=int, default=3, help="turns that each takes (3)")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the times")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--quick", action="store_true", help="few tokens: whether it runs; the numbers mean nothing")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

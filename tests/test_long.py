@@ -113,8 +113,11 @@ def test_what_cannot_be_long_is_refused_at_once(
 
 
 def test_an_overlap_that_the_vae_cannot_take_names_those_it_can(tiny_pipe: VideoDiTPipeline) -> None:
-    with pytest.raises(ValueError, match=r"4 frames cannot be given by themselves.*nearest: 1 or 5"):
-        made(tiny_pipe, 20, overlap=4)
+    """Before anything is made."""
+    with pytest.raises(ValueError, match=r"overlap=4: 4 frames cannot be given by themselves.*nearest: 1 or 5"):
+        long_clip(tiny_pipe, "a red circle", 20, overlap=4)
+    with pytest.raises(ValueError, match=r"window=8: 8 frames cannot be made at once.*nearest: 5 or 9"):
+        long_clip(tiny_pipe, "a red circle", 20, window=8)
 
 
 # --- ends and loops --------------------------------------------------------------------------------------------------

@@ -105,6 +105,11 @@ def long_clip(
         raise ValueError(f"{ends[0]}: a loop ends where it begins; give no end")
     if not loop and num_frames <= size:
         raise ValueError(f"num_frames={num_frames} fit into one window of {size}: make it as any clip")
+    for name, count, cannot in (("window", size, "be made at once"), ("overlap", overlap, "be given by themselves")):
+        try:
+            strides.latent_frames(count)
+        except ValueError as error:
+            raise ValueError(f"{name}={count}: {count} frames cannot {cannot}: {error}") from None
     closing = step if loop else 0
     if ends:
         closing = strides.time if ends[0] == "last_image" else len(options[ends[0]])

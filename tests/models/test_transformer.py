@@ -8,7 +8,7 @@ from diffusers import PixArtTransformer2DModel
 from einops import rearrange
 from tiny import awaken, tiny_dit
 
-from videodit.models.attention import Attention
+from videodit.models.attention import Attention, grouping
 from videodit.models.block import DiTBlock
 from videodit.models.embeddings import PatchEmbed, temporal_rotary, unpatchify
 from videodit.models.transformer import SIZES, VideoDiT
@@ -112,6 +112,16 @@ def test_attention_equals_the_formula_in_float64() -> None:
             weights = (q @ k.transpose(1, 2) / 8**0.5).softmax(-1)
             expected[:, :, place, 8 * h : 8 * h + 8] = weights @ head(attention.to_v, None, place, h)
     torch.testing.assert_close(attention(x, rotary=rotary), attention.to_out[0](expected), rtol=1e-6, atol=1e-6)
+
+
+def test_more_heads_than_a_kernel_takes_are_put_beside_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, t = awaken(tiny_dit()), torch.randn(2, 4, 5, 8, 8), torch.tensor([300.0, 700.0])
+    text = torch.randn(2, 6, 24)
+    with torch.no_grad():
+        expected = model(x, t, text).sample
+        monkeypatch.setattr("videodit.models.attention.MOST_HEADS", 8)
+        assert grouping("time", 9) == "(b s) f h e"
+        torch.testing.assert_close(model(x, t, text).sample, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_rotary_positions_depend_on_seconds_not_on_frame_numbers() -> None:

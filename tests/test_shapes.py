@@ -72,6 +72,30 @@ def test_a_sample_depends_on_seed_and_index_alone() -> None:
     assert not np.array_equal(a[7].frames, ShapesWorld(CLIP, seed=4)[7].frames)
 
 
+def test_words_of_which_there_is_to_be_more_are_drawn_so_many_times_as_often() -> None:
+    """Against the closed form: a triple's share is the product of its words' weights over the sum of all."""
+    more = {"spinning": 4.0, "star": 0.5}
+    world = ShapesWorld(CLIP, num_things=1, more=more)
+    things = [world.scene(i).things[0] for i in range(4000)]
+    assert not {thing.triple for thing in things} & HELD_OUT
+    trained = [t for t in triples() if t not in HELD_OUT]
+    weights = [math.prod(more.get(word, 1.0) for word in t) for t in trained]
+    for word, place in (("spinning", 2), ("star", 1), ("red", 0)):
+        share = sum(w for w, t in zip(weights, trained, strict=True) if t[place] == word) / sum(weights)
+        seen = sum(thing.triple[place] == word for thing in things) / len(things)
+        assert abs(seen - share) < 4 * math.sqrt(share * (1 - share) / len(things)), word
+    plain, ones = ShapesWorld(CLIP), ShapesWorld(CLIP, more={})
+    assert all(plain.scene(i) == ones.scene(i) for i in range(50))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"), [({"dodging": 2.0}, "'dodging' is none of"), ({"star": 0.0}, "star: 0 times")]
+)
+def test_a_word_that_cannot_be_drawn_more_often_is_named(more: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ShapesWorld(CLIP, more=more)
+
+
 def test_captions_say_colour_shape_and_motion_and_no_word_is_outside_the_vocabulary() -> None:
     words = {w for c in vocabulary_captions() for w in c.split()}
     for image in (False, True):

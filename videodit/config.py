@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from videodit.shapes import shares, triples
+
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 # "no" is how accelerate says float32, and how YAML says False
@@ -53,6 +55,9 @@ class Data(Section):
         "shapes", description="'shapes', or clips of yours: a manifest, a folder, tar shards, a URL (`data.manifest`)"
     )
     clips: Positive | None = Field(None, description="at most so many of a manifest (null: all); shapes: drawn, 8192")
+    more: dict[str, Annotated[float, Field(strict=False)]] = Field(
+        {}, description="of shapes: words to draw so many times as often, as {spinning: 3, star: 2}"
+    )
     num_frames: Positive = 17
     height: Positive = 64
     width: Positive = 64
@@ -80,6 +85,18 @@ class Data(Section):
     image_share: Share = Field(0.1, description="share of the clips that an epoch shows as images: their first frame")
     max_bad_share: Share = Field(0.05, description="unreadable files beyond this share of the manifest stop the run")
     memory_gb: Annotated[float, Field(ge=0, strict=False)] = Field(2.0, description="decoded clips kept in memory")
+
+    @model_validator(mode="after")
+    def _more_of_what_is_there(self) -> Data:
+        if self.more and self.source != "shapes":
+            raise ValueError(
+                f"more: is of source 'shapes' alone; {self.source} shows each clip as often as it lists it"
+            )
+        try:
+            shares(triples(), self.more)
+        except ValueError as error:
+            raise ValueError(f"more: {error}") from error
+        return self
 
     @model_validator(mode="after")
     def _buckets_differ(self) -> Data:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -72,6 +72,21 @@ def _held_out() -> frozenset[tuple[str, str, str]]:
 HELD_OUT = _held_out()
 
 
+def shares(drawn: list[tuple[str, str, str]], more: Mapping[str, float]) -> np.ndarray:
+    """How often each of these triples is drawn, in all 1: by the product of its words' weights, 1 for those unnamed.
+
+    Raises:
+        ValueError: an unknown word, or a weight that is not a number above 0.
+    """
+    for word, weight in more.items():
+        if word not in (*COLORS, *SHAPES, *MOTIONS):
+            raise ValueError(f"{word!r} is none of {', '.join((*COLORS, *SHAPES, *MOTIONS))}")
+        if not 0 < weight < math.inf:
+            raise ValueError(f"{word}: {weight:g} times as often; take a number above 0")
+    weights = np.array([math.prod(more.get(word, 1.0) for word in triple) for triple in drawn])
+    return weights / weights.sum()
+
+
 @dataclass(frozen=True)
 class Thing:
     """One object: a key of `COLORS`, `SHAPES`, `SIZES` and `MOTIONS` each."""
@@ -112,24 +127,40 @@ class ShapesWorld:
     """`world[index]` is a `Sample`: the clip, several captions, the facts. Infinite, seeded, stateless.
 
     With `held_out=True` every thing's triple is one of `HELD_OUT`; otherwise none is. `num_things` fixes their number
-    (None: one or two, one twice as often). A size of one frame gives images, whose captions name no motion.
+    (None: one or two, one twice as often). A size of one frame gives images, whose captions name no motion. Triples
+    are drawn equally often, or by the product of what `more` says of their words.
+
+    Raises:
+        ValueError: `num_things` is none of those; `more` has an unknown word or a weight that is not above 0.
     """
 
     CAPTIONS = 4
 
-    def __init__(self, size: ClipSize, *, seed: int = 0, held_out: bool = False, num_things: int | None = None):
+    def __init__(
+        self,
+        size: ClipSize,
+        *,
+        seed: int = 0,
+        held_out: bool = False,
+        num_things: int | None = None,
+        more: Mapping[str, float] | None = None,
+    ):
         if num_things not in (None, 1, 2):
             raise ValueError(f"num_things={num_things} must be 1, 2 or None")
-        self.size, self.seed, self.held_out, self.num_things = size, seed, held_out, num_things
+        self.size, self.seed, self.num_things = size, seed, num_things
+        self.allowed = [t for t in triples() if (t in HELD_OUT) == held_out]
+        self.shares = shares(self.allowed, more) if more else None
 
     def scene(self, index: int) -> Scene:
         """The facts of sample `index`."""
         rng = rng_for(self.seed, index, 0)
         count = self.num_things or (1 if rng.random() < 2 / 3 else 2)
-        allowed = [t for t in triples() if (t in HELD_OUT) == self.held_out]
         things: list[Thing] = []
         while len(things) < count:
-            color, shape, motion = allowed[rng.integers(len(allowed))]
+            drawn = (
+                rng.integers(len(self.allowed)) if self.shares is None else rng.choice(self.shares.size, p=self.shares)
+            )
+            color, shape, motion = self.allowed[drawn]
             if all(color != other.color for other in things):
                 things.append(Thing(color, shape, str(rng.choice(list(SIZES))), motion))
         return Scene(tuple(things), str(rng.choice(list(BACKGROUNDS))))

@@ -14,6 +14,8 @@ from videodit.config import Data
 from videodit.data.buckets import fill
 from videodit.data.source import guarded_reader, open_data
 from videodit.data.transforms import detailed_crop, fit, to_frames, to_pixels
+from videodit.geometry import ClipSize
+from videodit.shapes import ShapesWorld
 from videodit.video import VideoError
 from videodit.video.writer import write_video
 
@@ -42,6 +44,17 @@ def test_a_long_file_gives_another_span_each_epoch_and_the_same_again(tmp_path: 
     assert max(starts) > 30
     fixed = open_data(Data(source=str(tmp_path), validation=0, start="first", **SIZE), seed=1).train
     assert {int(fixed.read(0, epoch)[0, 0, 0, 0]) for epoch in range(5)} == {1}
+
+
+def test_the_world_with_more_of_a_word_is_other_clips_that_show_it_and_say_it() -> None:
+    plain, more = (open_data(Data(validation=2, more=m, **SIZE), seed=1) for m in ({}, {"spinning": 1e6}))
+    for clips in (more.train, more.validation):
+        world = ShapesWorld(ClipSize(3, 16, 16, 8.0), seed=1, more={"spinning": 1e6})
+        first = 0 if clips is more.validation else 2
+        assert clips.source.captions(0, image=False) == world.captions(first)
+        assert np.array_equal(clips.read(0, 0), world[first].frames)
+        assert {thing.motion for thing in world.scene(first).things} == {"spinning"}
+    assert plain.train.source.content(0) != more.train.source.content(0)  # so a store never takes one for the other
 
 
 def test_images_are_clips_of_one_frame(tmp_path: Path) -> None:

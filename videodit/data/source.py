@@ -64,11 +64,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ShapesSource:
-    """`length` clips of the procedural world, from number `first` on."""
+    """`length` clips of the procedural world, from number `first` on, of some words `more` than of others."""
 
     seed: int
     first: int
     length: int
+    more: dict[str, float]
 
     def __len__(self) -> int:
         return self.length
@@ -80,11 +81,11 @@ class ShapesSource:
         return f"shapes {self.seed} {self.first + index}"
 
     def content(self, index: int) -> str:
-        return f"{self.name(index)} version {VERSION}"
+        return f"{self.name(index)} version {VERSION}" + (f" more {sorted(self.more.items())}" if self.more else "")
 
     def captions(self, index: int, image: bool) -> tuple[str, ...]:
         size = ClipSize(1 if image else 2, 64, 64, 8.0)  # of which captions read no more than whether it moves
-        return ShapesWorld(size, seed=self.seed).captions(self.first + index)
+        return ShapesWorld(size, seed=self.seed, more=self.more).captions(self.first + index)
 
     def facts(self, index: int) -> None:
         return None
@@ -97,7 +98,7 @@ class ShapesSource:
 
     def stream(self, spans: Sequence[Span]) -> Iterator[np.ndarray | VideoError]:
         for span in spans:
-            yield ShapesWorld(span.size, seed=self.seed)[self.first + span.index].frames
+            yield ShapesWorld(span.size, seed=self.seed, more=self.more)[self.first + span.index].frames
 
 
 @dataclass(frozen=True)
@@ -311,8 +312,8 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
     """
     fixed = data.model_copy(update={"start": "first", "crop": "center"})  # so that validation losses can be compared
     if data.source == "shapes":
-        train = ShapesSource(seed, data.validation, data.clips or 8192)
-        kept = ShapesSource(seed, 0, data.validation)
+        train = ShapesSource(seed, data.validation, data.clips or 8192, data.more)
+        kept = ShapesSource(seed, 0, data.validation, data.more)
         return Split(Clips(train, data, seed), Clips(kept, fixed, seed), (), Files())
     try:
         library(data.reader)

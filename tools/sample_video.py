@@ -98,6 +98,9 @@ def parse() -> argparse.Namespace:
     cheap.add_argument(
         "--quantize", choices=("int8",), help="keep the model's weights in 8-bit integers; needs videodit[quantize]"
     )
+    cheap.add_argument(
+        "--compile", action="store_true", help="compile the model's blocks first: a minute, for many clips or long ones"
+    )
     cheap.add_argument("--vae-tiling", action="store_true", help="encode and decode large pictures in tiles")
     cheap.add_argument(
         "--offload",
@@ -163,10 +166,11 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         weights_digest,
         write_texts,
     )
-    from videodit.memory import place, quantization, tile
+    from videodit.memory import place, quantization, return_large_blocks, tile
     from videodit.pipeline import VideoDiTPipeline, named_folder
     from videodit.text import TextEncoder
 
+    return_large_blocks()
     requests, folder, dtype = requested(args), named_folder(args.model or "shipped"), getattr(torch, args.dtype)
     if args.encode_text:
         return iter(
@@ -189,6 +193,8 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, args.dtype))
     digest = weights_digest(pipe.transformer)
     place(pipe, args.offload)
+    if args.compile:
+        pipe.transformer.compile_repeated_blocks(dynamic=True)
     if processes.num_processes > 1:
         pipe.transformer.set_sequence_group(torch.distributed.group.WORLD)
         pipe.set_progress_bar_config(disable=not processes.is_main_process)

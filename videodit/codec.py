@@ -67,7 +67,7 @@ class VideoCodec:
         ValueError: another class, or a configuration the class itself cannot run.
     """
 
-    def __init__(self, vae: torch.nn.Module, *, frames_at_once: int = 16):
+    def __init__(self, vae: torch.nn.Module, *, frames_at_once: int = 8):
         if not isinstance(vae, FRAMEWISE + VIDEO):
             names = ", ".join(c.__name__ for c in FRAMEWISE + VIDEO)
             raise ValueError(f"{type(vae).__name__} is no VAE that VideoCodec knows; it takes {names}")

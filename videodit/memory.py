@@ -9,7 +9,9 @@ decode takes: more than is free is an error, and less than `MARGIN` times of it 
 from __future__ import annotations
 
 import copy
+import ctypes
 import logging
+import platform
 import weakref
 from typing import Any
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 # Taken over counted, in a fresh process on a CPU: 1.0 to 2.6 over the VAE classes, and up to 300 MB besides, which is
 # most of a small decode. No GPU was measured.
 MARGIN, BESIDES = 3.0, 300_000_000
+M_MMAP_THRESHOLD, LARGE = -3, 4 << 20  # mallopt's number for it (malloc.h), and bytes
 PIECES = 3  # after which a streaming decode takes no more: the first is another, the second fills what is carried
 
 
@@ -189,6 +192,16 @@ def quantization(name: str) -> PipelineQuantizationConfig:
     from torchao.quantization import Int8WeightOnlyConfig
 
     return PipelineQuantizationConfig(quant_mapping={"transformer": TorchAoConfig(Int8WeightOnlyConfig())})
+
+
+def return_large_blocks() -> None:
+    """Has the C library give blocks from `LARGE` bytes on back to the system as soon as they are freed.
+
+    glibc begins so, but keeps ever larger ones in its heap once it has seen them freed, and a long clip's windows
+    leave holes there. Holds for the whole process; where the C library is another, nothing is done.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def free_text_encoder(pipe: Any) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import PixArtTransformer2DModel
+from diffusers.models.attention import FeedForward
 from einops import rearrange
 from tiny import awaken, tiny_dit
+from torch.nn.functional import gelu
 
+from videodit.memory import _Alive
 from videodit.models.attention import Attention, grouping
-from videodit.models.block import DiTBlock
+from videodit.models.block import MLP, DiTBlock, sigmoid_gelu
 from videodit.models.embeddings import PatchEmbed, temporal_rotary, unpatchify
 from videodit.models.transformer import SIZES, VideoDiT
 
@@ -289,3 +292,35 @@ def test_a_silent_block_passes_its_input_on() -> None:
     assert not torch.allclose(block(x, modulation, text), x)
     block.silence()
     assert torch.equal(block(x, modulation, text), x)
+
+
+@pytest.mark.parametrize("activation", ["gelu-approximate", "gelu", "geglu"])
+def test_the_mlp_is_diffusers_own_with_and_without_gradients_and_leaves_its_input_alone(activation: str) -> None:
+    ours = MLP(8, activation_fn=activation, inner_dim=32)
+    theirs = FeedForward(8, activation_fn=activation, inner_dim=32)
+    theirs.load_state_dict(ours.state_dict())
+    states = torch.randn(2, 5, 8)
+    kept = states.clone()
+    with torch.no_grad():
+        assert torch.equal(ours(states), theirs(states))
+    first, second = states.clone().requires_grad_(), states.clone().requires_grad_()
+    assert torch.equal(ours(first), theirs(second))
+    for model, given in ((ours, first), (theirs, second)):
+        model(given).square().sum().backward()
+    assert torch.equal(first.grad, second.grad)
+    assert torch.equal(states, kept)
+
+
+def test_the_gelu_of_compiled_blocks_is_the_one_with_tanh() -> None:
+    x = torch.linspace(-12, 12, 4001, dtype=torch.float64, requires_grad=True)
+    expected = gelu(x, approximate="tanh")
+    torch.testing.assert_close(sigmoid_gelu(x), expected, rtol=0, atol=1e-14)
+    (slope,), (right,) = (torch.autograd.grad(y.sum(), x) for y in (sigmoid_gelu(x), expected))
+    torch.testing.assert_close(slope, right, rtol=0, atol=1e-13)
+
+
+def test_without_gradients_the_mlp_holds_its_hidden_states_once() -> None:
+    mlp, states = MLP(8, activation_fn="gelu-approximate", inner_dim=32), torch.randn(64, 8)
+    with torch.no_grad(), _Alive() as alive:
+        mlp(states)
+    assert alive.peak < 4 * 64 * 2 * 32  # bytes of two of them; the output, and weights that are looked at, besides

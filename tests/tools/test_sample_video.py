@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from diffusers.utils import is_torchao_available
 from footage import pan
 from PIL import Image
 from processes import launch
+from torch._dynamo.testing import CompileCounter
 
 from tools import sample_video
 from videodit import TextEncoder, VideoDiTPipeline
 from videodit.clipset import find_clips
 from videodit.models.sequence import Part
+from videodit.models.transformer import VideoDiT
 from videodit.video.reader import probe, read_clip
 from videodit.video.writer import read_metadata, write_video
 
@@ -110,6 +113,22 @@ def test_tiles_and_no_offload_make_the_same_small_clip(
     assert json.loads((tmp_path / "tiles.json").read_text())["vae_tiling"] is True
     plain, tiles = (read_clip(tmp_path / f"{name}.mkv", 9, 8.0).astype(int) for name in ("plain", "tiles"))
     assert np.abs(plain - tiles).max() <= 1  # one tile holds it
+
+
+@pytest.mark.parametrize("cache", [(), ("--cache", "first-block")])
+def test_compiled_blocks_make_the_same_clip(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, cache: tuple[str, ...]
+) -> None:
+    common = ("--prompt", "a red circle", "--model", model, "--steps", "2", *cache)
+    assert run(monkeypatch, *common, "--out", tmp_path / "plain.mkv") == 0
+    counter, compile_blocks = CompileCounter(), VideoDiT.compile_repeated_blocks
+    monkeypatch.setattr(VideoDiT, "compile_repeated_blocks", partialmethod(compile_blocks, backend=counter))
+    torch.compiler.reset()
+    assert run(monkeypatch, *common, "--compile", "--out", tmp_path / "compiled.mkv") == 0
+    torch.compiler.reset()
+    assert counter.frame_count > 0
+    plain, compiled = (read_clip(tmp_path / f"{name}.mkv", 9, 8.0).astype(int) for name in ("plain", "compiled"))
+    assert np.abs(plain - compiled).max() <= 1
 
 
 def test_a_long_clip_is_made_window_after_window(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str) -> None:

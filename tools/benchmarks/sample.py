@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline
 from torch import Tensor
 
 from tools.benchmarks.devices import add_device, check_agreement, machine, named_device, peak_memory
-from tools.benchmarks.peers import SMALL, Pair
+from tools.benchmarks.peers import SMALL, Pair, compiled
 from tools.benchmarks.turns import print_rows, rows, take_turns
 from videodit.caching import set_cache
 from videodit.exchange import pipeline_from_diffusers
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[=NUMBER]",
         help="feature caches to try, as tools/sample_video.py names them (taylorseer)",
     )
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="both, too")
     add_device(parser)
 
 
@@ -50,24 +51,33 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     pixels = shape.side * 8
     common = {"negative_prompt": NEGATIVE, "latents": latents.to(device), "num_inference_steps": args.steps}
 
-    def sample_theirs() -> Tensor:
+    def sample_theirs(model: Any = theirs.transformer) -> Tensor:
+        theirs.transformer = model
         size = {"video_length": shape.frames, "height": pixels, "width": pixels}
         frames = theirs(PROMPT, **common, **size, output_type="pt", clean_caption=False).frames
         return frames.reshape(1, shape.frames, 3, pixels, pixels)
 
-    def sample_ours(cache: str | None = None) -> Tensor:
+    def sample_ours(model: Any = ours.transformer, cache: str | None = None) -> Tensor:
+        ours.transformer = model
         set_cache(ours, cache)
         return ours(PROMPT, **common, guidance_scale=7.5, use_text_mask=False).frames
 
     ways: dict[str, Callable[[], Any]] = {"videodit": sample_ours, "diffusers": sample_theirs}
-    ways |= {f"videodit, {cache}": partial(sample_ours, cache) for cache in args.cache}
+    if args.compile:
+        ways["videodit, compiled"] = partial(sample_ours, compiled(ours.transformer))
+        ways["diffusers, compiled"] = partial(sample_theirs, compiled(theirs.transformer))
+    ways |= {f"videodit, {cache}": partial(sample_ours, cache=cache) for cache in args.cache}
+    for name in ways:
+        if "compiled" in name:
+            ways[name]()  # what compiling takes is not the clip's
     first = {name: peak_memory(way, device) for name, way in ways.items()}
     (_, plain), (_, expected) = first["videodit"], first["diffusers"]
     off = check_agreement("pixels", plain, expected, TOLERANCE)
-    found = rows(take_turns(ways, args.rounds, warm=True, title="sampling"), ["diffusers"])
+    against = ["diffusers"] + ["diffusers, compiled"] * args.compile
+    found = rows(take_turns(ways, args.rounds, warm=True, title="sampling"), against)
     for row in found:
         row["peak_bytes"], clip = first[row["name"]]
-        row |= error_of(clip, plain) if "," in row["name"] else {}
+        row |= error_of(clip, plain) if row["name"].startswith("videodit,") else {}
     print(f"{shape}; {args.steps} steps, guidance 7.5, {pixels} x {pixels} pixels; outputs differ by {off:.1e}")
     notes = {
         "peak MB": lambda row: f"{row['peak_bytes'] / 1e6:.1f}",

@@ -10,7 +10,9 @@ blocks, plus a table of the block's own; or adaLN-zero's (DiT, Peebles & Xie 202
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
@@ -119,18 +121,30 @@ class DiTBlock(nn.Module):
 
 
 class MLP(FeedForward):
-    """diffusers' MLP, that keeps its hidden states for backward once, not before and after a GELU."""
+    """diffusers' MLP, whose hidden states are in memory once: for backward those before the GELU alone are kept, and
+    without gradients it is taken in place."""
 
     def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
-        if not (torch.is_grad_enabled() and isinstance(self.net[0], GELU)):
-            return super().forward(hidden_states)  # lets go of what came before the GELU
-        return remade(self._out, self.net[0].proj(hidden_states))
+        if not isinstance(self.net[0], GELU):
+            return super().forward(hidden_states)
+        hidden_states = self.net[0].proj(hidden_states)
+        if torch.compiler.is_compiling() and self.net[0].approximate == "tanh":
+            return self._out(hidden_states, sigmoid_gelu)
+        if torch.is_grad_enabled():
+            return remade(self._out, hidden_states, self.net[0].gelu)
+        return self._out(hidden_states, partial(torch.ops.aten.gelu_, approximate=self.net[0].approximate))
 
-    def _out(self, hidden_states: Tensor) -> Tensor:
-        hidden_states = self.net[0].gelu(hidden_states)
+    def _out(self, hidden_states: Tensor, gelu: Callable[[Tensor], Tensor]) -> Tensor:
+        hidden_states = gelu(hidden_states)
         for module in self.net[1:]:
             hidden_states = module(hidden_states)
         return hidden_states
+
+
+def sigmoid_gelu(x: Tensor) -> Tensor:
+    """The GELU with tanh, x (1 + tanh u) / 2, as what it equals: x sigmoid(2 u). One exponential, and where all is one
+    compiled loop it takes about half the time of a tanh."""
+    return x * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
 
 
 def modulate(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

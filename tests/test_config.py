@@ -38,7 +38,7 @@ def test_every_config_of_the_repository_is_valid(file: Path) -> None:
         ("output: a\ndata: {source: b, buckets: [{}, {num_frames: 17}]}", "17x64x64 at 8 fps stands there 2 times"),
         ("output: a\ndata: {buckets: [{}, {batch_size: 3}]}", "17x64x64 at 8 fps stands there 2 times"),
         ("output: a\ndata: {more: {spining: 2}}", "more: 'spining' is none of"),
-        ("output: a\ndata: {more: {star: -1}}", "star: -1 times as often"),
+        ("output: a\ndata: {more: {star: -1}}", "star: -1 is no weight"),
         ("output: a\ndata: {source: b, more: {star: 2}}", "is of source 'shapes' alone"),
         ("output: a\nvae: {stages: [{steps: 1, decoder_only: true}]}", "vae: .*decoder_only: name .* in start_from"),
         ("train: {steps: 5}", "output: Field required"),
@@ -71,6 +71,12 @@ def test_overrides_go_through_the_same_checks(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=message):
             load_config(file, [override])
+
+
+def test_a_stage_can_take_away_what_the_run_has_more_of(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("output: a\ndata: {more: {star: 3}}\nstages: [{}, {data: {more: {}}}, {data: {more: {red: 2}}}]")
+    assert [leg.data.more for leg in load_config(path).legs()] == [{"star": 3.0}, {}, {"red": 2.0}]
 
 
 def test_stages_lie_on_top_of_the_rest_and_share_vae_and_latents(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_sample_depends_on_seed_and_index_alone() -> None:
     assert not np.array_equal(a[7].frames, ShapesWorld(CLIP, seed=4)[7].frames)
 
 
-def test_words_of_which_there_is_to_be_more_are_drawn_so_many_times_as_often() -> None:
+def test_a_word_with_more_weight_is_drawn_more_often() -> None:
     """Against the closed form: a triple's share is the product of its words' weights over the sum of all."""
     more = {"spinning": 4.0, "star": 0.5}
     world = ShapesWorld(CLIP, num_things=1, more=more)
@@ -89,7 +89,7 @@ def test_words_of_which_there_is_to_be_more_are_drawn_so_many_times_as_often() -
 
 
 @pytest.mark.parametrize(
-    ("more", "message"), [({"dodging": 2.0}, "'dodging' is none of"), ({"star": 0.0}, "star: 0 times")]
+    ("more", "message"), [({"dodging": 2.0}, "'dodging' is none of"), ({"star": 0.0}, "star: 0 is no weight")]
 )
 def test_a_word_that_cannot_be_drawn_more_often_is_named(more: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -99,7 +99,7 @@ def parse() -> argparse.Namespace:
         "--quantize", choices=("int8",), help="keep the model's weights in 8-bit integers; needs videodit[quantize]"
     )
     cheap.add_argument(
-        "--compile", action="store_true", help="compile the model's blocks first: a minute, for many clips or long ones"
+        "--compile", action="store_true", help="compile the model's blocks first: for many clips or long ones"
     )
     cheap.add_argument("--vae-tiling", action="store_true", help="encode and decode large pictures in tiles")
     cheap.add_argument(
@@ -178,6 +178,15 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         )
     if args.quantize and args.layerwise_casting:
         raise ValueError("--quantize and --layerwise-casting both say how the weights are kept: give one")
+    cuts = {
+        "--layerwise-casting": args.layerwise_casting,
+        "--offload sequential": args.offload == "sequential",
+        f"--cache {args.cache}": args.cache and args.cache.partition("=")[0] != "taylorseer",
+    }
+    if args.compile and (cutting := [words for words, given in cuts.items() if given]):
+        raise ValueError(
+            f"--compile: {cutting[0]} works inside of the blocks and cuts compiled ones apart; take one out"
+        )
     one = len(requests) == 1
     paths = output_paths(args.out or Path("sample.mp4" if one else "samples"), len(requests))
     options: dict[str, Any] = {"text_encoder": None, "tokenizer": None} if args.text_states else {}
@@ -194,7 +203,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     digest = weights_digest(pipe.transformer)
     place(pipe, args.offload)
     if args.compile:
-        pipe.transformer.compile_repeated_blocks(dynamic=True)
+        pipe.transformer.compile_repeated_blocks()
     if processes.num_processes > 1:
         pipe.transformer.set_sequence_group(torch.distributed.group.WORLD)
         pipe.set_progress_bar_config(disable=not processes.is_main_process)
@@ -211,6 +220,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
             scheduler=args.scheduler,
             cache=args.cache,
             dtype=args.dtype if args.dtype != "float32" else None,
+            compile=args.compile or None,
             layerwise_casting=args.layerwise_casting or None,
             quantize=args.quantize,
             vae_tiling=args.vae_tiling or None,

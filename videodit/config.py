@@ -24,6 +24,9 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
 
+MAPPINGS = ("more", "given_frames")  # keys whose values are mappings, and no sections
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the file, the key and the fix."""
 
@@ -56,7 +59,7 @@ class Data(Section):
     )
     clips: Positive | None = Field(None, description="at most so many of a manifest (null: all); shapes: drawn, 8192")
     more: dict[str, Annotated[float, Field(strict=False)]] = Field(
-        {}, description="of shapes: words to draw so many times as often, as {spinning: 3, star: 2}"
+        {}, description="of shapes: weights of words against the others' 1, as {spinning: 3, star: 2}; validation's too"
     )
     num_frames: Positive = 17
     height: Positive = 64
@@ -364,11 +367,9 @@ class Run(Section):
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`values` with `changes` on top, section by section."""
-    both = {
-        k: _merged(values[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(values.get(k), dict)
-    }
-    return values | changes | both
+    """`values` with `changes` on top, section by section; a mapping that is a value takes the whole one's place."""
+    sections = {k: v for k, v in changes.items() if isinstance(v, dict) and k not in MAPPINGS}
+    return values | changes | {k: _merged(values.get(k) or {}, v) for k, v in sections.items()}
 
 
 def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Run:

@@ -72,17 +72,20 @@ def _held_out() -> frozenset[tuple[str, str, str]]:
 HELD_OUT = _held_out()
 
 
+WEIGHTS = (0.001, 1000.0)  # of a word, against 1
+
+
 def shares(drawn: list[tuple[str, str, str]], more: Mapping[str, float]) -> np.ndarray:
-    """How often each of these triples is drawn, in all 1: by the product of its words' weights, 1 for those unnamed.
+    """Of each of these triples by what share it is drawn: its words' weights, 1 where unnamed, multiplied, over all.
 
     Raises:
-        ValueError: an unknown word, or a weight that is not a number above 0.
+        ValueError: an unknown word, or a weight outside of `WEIGHTS`.
     """
     for word, weight in more.items():
         if word not in (*COLORS, *SHAPES, *MOTIONS):
             raise ValueError(f"{word!r} is none of {', '.join((*COLORS, *SHAPES, *MOTIONS))}")
-        if not 0 < weight < math.inf:
-            raise ValueError(f"{word}: {weight:g} times as often; take a number above 0")
+        if not WEIGHTS[0] <= weight <= WEIGHTS[1]:
+            raise ValueError(f"{word}: {weight:g} is no weight from {WEIGHTS[0]:g} to {WEIGHTS[1]:g}")
     weights = np.array([math.prod(more.get(word, 1.0) for word in triple) for triple in drawn])
     return weights / weights.sum()
 
@@ -128,10 +131,11 @@ class ShapesWorld:
 
     With `held_out=True` every thing's triple is one of `HELD_OUT`; otherwise none is. `num_things` fixes their number
     (None: one or two, one twice as often). A size of one frame gives images, whose captions name no motion. Triples
-    are drawn equally often, or by the product of what `more` says of their words.
+    are drawn equally often, or by the weights that `more` gives their words (`shares`); a second thing of the first
+    one's colour is drawn again.
 
     Raises:
-        ValueError: `num_things` is none of those; `more` has an unknown word or a weight that is not above 0.
+        ValueError: `num_things` is none of those; `more` has an unknown word or a weight outside of `WEIGHTS`.
     """
 
     CAPTIONS = 4

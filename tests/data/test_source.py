@@ -47,9 +47,9 @@ def test_a_long_file_gives_another_span_each_epoch_and_the_same_again(tmp_path: 
 
 
 def test_the_world_with_more_of_a_word_is_other_clips_that_show_it_and_say_it() -> None:
-    plain, more = (open_data(Data(validation=2, more=m, **SIZE), seed=1) for m in ({}, {"spinning": 1e6}))
+    plain, more = (open_data(Data(validation=2, more=m, **SIZE), seed=1) for m in ({}, {"spinning": 1000.0}))
     for clips in (more.train, more.validation):
-        world = ShapesWorld(ClipSize(3, 16, 16, 8.0), seed=1, more={"spinning": 1e6})
+        world = ShapesWorld(ClipSize(3, 16, 16, 8.0), seed=1, more={"spinning": 1000.0})
         first = 0 if clips is more.validation else 2
         assert clips.source.captions(0, image=False) == world.captions(first)
         assert np.array_equal(clips.read(0, 0), world[first].frames)

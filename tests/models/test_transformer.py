@@ -311,6 +311,18 @@ def test_the_mlp_is_diffusers_own_with_and_without_gradients_and_leaves_its_inpu
     assert torch.equal(states, kept)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["ff.net.0", "ff.net.0.proj"])
+def test_what_a_hook_keeps_of_the_mlp_stays_as_it_was(part: str) -> None:
+    block, kept = DiTBlock(8, 2, "space"), []
+    block.get_submodule(part).register_forward_hook(
+        lambda module, inputs, output: kept.append((output, output.clone()))
+    )
+    block(torch.randn(1, 2, 3, 8), torch.randn(1, 1, 48))
+    ((output, before),) = kept
+    assert torch.equal(output, before)
+
+
 def test_the_gelu_of_compiled_blocks_is_the_one_with_tanh() -> None:
     x = torch.linspace(-12, 12, 4001, dtype=torch.float64, requires_grad=True)
     expected = gelu(x, approximate="tanh")

@@ -115,20 +115,23 @@ def test_tiles_and_no_offload_make_the_same_small_clip(
     assert np.abs(plain - tiles).max() <= 1  # one tile holds it
 
 
-@pytest.mark.parametrize("cache", [(), ("--cache", "first-block")])
+@pytest.mark.parametrize(("cache", "most"), [((), 2), (("--cache", "taylorseer"), 4)])
 def test_compiled_blocks_make_the_same_clip(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, cache: tuple[str, ...]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, cache: tuple[str, ...], most: int
 ) -> None:
-    common = ("--prompt", "a red circle", "--model", model, "--steps", "2", *cache)
+    common = ("--prompt", "a red circle", "two blue stars", "--model", model, "--steps", "4", *cache)
     assert run(monkeypatch, *common, "--out", tmp_path / "plain.mkv") == 0
     counter, compile_blocks = CompileCounter(), VideoDiT.compile_repeated_blocks
     monkeypatch.setattr(VideoDiT, "compile_repeated_blocks", partialmethod(compile_blocks, backend=counter))
     torch.compiler.reset()
     assert run(monkeypatch, *common, "--compile", "--out", tmp_path / "compiled.mkv") == 0
     torch.compiler.reset()
-    assert counter.frame_count > 0
-    plain, compiled = (read_clip(tmp_path / f"{name}.mkv", 9, 8.0).astype(int) for name in ("plain", "compiled"))
-    assert np.abs(plain - compiled).max() <= 1
+    assert 2 <= counter.frame_count <= most  # of 4 blocks, for two clips: along space, along time
+    for number in range(2):
+        names = [tmp_path / f"{name}_{number:04d}" for name in ("plain", "compiled")]
+        plain, compiled = (read_clip(name.with_suffix(".mkv"), 9, 8.0).astype(int) for name in names)
+        assert np.abs(plain - compiled).max() <= 1
+        assert json.loads(names[1].with_suffix(".json").read_text())["compile"] is True
 
 
 def test_a_long_clip_is_made_window_after_window(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str) -> None:
@@ -309,6 +312,12 @@ def test_words_that_the_model_never_saw_are_reported(
         (["--prompt", "red", "--overlap", "5", "--num-frames", "9"], "fit into one window of 9"),
         (["--prompt", "red", "--guidance-interval", "0.8", "0.2"], "guidance_interval"),
         (["--prompt", "red", "--preview", "0"], "preview=0 must be at least 1 step"),
+        (
+            ["--prompt", "red", "--compile", "--cache", "sea=0.2"],
+            "--compile: --cache sea=0.2 works inside of the blocks",
+        ),
+        (["--prompt", "red", "--compile", "--layerwise-casting"], "--compile: --layerwise-casting works inside"),
+        (["--prompt", "red", "--compile", "--offload", "sequential"], "--compile: --offload sequential works inside"),
         (["--prompt", "red", "--quantize", "int8", "--layerwise-casting"], "say how the weights are kept: give one"),
         (["--prompt", "red", "--batch-size", "0"], "batch_size=0"),
         (["--prompts-file", "nowhere.txt"], "nowhere.txt: cannot be read"),

@@ -38,6 +38,7 @@ class Sampling:
     scheduler: str | None = None
     cache: str | None = None  # of features: a name of `caching.CACHES`, with or without a number
     dtype: str | None = None  # this and what follows: what was done to the pipeline, for the clips' settings
+    compile: bool | None = None
     layerwise_casting: bool | None = None
     quantize: str | None = None
     vae_tiling: bool | None = None

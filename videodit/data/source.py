@@ -64,7 +64,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ShapesSource:
-    """`length` clips of the procedural world, from number `first` on, of some words `more` than of others."""
+    """`length` clips of the procedural world, from number `first` on; `more`: weights of words."""
 
     seed: int
     first: int
@@ -78,10 +78,10 @@ class ShapesSource:
         return []
 
     def name(self, index: int) -> str:
-        return f"shapes {self.seed} {self.first + index}"
+        return f"shapes {self.seed} {self.first + index}" + (f" more {sorted(self.more.items())}" if self.more else "")
 
     def content(self, index: int) -> str:
-        return f"{self.name(index)} version {VERSION}" + (f" more {sorted(self.more.items())}" if self.more else "")
+        return f"{self.name(index)} version {VERSION}"
 
     def captions(self, index: int, image: bool) -> tuple[str, ...]:
         size = ClipSize(1 if image else 2, 64, 64, 8.0)  # of which captions read no more than whether it moves

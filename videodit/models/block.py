@@ -125,8 +125,8 @@ class MLP(FeedForward):
     without gradients it is taken in place."""
 
     def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
-        if not isinstance(self.net[0], GELU):
-            return super().forward(hidden_states)
+        if type(self.net[0]) is not GELU or self.net[0]._forward_hooks or self.net[0].proj._forward_hooks:
+            return super().forward(hidden_states)  # a hook may keep what it is shown
         hidden_states = self.net[0].proj(hidden_states)
         if torch.compiler.is_compiling() and self.net[0].approximate == "tanh":
             return self._out(hidden_states, sigmoid_gelu)

@@ -262,6 +262,12 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
+    def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
+        """diffusers' own, with room for as many graphs as calls differ: images and clips, one and several at once, with
+        and without gradients, at one size and at any."""
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        super().compile_repeated_blocks(*args, **kwargs)
+
     def set_sequence_group(self, group: dist.ProcessGroup | None) -> None:
         """Spreads the tokens of each call over the processes of a group (`models.sequence`); None: over none.
 

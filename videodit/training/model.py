@@ -134,7 +134,6 @@ def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> Video
             if isinstance(module, AttentionModuleMixin):
                 module.set_attention_backend(config.model.attention_backend)
     if config.model.compile:
-        torch._dynamo.config.recompile_limit = 64  # clips and images, with and without gradients, texts of any length
         transformer.compile_repeated_blocks()
     return transformer
 

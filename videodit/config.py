@@ -16,8 +16,6 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from videodit.shapes import shares, triples
-
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 # "no" is how accelerate says float32, and how YAML says False
@@ -95,10 +93,6 @@ class Data(Section):
             raise ValueError(
                 f"more: is of source 'shapes' alone; {self.source} shows each clip as often as it lists it"
             )
-        try:
-            shares(triples(), self.more)
-        except ValueError as error:
-            raise ValueError(f"more: {error}") from error
         return self
 
     @model_validator(mode="after")

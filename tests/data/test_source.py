@@ -57,6 +57,15 @@ def test_the_world_with_more_of_a_word_is_other_clips_that_show_it_and_say_it() 
     assert plain.train.source.content(0) != more.train.source.content(0)  # so a store never takes one for the other
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [({"spining": 2.0}, "data.more: 'spining' is none of red"), ({"star": -1.0}, "data.more: star: -1 is no weight")],
+)
+def test_a_weight_that_cannot_be_is_named(more: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_data(Data(more=more, **SIZE), seed=0)
+
+
 def test_images_are_clips_of_one_frame(tmp_path: Path) -> None:
     write_video(tmp_path / "a.png", np.full((1, 16, 16, 3), 9, dtype=np.uint8), 8)
     (tmp_path / "a.txt").write_text("nine")

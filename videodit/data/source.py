@@ -23,7 +23,7 @@ from videodit.data.manifest import Item, Skip, read_manifest
 from videodit.data.remote import fetch
 from videodit.data.transforms import fit
 from videodit.geometry import ClipSize
-from videodit.shapes import VERSION, ShapesWorld, rng_for
+from videodit.shapes import VERSION, ShapesWorld, rng_for, shares, triples
 from videodit.video.decoders import library
 from videodit.video.guarded import Guarded
 from videodit.video.index import UnsuitableError, VideoError
@@ -307,11 +307,15 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
         memory: a file to remember facts of files in (`data.files`).
 
     Raises:
-        ValueError: the manifest is unreadable or too small to keep `data.validation` clips out, or `data.reader` is not
-            installed.
+        ValueError: the manifest is unreadable or too small to keep `data.validation` clips out, `data.reader` is not
+            installed, or `data.more` has an unknown word or a weight that cannot be.
     """
     fixed = data.model_copy(update={"start": "first", "crop": "center"})  # so that validation losses can be compared
     if data.source == "shapes":
+        try:
+            shares(triples(), data.more)
+        except ValueError as error:
+            raise ValueError(f"data.more: {error}") from error
         train = ShapesSource(seed, data.validation, data.clips or 8192, data.more)
         kept = ShapesSource(seed, 0, data.validation, data.more)
         return Split(Clips(train, data, seed), Clips(kept, fixed, seed), (), Files())

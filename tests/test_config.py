@@ -30,6 +30,7 @@ def test_every_config_of_the_repository_is_valid(file: Path) -> None:
         ("output: a\nvae: {stages: [{steps: 1, crops: 3}]}", "vae.stages.0.crops: unknown key; did you mean 'crop'"),
         ("output: a\nstages: [{}, {train: {step: 1}}]", r"stages\.1\.train\.step: unknown key; did you mean 'steps'"),
         ("output: a\nstages: [{stages: []}]", r"stages\.0\.stages: is the whole run's"),
+        ("output: a\nstages: [{data: {fps: {a: 1}}}]", r"stages\.0\.data\.fps"),
         ("output: a\nstages: [{train: {precision: no}}, {}]", "train.precision is one for all legs"),
         ("output: a\ntrain: {steps: many}", "train.steps: .*integer.*'many'"),
         ("output: a\ntrain: {steps: 0}", "train.steps: .*greater than 0"),

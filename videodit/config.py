@@ -362,8 +362,10 @@ class Run(Section):
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`values` with `changes` on top, section by section; a mapping that is a value takes the whole one's place."""
-    sections = {k: v for k, v in changes.items() if isinstance(v, dict) and k not in MAPPINGS}
-    return values | changes | {k: _merged(values.get(k) or {}, v) for k, v in sections.items()}
+    shared = [
+        k for k in changes if k not in MAPPINGS and isinstance(changes[k], dict) and isinstance(values.get(k), dict)
+    ]
+    return values | changes | {k: _merged(values[k], changes[k]) for k in shared}
 
 
 def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Run:

@@ -329,6 +329,9 @@ def test_the_gelu_of_compiled_blocks_is_the_one_with_tanh() -> None:
     torch.testing.assert_close(sigmoid_gelu(x), expected, rtol=0, atol=1e-14)
     (slope,), (right,) = (torch.autograd.grad(y.sum(), x) for y in (sigmoid_gelu(x), expected))
     torch.testing.assert_close(slope, right, rtol=0, atol=1e-13)
+    half = torch.tensor([-400.0, -41.0, 41.0, 400.0], dtype=torch.float16, requires_grad=True)
+    (slope,) = torch.autograd.grad(sigmoid_gelu(half).sum(), half)
+    assert slope.tolist() == [0, 0, 1, 1]
 
 
 def test_without_gradients_the_mlp_holds_its_hidden_states_once() -> None:

@@ -11,8 +11,8 @@ from tiny import awaken, tiny_dit
 from torch.nn.functional import gelu
 
 from videodit.memory import _Alive
-from videodit.models.attention import Attention, grouping
-from videodit.models.block import MLP, DiTBlock, sigmoid_gelu
+from videodit.models.attention import Attention, Axis, grouping
+from videodit.models.block import MLP, DiTBlock, sigmoid_gelu, sigmoid_gelu_
 from videodit.models.embeddings import PatchEmbed, temporal_rotary, unpatchify
 from videodit.models.transformer import SIZES, VideoDiT
 
@@ -294,6 +294,26 @@ def test_a_silent_block_passes_its_input_on() -> None:
     assert torch.equal(block(x, modulation, text), x)
 
 
+@pytest.mark.parametrize("axis", ["space", "time", "joint"])
+@pytest.mark.parametrize("text", [True, False])
+def test_a_block_gives_the_same_with_and_without_gradients_and_leaves_its_input_alone(axis: Axis, text: bool) -> None:
+    block = awaken(DiTBlock(16, 2, axis, cross_attention_dim=16 if text else None, mlp_ratio=2.0))
+    given = [torch.randn(2, 3, 4, 16), torch.randn(2, 1, 96), torch.randn(2, 5, 16) if text else None]
+    kept = [x if x is None else x.clone() for x in given]
+    expected = block(*given)
+    with torch.no_grad():
+        torch.testing.assert_close(block(*given), expected.detach(), rtol=0, atol=1e-5)
+    assert all(x is None or torch.equal(x, y) for x, y in zip(given, kept, strict=True))
+
+
+def test_fusing_projections_is_left_undone() -> None:
+    model = awaken(tiny_dit())
+    before, expected = set(model.state_dict()), model(**inputs()).sample
+    model.fuse_qkv_projections()
+    assert set(model.state_dict()) == before
+    assert torch.equal(model(**inputs()).sample, expected)
+
+
 @pytest.mark.parametrize("activation", ["gelu-approximate", "gelu", "geglu"])
 def test_the_mlp_is_diffusers_own_with_and_without_gradients_and_leaves_its_input_alone(activation: str) -> None:
     ours = MLP(8, activation_fn=activation, inner_dim=32)
@@ -302,7 +322,7 @@ def test_the_mlp_is_diffusers_own_with_and_without_gradients_and_leaves_its_inpu
     states = torch.randn(2, 5, 8)
     kept = states.clone()
     with torch.no_grad():
-        assert torch.equal(ours(states), theirs(states))
+        torch.testing.assert_close(ours(states), theirs(states), rtol=0, atol=1e-6)
     first, second = states.clone().requires_grad_(), states.clone().requires_grad_()
     assert torch.equal(ours(first), theirs(second))
     for model, given in ((ours, first), (theirs, second)):
@@ -334,7 +354,22 @@ def test_the_gelu_of_compiled_blocks_is_the_one_with_tanh() -> None:
     assert slope.tolist() == [0, 0, 1, 1]
 
 
-def test_without_gradients_the_mlp_holds_its_hidden_states_once() -> None:
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_the_gelu_in_place_is_the_one_with_tanh_as_near_as_torch_has_it(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videodit.models.block.PIECE", 1000)
+    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-6e4, -400.0, -41.0, 41.0, 400.0, 6e4])]).to(dtype)
+    exact = gelu(x.double(), approximate="tanh")
+    off = (gelu(x, approximate="tanh").double() - exact).abs() + 4 * torch.finfo(dtype).eps * x.double().abs()
+    ours = x.clone()
+    assert sigmoid_gelu_(ours) is ours
+    assert ((ours.double() - exact).abs() <= off + torch.finfo(dtype).tiny).all()
+
+
+def test_without_gradients_the_mlp_holds_its_hidden_states_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videodit.models.block.PIECE", 64)
     mlp, states = MLP(8, activation_fn="gelu-approximate", inner_dim=32), torch.randn(64, 8)
     with torch.no_grad(), _Alive() as alive:
         mlp(states)

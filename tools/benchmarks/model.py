@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="small: width 256 (all)")
     parser.add_argument("--rounds", type=int, default=3, help="turns that each takes at least (3)")
     parser.add_argument("--seconds", type=float, default=8, help="to go on with turns in each table (8)")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="at width 256")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="both, too")
     add_device(parser)
 
 
@@ -36,15 +36,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     tables = []
     for precision, dtype in precisions(device).items():
         for shape in shapes:
-            with_compile = args.compile and shape.name == SMALL.name
-            found = compare(shape.quick() if args.quick else shape, dtype, device, with_compile, args)
+            found = compare(shape.quick() if args.quick else shape, dtype, device, args)
             tables += [{"precision": precision} | table for table in found]
     return {"what": "model", "machine": machine(device), "tables": tables}
 
 
-def compare(
-    shape: Shape, dtype: torch.dtype, device: torch.device, with_compile: bool, args: argparse.Namespace
-) -> list[dict[str, Any]]:
+def compare(shape: Shape, dtype: torch.dtype, device: torch.device, args: argparse.Namespace) -> list[dict[str, Any]]:
     """A table for the forward pass, and one for forward and backward.
 
     The ceiling is what one large matrix product, which takes its turn with them, reaches of this precision.
@@ -61,7 +58,7 @@ def compare(
         "videodit": lambda: train(pair.ours, pair.call_ours),
         "diffusers": lambda: train(pair.theirs, pair.call_theirs),
     }
-    if with_compile:
+    if args.compile:
         ours, theirs = compiled(pair.ours), compiled(pair.theirs)
         forward |= {
             "videodit, compiled": lambda: pair.call_ours(ours),
@@ -82,7 +79,7 @@ def compare(
         product = took.pop("ceiling")
         ceiling = 2 * side**3 / statistics.median(product)
         needed, against = flops[name]["floor"], ["floor", "diffusers"]
-        found = rows(took, against + ["diffusers, compiled"] * with_compile)
+        found = rows(took, against + ["diffusers, compiled"] * args.compile)
         for row in found:
             row["flops"] = flops[name][row["name"].removesuffix(", compiled")]
             row["needed_flops_per_second"] = needed / row["median"]

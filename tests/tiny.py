@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 
 from videodit.models.transformer import VideoDiT
+from videodit.pipeline import VideoDiTPipeline
+from videodit.text import TextEncoder
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -64,3 +66,20 @@ def tiny_wan() -> AutoencoderKLWan:
         latents_mean=[0.1, -0.2, 0.3, 0.0],
         latents_std=[0.5, 1.5, 2.0, 1.0],
     ).eval()
+
+
+def tiny_pipeline() -> VideoDiTPipeline:
+    """A whole pipeline of tiny random parts: 4x8x8 VAE, own text encoder, two layers."""
+    text = TextEncoder.from_captions(["a red circle moving left", "two blue stars"], width=24, depth=1, heads=2)
+    pipe = VideoDiTPipeline(
+        tiny_wan(),
+        text.text_encoder,
+        text.tokenizer,
+        tiny_dit(),
+        FlowMatchEulerDiscreteScheduler(),
+        default_num_frames=9,
+        default_height=32,
+        default_width=32,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

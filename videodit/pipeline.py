@@ -27,6 +27,7 @@ from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from diffusers.utils import BaseOutput
 from einops import rearrange
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from videodit.caching import check_cache, forget, predict, rows_of
@@ -435,9 +436,11 @@ def _passes(scale: float, image_scale: float) -> list[bool]:
 def with_text_memory(model: Any, conditions: dict[str, Any]) -> dict[str, Any]:
     """The conditions of a model, with its memory of the text in place of the text.
 
-    The text stays where diffusers' group offloading brings a block's weights for that block's call alone.
+    The text stays where a block's weights are there for that block's call alone: under diffusers' group offloading and
+    under FSDP.
     """
-    if "encoder_hidden_states" not in conditions or _is_group_offload_enabled(model):
+    apart = isinstance(model, FSDPModule) or _is_group_offload_enabled(model)
+    if "encoder_hidden_states" not in conditions or apart:
         return conditions
     rest = dict(conditions)
     text, mask = rest.pop("encoder_hidden_states"), rest.pop("encoder_attention_mask", None)

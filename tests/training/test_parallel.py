@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import PartialState
 from processes import launch
-from tiny import tiny_dit
+from tiny import tiny_dit, tiny_pipeline
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -185,3 +185,20 @@ def test_state_from_the_start_is_what_the_first_gradient_would_make() -> None:
         assert torch.equal(state[0][name], value)
     assert torch.equal(ours[1], torch.ones(2))
     assert not any(value.any() for value in state[1].values())
+
+
+def sample(split: bool) -> tuple[Tensor, int]:
+    """A clip of a pipeline, and how many of its model's weights lie in parts."""
+    torch.manual_seed(0)
+    pipe = tiny_pipeline()
+    if split:
+        parallel.shard(pipe.transformer, pipe.transformer.blocks, "cpu")
+    clip = pipe("a red circle", num_inference_steps=2, output_type="latent", generator=torch.Generator().manual_seed(0))
+    return clip.frames, sum(isinstance(weight, DTensor) for weight in pipe.transformer.parameters())
+
+
+def test_a_pipeline_samples_with_a_transformer_whose_weights_lie_in_parts() -> None:
+    expected, none = sample(False)
+    for clip, parts in launch(sample, True):
+        assert parts > none == 0
+        torch.testing.assert_close(clip, expected, rtol=0, atol=1e-5)

@@ -17,9 +17,10 @@ import torch
 from footage import pan
 
 from tools import benchmark
-from tools.benchmarks import devices, peers, scaling, turns
+from tools.benchmarks import devices, peers, sample, scaling, turns
 from tools.benchmarks.turns import Disagreement
 from videodit import VideoDiTPipeline
+from videodit.text import TextEncoder
 from videodit.training.precision import lacks_bfloat16
 from videodit.video.writer import write_video
 
@@ -95,19 +96,31 @@ def test_sample_compares_pipelines_and_states_a_caches_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tools.benchmarks.sample.compiled", deepcopy)  # how long it takes is not what this is about
-    args = ("sample", "--quick", "--steps", "6", "--rounds", "1", "--cache", "taylorseer")
-    by_name = {row["name"]: row for row in found(monkeypatch, tmp_path, *args)["rows"]}
+    args = ("sample", "--quick", "--tokens", "6", "--steps", "6", "--rounds", "1", "--cache", "taylorseer")
+    (table,) = found(monkeypatch, tmp_path, *args)["tables"]
+    by_name = {row["name"]: row for row in table["rows"]}
     both, cached = ("videodit", "diffusers"), by_name["videodit, taylorseer"]
     assert list(by_name) == [*both, *(f"{name}, compiled" for name in both), "videodit, taylorseer"]
     assert all(row["peak_bytes"] > 0 for row in by_name.values())
     assert by_name["videodit, compiled"]["psnr"] > 100
     assert 0 < cached["mean_error"] < 0.1
     assert cached["psnr"] > 20
-    assert len(found(monkeypatch, tmp_path, *args, "--no-compile")["rows"]) == 3
+    two = found(monkeypatch, tmp_path, *args, "--no-compile", "--tokens", "2", "120")["tables"]
+    assert [(table["tokens"], len(table["rows"])) for table in two] == [(2, 3), (120, 3)]
+    for wrong in ("1", "121"):
+        assert run(monkeypatch, *args, "--tokens", wrong) == 2
+        assert "--tokens: each must be from 2 to 120" in capsys.readouterr().err
     original = VideoDiTPipeline.__call__
     monkeypatch.setattr(VideoDiTPipeline, "__call__", lambda *a, **k: original(*a, **k | {"negative_prompt": "blue"}))
     assert run(monkeypatch, *args) == 1
     assert "pixels: ours and theirs differ by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tokens", [2, 6, 120])
+def test_a_prompt_has_as_many_tokens_as_asked_for(tokens: int) -> None:
+    text = TextEncoder.from_captions([sample.PROMPT], width=8, max_length=sample.MOST)
+    assert text([sample.prompt_of(tokens)]).mask.sum() == tokens
+    assert text.truncated(sample.prompt_of(tokens)) is None
 
 
 def test_scaling_fits_a_power_and_draws_it(

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,15 @@ from videodit.caching import set_cache
 from videodit.exchange import pipeline_from_diffusers
 from videodit.text import TextEncoder
 
-PROMPT, NEGATIVE, TOKENS = "a red circle moving right", "blue stars", 120
+PROMPT, NEGATIVE, MOST = "a red circle moving right", "blue stars", 120  # tokens, padding included
 TOLERANCE = 1e-3  # of the pixels, after all steps: what each step's rounding may grow to
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=20, help="scheduler steps, two passes each (20)")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=[6, MOST], help=f"of the prompt, its end included (6 {MOST})"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="turns that each takes (3)")
     parser.add_argument(
         "--cache",
@@ -39,10 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measures, and prints as it goes. ValueError: no such cache."""
+    """Measures, and prints as it goes. ValueError: no such cache; no such length of a prompt."""
+    if not 2 <= min(args.tokens) <= max(args.tokens) <= MOST:
+        raise ValueError(f"--tokens: each must be from 2 to {MOST}")
     device = named_device(args.device)
-    shape = replace(SMALL, batch=1, caption=64, tokens=TOKENS)
-    shape = replace(shape.quick(), tokens=TOKENS) if args.quick else shape
+    shape = replace(SMALL, batch=1, caption=64, tokens=MOST)
+    shape = replace(shape.quick(), tokens=MOST) if args.quick else shape
     theirs = peer_pipeline(Pair(shape), args.quick).to(device)
     ours = pipeline_from_diffusers(theirs)[0].to(device)
     for pipe in (theirs, ours):
@@ -51,22 +57,37 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     pixels = shape.side * 8
     common = {"negative_prompt": NEGATIVE, "latents": latents.to(device), "num_inference_steps": args.steps}
 
-    def sample_theirs(model: Any = theirs.transformer) -> Tensor:
+    def sample_theirs(prompt: str, model: Any = theirs.transformer) -> Tensor:
         theirs.transformer = model
         size = {"video_length": shape.frames, "height": pixels, "width": pixels}
-        frames = theirs(PROMPT, **common, **size, output_type="pt", clean_caption=False).frames
+        frames = theirs(prompt, **common, **size, output_type="pt", clean_caption=False).frames
         return frames.reshape(1, shape.frames, 3, pixels, pixels)
 
-    def sample_ours(model: Any = ours.transformer, cache: str | None = None) -> Tensor:
+    def sample_ours(prompt: str, model: Any = ours.transformer, cache: str | None = None) -> Tensor:
         ours.transformer = model
         set_cache(ours, cache)
-        return ours(PROMPT, **common, guidance_scale=7.5, use_text_mask=False).frames
+        return ours(prompt, **common, guidance_scale=7.5, use_text_mask=False).frames
 
-    ways: dict[str, Callable[[], Any]] = {"videodit": sample_ours, "diffusers": sample_theirs}
+    ways: dict[str, Callable[..., Any]] = {"videodit": sample_ours, "diffusers": sample_theirs}
     if args.compile:
-        ways["videodit, compiled"] = partial(sample_ours, compiled(ours.transformer))
-        ways["diffusers, compiled"] = partial(sample_theirs, compiled(theirs.transformer))
+        ways["videodit, compiled"] = partial(sample_ours, model=compiled(ours.transformer))
+        ways["diffusers, compiled"] = partial(sample_theirs, model=compiled(theirs.transformer))
     ways |= {f"videodit, {cache}": partial(sample_ours, cache=cache) for cache in args.cache}
+    print(f"{shape}; {args.steps} steps, guidance 7.5, {pixels} x {pixels} pixels")
+    tables = []
+    for tokens in args.tokens:
+        torch.compiler.reset()  # or the second length would run the graphs for any, the first those for one
+        prompt = prompt_of(tokens)
+        told: dict[str, Callable[[], Any]] = {name: partial(way, prompt) for name, way in ways.items()}
+        tables.append({"tokens": tokens} | compare(f"a prompt of {tokens} tokens, to pixels", told, device, args))
+    about = {"shape": vars(shape), "steps": args.steps, "tables": tables}
+    return {"what": "sample", "machine": machine(device)} | about
+
+
+def compare(
+    title: str, ways: dict[str, Callable[[], Any]], device: torch.device, args: argparse.Namespace
+) -> dict[str, Any]:
+    """How far ours and theirs are apart, and a row for each way."""
     for name in ways:
         if "compiled" in name:
             ways[name]()  # what compiling takes is not the clip's
@@ -78,20 +99,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for row in found:
         row["peak_bytes"], clip = first[row["name"]]
         row |= error_of(clip, plain) if row["name"].startswith("videodit,") else {}
-    print(f"{shape}; {args.steps} steps, guidance 7.5, {pixels} x {pixels} pixels; outputs differ by {off:.1e}")
     notes = {
         "peak MB": lambda row: f"{row['peak_bytes'] / 1e6:.1f}",
         "PSNR, dB": lambda row: f"{row['psnr']:.1f}" if "psnr" in row else "-",
     }
-    print_rows("prompt to pixels", found, notes)
-    return {
-        "what": "sample",
-        "machine": machine(device),
-        "shape": vars(shape),
-        "steps": args.steps,
-        "agreement": off,
-        "rows": found,
-    }
+    print_rows(f"{title}; outputs differ by {off:.1e}", found, notes)
+    return {"agreement": off, "rows": found}
+
+
+def prompt_of(tokens: int) -> str:
+    """So many words, the last token being the end of the text."""
+    return " ".join(islice(cycle(PROMPT.split()), tokens - 1))
 
 
 def error_of(clip: Tensor, plain: Tensor) -> dict[str, float]:
@@ -103,7 +121,7 @@ def error_of(clip: Tensor, plain: Tensor) -> dict[str, float]:
 def peer_pipeline(pair: Pair, quick: bool) -> Any:
     """diffusers' pipeline of random parts: the Latte, a small VAE of 8 x 8 pixels a latent, a small T5."""
     torch.manual_seed(0)
-    text = TextEncoder.from_captions([PROMPT, NEGATIVE], width=pair.shape.caption, max_length=TOKENS)
+    text = TextEncoder.from_captions([PROMPT, NEGATIVE], width=pair.shape.caption, max_length=MOST)
     channels = [8, 8, 8, 8] if quick else [16, 32, 32, 32]
     vae = AutoencoderKL(
         block_out_channels=channels,

@@ -322,7 +322,8 @@ def test_the_mlp_is_diffusers_own_with_and_without_gradients_and_leaves_its_inpu
     states = torch.randn(2, 5, 8)
     kept = states.clone()
     with torch.no_grad():
-        torch.testing.assert_close(ours(states), theirs(states), rtol=0, atol=1e-6)
+        off = 1e-6 if activation == "gelu-approximate" else 0  # a sigmoid in place of the tanh
+        torch.testing.assert_close(ours(states), theirs(states), rtol=0, atol=off)
     first, second = states.clone().requires_grad_(), states.clone().requires_grad_()
     assert torch.equal(ours(first), theirs(second))
     for model, given in ((ours, first), (theirs, second)):

@@ -27,7 +27,7 @@ from diffusers import (
     AutoencoderKLTemporalDecoder,
     AutoencoderKLWan,
 )
-from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from einops import rearrange
 from torch import Tensor
@@ -142,6 +142,8 @@ class VideoCodec:
         self.strides.latent_side(w, "width")
         _onload(self.vae)
         pixels = pixels.to(self.device, self.dtype)
+        if isinstance(self.vae, AutoencoderKLWan) and torch.is_grad_enabled() and not self.vae.use_tiling:
+            return DiagonalGaussianDistribution(_wan_moments(self.vae, pixels))
         if not isinstance(self.vae, FRAMEWISE):
             return self.vae.encode(pixels).latent_dist
         frames = rearrange(pixels, "b c f h w -> (b f) c h w")
@@ -254,11 +256,25 @@ def _statistics(vae: Any, channels: int) -> tuple[Tensor, Tensor]:
     return mean, std
 
 
+def _wan_moments(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
+    """What `AutoencoderKLWan.encode` gives, in two passes instead of one each four frames."""
+    patch, carry = vae.config.patch_size, [None] * vae._cached_conv_counts["encoder"]
+    pixels = pixels if patch is None else patchify(pixels, patch)
+    parts = [vae.encoder(part, feat_cache=carry, feat_idx=[0]) for part in _first_and_others(pixels)]
+    return vae.quant_conv(torch.cat(parts, dim=2))
+
+
+def _first_and_others(frames: Tensor) -> list[Tensor]:
+    """A causal VAE's first frame, which stands alone, and all after it: b c f h w each."""
+    return [part for part in frames.tensor_split([1], dim=2) if part.shape[2]]
+
+
 def _wan_chunks(vae: AutoencoderKLWan, raw: Tensor, carry: list[Any]) -> Iterator[Tensor]:
     """`AutoencoderKLWan.decode` as a generator, without its clamp: each causal convolution's last frames are carried
     in `carry` (empty: none came before), so a latent frame is decoded once, with exactly what the whole decode gives
-    it."""
-    for latent in vae.post_quant_conv(raw).split(1, dim=2):
+    it. With gradients, which keep everything in memory anyway, all after the first are one piece."""
+    latents = vae.post_quant_conv(raw)
+    for latent in _first_and_others(latents) if torch.is_grad_enabled() and not carry else latents.split(1, dim=2):
         first = not carry
         if first:
             carry += [None] * vae._cached_conv_counts["decoder"]

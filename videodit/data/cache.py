@@ -199,7 +199,7 @@ def encode_clips(
     for span, clip, image in named:
         if span.index in clips.skips:
             continue  # the whole file is left out, as it will be when the run goes on
-        words = (clips.source.captions(span.index, False), clips.source.captions(span.index, True))
+        words = (clips.source.captions(span, False), clips.source.captions(span, True))
         samples.append(Sample(clips.source.name(span.index), span.size, *words, clip, image))
     return Latents(samples, store)
 
@@ -212,7 +212,8 @@ def _name(clips: Clips, span: Span, maker: tuple[str, ...], *, image: bool = Fal
     size = span.size.image() if image else span.size
     rate = 0.0 if size.num_frames == 1 else size.fps
     facts = (size.num_frames, size.height, size.width, rate, span.start, *span.place)
-    return _hash(clips.source.content(span.index), *facts, *maker)
+    laid = (span.background,) if span.background else ()
+    return _hash(clips.source.content(span.index), *facts, *laid, *maker)
 
 
 def _encode(

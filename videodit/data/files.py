@@ -30,7 +30,8 @@ REMEMBER_EVERY = 5000  # files
 
 @dataclass(frozen=True)
 class Facts:
-    """A file's length in seconds (0: an image), frames a second, size in pixels; or the error that reading it gave."""
+    """A file's length in seconds (0: an image), frames a second, size in pixels, whether it is `transparent` in parts;
+    or the error that reading it gave."""
 
     duration: float = 0.0
     fps: float = 0.0
@@ -39,10 +40,12 @@ class Facts:
     is_image: bool = False
     error: str | None = None
     sha256: str | None = None
+    transparent: bool | None = None  # None: measured before anyone asked
 
     @property
     def is_measured(self) -> bool:
-        return self.duration > 0 or self.is_image or self.error is not None
+        measured = (self.duration > 0 or self.is_image) and self.transparent is not None
+        return measured or self.error is not None
 
 
 class Files:
@@ -153,7 +156,7 @@ class Files:
         if isinstance(result, VideoError):
             self.fail(path, result)
         else:
-            measured = {key: result[key] for key in ("duration", "fps", "height", "width", "is_image")}
+            measured = {key: result[key] for key in ("duration", "fps", "height", "width", "is_image", "transparent")}
             self._keep(path, replace(self._known(path) or Facts(), **measured))
         self._remember_some()
 

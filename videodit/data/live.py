@@ -8,6 +8,7 @@ on nothing that happened before: a run that goes on replaces the same samples by
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -37,7 +38,7 @@ class LiveClips:
 
     def _add(self, size: ClipSize, span: Span, copy: tuple[int, int]) -> None:
         source = self.clips.source
-        name, words = source.name(span.index), (source.captions(span.index, False), source.captions(span.index, True))
+        name, words = source.name(span.index), (source.captions(span, False), source.captions(span, True))
         members = self._members.setdefault(size, [])
         self._places.append(len(members))
         members.append(len(self.samples))
@@ -66,8 +67,9 @@ class LiveClips:
     def _pixels(self, number: int, image: bool, epoch: int) -> Tensor:
         (copy, copies), index = self._copies[number], self._spans[number].index
         span = self.clips.span(index, epoch * copies + copy, self.samples[number].size)
+        span = replace(span, background=self._spans[number].background)  # the one that its captions tell
         if image:
-            span = Span(index, span.size.image(), span.start, span.place)
+            span = replace(span, size=span.size.image())
         frames = next(iter(self.clips.source.stream([span])))
         if isinstance(frames, VideoError):
             raise frames

@@ -7,7 +7,9 @@ what training reads: it draws spans, keeps decoded ones in memory, and counts an
 
 from __future__ import annotations
 
+import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ from videodit.data.transforms import fit
 from videodit.geometry import ClipSize
 from videodit.shapes import VERSION, ShapesWorld, rng_for, shares, triples
 from videodit.video.decoders import library
+from videodit.video.ground import WHITE, parse_ground
 from videodit.video.guarded import Guarded
 from videodit.video.index import UnsuitableError, VideoError
 from videodit.video.reader import read_clip
@@ -34,19 +37,24 @@ SPAN = 3  # stream of the counter-based randomness, see `rng_for`
 
 @dataclass(frozen=True)
 class Span:
-    """What is shown of clip `index`: from `start` seconds on, at `size`, the crop at `place` (0 top or left, 1 end)."""
+    """What is shown of clip `index`: from `start` seconds on, at `size`, the crop at `place` (0 top or left, 1 end).
+
+    What is transparent is laid on `background` (`video.ground`); None: nothing is.
+    """
 
     index: int
     size: ClipSize
     start: float = 0.0
     place: tuple[float, float] = (0.5, 0.5)
+    background: str | None = None
 
 
 class Source(Protocol):
     """Numbered clips with captions.
 
     `fetch` brings files from elsewhere to this machine, and says where all are; `facts` is None where a clip can have
-    any size and length; `content` names what it shows, whatever it is called; `recall` learns what other processes
+    any size and length; `backgrounds` are those that a transparent one may be laid on; `content` names what it shows,
+    whatever it is called; `captions` are of a span, which tells its background; `recall` learns what other processes
     found unreadable, `fail` tells them; `stream` gives the frames uint8 f h w c of many spans, or the error that
     reading one gave, in their order.
     """
@@ -55,7 +63,8 @@ class Source(Protocol):
     def fetch(self) -> list[Path]: ...
     def name(self, index: int) -> str: ...
     def content(self, index: int) -> str: ...
-    def captions(self, index: int, image: bool) -> tuple[str, ...]: ...
+    def captions(self, span: Span, image: bool) -> tuple[str, ...]: ...
+    def backgrounds(self, index: int) -> tuple[str, ...]: ...
     def facts(self, index: int) -> Facts | None: ...
     def recall(self) -> None: ...
     def fail(self, index: int, error: VideoError) -> None: ...
@@ -83,9 +92,12 @@ class ShapesSource:
     def content(self, index: int) -> str:
         return f"{self.name(index)} version {VERSION}"
 
-    def captions(self, index: int, image: bool) -> tuple[str, ...]:
+    def backgrounds(self, index: int) -> tuple[str, ...]:
+        return ()
+
+    def captions(self, span: Span, image: bool) -> tuple[str, ...]:
         size = ClipSize(1 if image else 2, 64, 64, 8.0)  # of which captions read no more than whether it moves
-        return ShapesWorld(size, seed=self.seed, more=self.more).captions(self.first + index)
+        return ShapesWorld(size, seed=self.seed, more=self.more).captions(self.first + span.index)
 
     def facts(self, index: int) -> None:
         return None
@@ -136,8 +148,20 @@ class FileSource:
         item = self.items[index]
         return f"sha256 {self.files.sha256(item.path)} from {item.start} by {self.data.reader}, scaled by FFmpeg"
 
-    def captions(self, index: int, image: bool) -> tuple[str, ...]:
-        return self.items[index].captions
+    def backgrounds(self, index: int) -> tuple[str, ...]:
+        """Of `data.background` those that the row's own column allows, or all."""
+        return allowed_backgrounds(self.items[index], self.data)
+
+    def captions(self, span: Span, image: bool) -> tuple[str, ...]:
+        """As the row has them or, where a background is laid, each told once with it (`data.background_captions`)."""
+        captions, told = self.items[span.index].captions, self.data.background_captions
+        if span.background is None or not told:
+            return captions
+        first = zlib.crc32(f"{span.index} {span.background}".encode())  # each wording gets every phrasing in turn
+        return tuple(
+            told[(first + number) % len(told)].format(caption=caption, background=span.background)
+            for number, caption in enumerate(captions)
+        )
 
     def facts(self, index: int) -> Facts:
         """Of the stretch of its file that an item is. VideoError where it cannot be read."""
@@ -181,7 +205,8 @@ class FileSource:
             )
         slower = "repeat" if self.data.slower == "repeat" else "error"
         cover = (size.height, size.width)
-        return item.path, size.num_frames, size.fps, item.start + span.start, slower, self.data.reader, cover
+        ground, begin = span.background or WHITE, item.start + span.start
+        return item.path, size.num_frames, size.fps, begin, slower, self.data.reader, cover, ground
 
 
 class Clips:
@@ -216,7 +241,11 @@ class Clips:
         place = (float(rng.random()), float(rng.random())) if self.data.crop == "random" else (0.5, 0.5)
         if facts.height * size.width == facts.width * size.height:
             place = (0.5, 0.5)  # nothing is cut off
-        return Span(index, size, start, place)
+        background = None
+        if facts.transparent:
+            choice = self.source.backgrounds(index)
+            background = choice[int(rng.integers(len(choice)))]
+        return Span(index, size, start, place, background)
 
     def read_ahead(self, spans: Sequence[Span]) -> Iterator[np.ndarray | None]:
         """Frames uint8 f h w c of each span, in their order, the next of which are read meanwhile.
@@ -283,6 +312,26 @@ def spare_seconds(facts: Facts, size: ClipSize) -> float:
     return facts.duration - 1 / facts.fps - (size.num_frames - 1) / pace
 
 
+def allowed_backgrounds(item: Item, data: Data) -> tuple[str, ...]:
+    """Those of `data.background` that a row's column `grounds`, a list, allows; without the column, all.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if (column := item.attributes.get("grounds")) is None:
+        return data.background
+    try:
+        listed = json.loads(column)
+    except ValueError:
+        listed = None
+    if not isinstance(listed, list):
+        raise ValueError(f"{item.path}: column 'grounds' holds {column[:60]!r} and no list of backgrounds")
+    allowed = tuple(name for name in data.background if name in listed)
+    if not allowed:
+        raise ValueError(f"{item.path}: data.background has none of the backgrounds of its column 'grounds'")
+    return allowed
+
+
 def guarded_reader(data: Data) -> Guarded:
     """What opens the files of a run: `data.read_processes` at a time on this machine, with the limits of `data`."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of torchrun and accelerate
@@ -323,20 +372,37 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
         library(data.reader)
     except ImportError as error:
         raise ValueError(f"data.reader: {error}") from error
-    manifest = read_manifest(data.source, memory.with_name("remote") if memory else None)
-    items = manifest.items[: data.clips]
-    count = len(items)
-    if data.validation >= count:
-        raise ValueError(
-            f"{data.source}: {count} clips leave none to train on beside data.validation={data.validation}"
-        )
-    held = {round((i + 0.5) * count / data.validation - 0.5) for i in range(data.validation)}
+    cache = memory.with_name("remote") if memory else None
+    manifest = read_manifest(data.source, cache)
+    items, skips = manifest.items[: data.clips], manifest.skips
+    if data.validation_source:
+        other = read_manifest(data.validation_source, cache)
+        train_items, skips = items, skips + other.skips
+        validation = _spread(other.items, min(data.validation, len(other.items)))
+    else:
+        if data.validation >= len(items):
+            raise ValueError(
+                f"{data.source}: {len(items)} clips leave none to train on beside data.validation={data.validation}"
+            )
+        validation = _spread(items, data.validation)
+        held = set(map(id, validation))
+        train_items = tuple(item for item in items if id(item) not in held)
+    for name in data.background:
+        try:
+            parse_ground(name)
+        except ValueError as error:
+            raise ValueError(f"data.background: {error}") from error
+    for item in (*train_items, *validation):
+        allowed_backgrounds(item, data)  # an error now, before anything is read
     files = Files(memory, guarded_reader(data))
-    train_items = tuple(item for i, item in enumerate(items) if i not in held)
-    validation = tuple(item for i, item in enumerate(items) if i in held)
     return Split(
         Clips(FileSource(train_items, data, files), data, seed),
         Clips(FileSource(validation, data, files), fixed, seed),
-        manifest.skips,
+        skips,
         files,
     )
+
+
+def _spread(items: tuple[Item, ...], count: int) -> tuple[Item, ...]:
+    """So many of them, at even distances."""
+    return tuple(items[round((i + 0.5) * len(items) / count - 0.5)] for i in range(count))

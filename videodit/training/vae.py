@@ -6,6 +6,7 @@ stages, small detailed crops first, whole clips last. At the end the mean and de
 measured on the training clips and stored in the VAE's own configuration, where every diffusers user looks for them.
 
     loss = |x - y| + (x - y)^2 + kl_weight * KL(q(z|x) || N(0, 1))      means over pixels, latent elements
+           + perceptual * d(x, y) - adversarial * D(y)                 where a stage has them, see `critics`
 
 In a stage with `decoder_only` the encoder stays as it is, and the decoder learns from the posterior's mode, which is
 what models are trained on. Where all stages are such, the statistics stay too: a trained model's clips become sharper,
@@ -35,6 +36,7 @@ from videodit.data.source import Clips, open_data
 from videodit.data.transforms import detailed_crop, to_pixels
 from videodit.pipeline import named_folder
 from videodit.shapes import rng_for
+from videodit.training.critics import Adversary, load_perception
 from videodit.training.inputs import latents_folder, named
 from videodit.training.loop import Loop
 from videodit.training.optimizer import build_optimizers
@@ -75,7 +77,7 @@ def train_vae(config: Run) -> Path:
     if vae_config.start_from:
         with named(vae_config.start_from, "VAE"):
             vae = VideoCodec.from_pretrained(named_folder(vae_config.start_from)).vae
-    stages = [stage for stage in vae_config.stages for _ in range(stage.steps)]
+    walk = [(stage, number) for stage in vae_config.stages for number in range(stage.steps)]
     accelerator = Accelerator(mixed_precision=vae_config.precision, cpu=not torch.accelerator.is_available())
     tell_of_bfloat16("vae.precision", vae_config.precision, accelerator.device)
     if accelerator.num_processes > 1:
@@ -84,36 +86,54 @@ def train_vae(config: Run) -> Path:
     vae.to(accelerator.device).train()
     codec = VideoCodec(vae)
     encodes = [weight for name, weight in vae.named_parameters() if not name.startswith(DECODER)]
+    perception = load_perception(vae_config.perceptual, accelerator.device) if vae_config.perceptual else None
+    adversary = None
+    if any(stage.adversarial for stage in vae_config.stages):
+        adversary = Adversary(
+            vae_config.critic_width, vae_config.critic_learning_rate, vae_config.critic_r1, accelerator.device
+        )
     inner = vae.parameters() if vae_config.optimizer == "muon" else []
     optimizers = build_optimizers(vae.parameters(), inner, rates[0], betas=(0.9, 0.99), weight_decay=1e-4)
 
     def state() -> dict[str, Any]:
-        return {"vae": vae.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
+        state = {"vae": vae.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
+        return state | ({"adversary": adversary.state_dict()} if adversary else {})
 
     def load_state(state: dict[str, Any]) -> None:
         vae.load_state_dict(state["vae"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        if adversary and "adversary" in state:  # else: a stage with a critic was added to a run without one
+            adversary.load_state_dict(state["adversary"])
 
     loop = Loop(
         folder / "vae_training",
         config,
         accelerator,
-        steps=len(stages),
+        steps=len(walk),
         checkpoint_every=vae_config.checkpoint_every,
         keep=2,
         log_every=vae_config.log_every,
         trackers=config.train.trackers,
     )
     loop.resume(state, load_state)
-    for step, batch in loop.run(lambda steps: _ahead(_batch(data.train, config, stages[s], s) for s in steps)):
-        pixels, alone = batch.to(accelerator.device), stages[step].decoder_only
+    for step, batch in loop.run(lambda steps: _ahead(_batch(data.train, config, walk[s][0], s) for s in steps)):
+        pixels, (stage, number) = batch.to(accelerator.device), walk[step]
+        alone = stage.decoder_only
         for weight in encodes:
             weight.requires_grad_(not alone)
         noise = None if alone else torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         with accelerator.autocast():
-            terms = _loss(codec, pixels, noise)
-        (terms["l1"] + terms["mse"] + vae_config.kl_weight * terms["kl"]).backward()
+            ours, terms = reconstruct(codec, pixels, noise)
+        loss = terms["l1"] + terms["mse"] + vae_config.kl_weight * terms["kl"]
+        if perception and stage.perceptual:
+            terms["perceptual"] = perception(ours, pixels)
+            loss = loss + stage.perceptual * terms["perceptual"]
+        if adversary and stage.adversarial:
+            terms["critic"] = adversary.step(ours, pixels)
+            if number >= stage.critic_first:
+                loss = loss + stage.adversarial * adversary.term(ours, loss, last_layer(vae))
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), vae_config.max_grad_norm)
         if not math.isfinite(norm):
             raise FloatingPointError(f"step {step}: the gradient is not finite; lower the stage's learning_rate")
@@ -129,7 +149,7 @@ def train_vae(config: Run) -> Path:
     for skip in (*data.skips, *data.train.skips.values()):
         log.warning("left out %s: %s", skip.where, skip.why)
     vae.eval()
-    if not all(stage.decoder_only for stage in stages):
+    if not all(stage.decoder_only for stage in vae_config.stages):
         store_statistics(vae, data.train, config)
     report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train)
     vae.save_pretrained(folder / "vae")
@@ -175,15 +195,23 @@ def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
             yield batch
 
 
-def _loss(codec: VideoCodec, pixels: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
-    """Without a generator of the posterior's mode."""
+def last_layer(vae: torch.nn.Module) -> Tensor:
+    """The weights of the decoder's last convolution."""
+    return [weight for name, weight in vae.named_parameters() if name.startswith("decoder.") and weight.ndim > 2][-1]
+
+
+def reconstruct(
+    codec: VideoCodec, pixels: Tensor, generator: torch.Generator | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Reconstructions b c f h w, not clamped, and the loss's terms; without a generator of the posterior's mode."""
     posterior = codec.posterior(pixels)
     raw = posterior.mean
     if generator is not None:
         raw = raw + posterior.std * torch.randn(raw.shape, generator=generator).to(pixels.device)
-    error = torch.cat(list(codec.decode_raw(raw)), dim=2).float() - pixels
+    ours = torch.cat(list(codec.decode_raw(raw)), dim=2).float()
+    error = ours - pixels
     kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-    return {"l1": error.abs().mean(), "mse": error.square().mean(), "kl": kl}
+    return ours, {"l1": error.abs().mean(), "mse": error.square().mean(), "kl": kl}
 
 
 @torch.no_grad()

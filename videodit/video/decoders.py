@@ -37,6 +37,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps
 
 from videodit.geometry import covering
+from videodit.video.ground import WHITE, lay
 from videodit.video.index import (
     Index,
     UnsuitableError,
@@ -53,16 +54,19 @@ BACKENDS = ("pyav", "decord", "torchcodec")
 Size = tuple[int, int]  # rows, columns
 
 
-def load(path: Path, index: Index, positions: Sequence[int], backend: str, cover: Size | None) -> np.ndarray:
+def load(
+    path: Path, index: Index, positions: Sequence[int], backend: str, cover: Size | None, background: str = WHITE
+) -> np.ndarray:
     """Frames by position, `uint8 f h w c`, in the order asked for.
 
-    With `cover`, they are scaled until they just cover so many rows and columns.
+    With `cover`, they are scaled until they just cover so many rows and columns. What is transparent is laid on
+    `background` (`ground`) first.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown: pick one of {', '.join(BACKENDS)}")
     wanted = sorted(set(positions))
     if is_picture(path):
-        pictures = images(path, wanted)  # one in memory at a time
+        pictures = images(path, wanted, background)  # one in memory at a time
         found = dict(zip(wanted, map(Converter(cover), pictures) if cover else pictures, strict=True))
     elif backend == "pyav":
         found = _pyav_frames(path, index, wanted, cover)
@@ -327,18 +331,31 @@ def _torchcodec_frames(path: Path, index: Index, positions: list[int]) -> Sequen
 # Images and animations, by Pillow.
 
 
-def images(path: Path, positions: Sequence[int]) -> Iterator[np.ndarray]:
+def picture_facts(path: Path) -> tuple[int, int, bool]:
+    """Rows, columns and whether anything is transparent, of the first picture of an image or animation."""
+    with opened_image(path) as image:
+        image.seek(first_of(image))
+        _refuse_deep(path, image)
+        first = ImageOps.exif_transpose(image)
+        is_clear = first.has_transparency_data and np.asarray(first.convert("RGBA"))[..., 3].min() < 255
+        return first.height, first.width, bool(is_clear)
+
+
+def images(path: Path, positions: Sequence[int], background: str = WHITE) -> Iterator[np.ndarray]:
     """Frames of an image or animation, `uint8 h w c` RGB, at ascending positions."""
     with opened_image(path) as image:
         for position in positions:
             image.seek(first_of(image) + position)
-            if image.mode.startswith(("I", "F")):
-                raise VideoError(f"{path} has more than 8 bits a channel, which would be clipped: convert it to 8")
-            yield np.asarray(_over_white(ImageOps.exif_transpose(image)))
+            _refuse_deep(path, image)
+            yield _opaque(ImageOps.exif_transpose(image), background)
 
 
-def _over_white(image: Image.Image) -> Image.Image:
+def _refuse_deep(path: Path, image: Image.Image) -> None:
+    if image.mode.startswith(("I", "F")):
+        raise VideoError(f"{path} has more than 8 bits a channel, which would be clipped: convert it to 8")
+
+
+def _opaque(image: Image.Image, background: str) -> np.ndarray:
     if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return np.asarray(image.convert("RGB"))
+    return lay(np.asarray(image.convert("RGBA")), background)

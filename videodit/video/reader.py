@@ -13,7 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from videodit.video.decoders import Converter, first_frame, images, load, stamped, turn_of
+from videodit.video.decoders import Converter, first_frame, images, load, picture_facts, stamped, turn_of
+from videodit.video.ground import WHITE
 from videodit.video.index import Index, UnsuitableError, VideoError, checked, decoded, index, is_picture, opened
 
 Slower = Literal["error", "repeat"]
@@ -27,7 +28,8 @@ class VideoInfo:
     `fps` is the average rate, `num_frames / duration`; `duration`, in seconds, runs from the first frame to the
     end of the last. A still image has one frame, `fps` 0.0 and `duration` 0.0. `pixel_aspect` is the width over the
     height of a pixel (1.0: square). Of the first frame: `interlaced` where it holds two fields, `hdr` where its
-    brightness is coded for such a display (PQ or HLG), so that its pixels, which are given as they are, look pale.
+    brightness is coded for such a display (PQ or HLG), so that its pixels, which are given as they are, look pale;
+    `transparent` where one sees through it in places.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class VideoInfo:
     interlaced: bool = False
     hdr: bool = False
     pixel_aspect: float = 1.0
+    transparent: bool = False
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -51,8 +54,10 @@ def probe(path: str | Path) -> VideoInfo:
     found = index(absolute)
     count = len(found.starts)
     if is_picture(absolute):
-        height, width = next(images(absolute, [0])).shape[:2]
-        return VideoInfo(Path(path), count, found.fps, height, width, found.end, found.is_image)
+        height, width, transparent = picture_facts(absolute)
+        return VideoInfo(
+            Path(path), count, found.fps, height, width, found.end, found.is_image, transparent=transparent
+        )
     frame, aspect = first_frame(absolute, found)
     size = frame.height, frame.width
     if turn_of(frame).is_sideways:
@@ -67,13 +72,21 @@ def frame_times(path: str | Path) -> np.ndarray:
 
 
 def read_frames(
-    path: str | Path, times: Sequence[float], *, backend: str = "pyav", cover: tuple[int, int] | None = None
+    path: str | Path,
+    times: Sequence[float],
+    *,
+    backend: str = "pyav",
+    cover: tuple[int, int] | None = None,
+    background: str = WHITE,
 ) -> np.ndarray:
     """The frames on screen at `times`, as `uint8 f h w c` RGB, one for each time and in their order.
 
     `times` are seconds from the first frame. The frame on screen at t is the last that appears at or before t,
-    where "at" allows for the rounding of the file's own clock. A still image is on screen at time 0 only; its
-    transparent parts are shown over white, and its EXIF orientation is applied.
+    where "at" allows for the rounding of the file's own clock. A still image is on screen at time 0 only; its EXIF
+    orientation is applied.
+
+    `background` is what transparent parts are laid on: a colour (`white`, `#ff8800`), or two, top and bottom of a
+    gradient (`white to blue`).
 
     `backend` concerns video files: "pyav", or "decord" or "torchcodec" (optional, refused where they would give other
     frames; unlike PyAV here, they paint over damage inside a stream). `cover`, rows and columns, has frames scaled
@@ -90,7 +103,7 @@ def read_frames(
         if not -found.slack <= time < found.end - found.slack and not (found.is_image and time == 0):
             screen = "a still image, on screen at time 0 only" if found.is_image else f"{found.end:.3f} s long"
             raise UnsuitableError(f"{path} is {screen}: there is no frame at {time:.3f} s; ask for times inside it")
-    return load(path, found, found.positions(times), backend, cover)
+    return load(path, found, found.positions(times), backend, cover, background)
 
 
 def read_clip(
@@ -101,6 +114,7 @@ def read_clip(
     slower: Slower = "error",
     backend: str = "pyav",
     cover: tuple[int, int] | None = None,
+    background: str = WHITE,
 ) -> np.ndarray:
     """`num_frames` frames at `fps` from `start` (seconds) on, as `uint8 f h w c` RGB: see `read_frames`.
 
@@ -114,7 +128,7 @@ def read_clip(
     path = checked(path)
     found = index(path)
     if num_frames == 1:
-        return read_frames(path, [start], backend=backend, cover=cover)
+        return read_frames(path, [start], backend=backend, cover=cover, background=background)
     if found.is_image:
         raise UnsuitableError(f"{path} is a still image and cannot give {num_frames} frames: ask for num_frames=1")
     pace = found.fps if found.fps < fps <= 1.01 * found.fps else fps
@@ -130,7 +144,7 @@ def read_clip(
             f"{path} has {found.fps:.3f} frames a second on average, too few for {fps:g} fps without showing "
             f"some twice: ask for fps <= {math.floor(found.fps * 1000) / 1000:g}, or for slower='repeat'"
         )
-    return read_frames(path, times, backend=backend, cover=cover)
+    return read_frames(path, times, backend=backend, cover=cover, background=background)
 
 
 def stream_frames(path: str | Path, *, short_side: int | None = None) -> Iterator[tuple[float, np.ndarray]]:

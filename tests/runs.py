@@ -34,6 +34,27 @@ TINY: dict[str, Any] = {
 }
 
 
+SMALL_VAE: dict[str, Any] = {
+    "channels": 4,
+    "encoder_dim": 4,
+    "decoder_dim": 4,
+    "precision": "no",
+    "warmup_steps": 2,
+    "checkpoint_every": 10,
+    "log_every": 1,
+}
+
+
+def equal(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return all(equal(v, b[k]) for k, v in a.items())
+    if isinstance(a, list | tuple):
+        return all(map(equal, a, b))
+    return a == b
+
+
 def run(folder: Path, **changes: Any) -> Run:
     """The tiny run in a folder that already holds a VAE; `changes` go into the sections."""
     if not (folder / "vae").exists():

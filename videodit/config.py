@@ -194,7 +194,7 @@ class Vae(Section):
     )
     critic_width: Positive = Field(32, multiple_of=4, description="channels of the critic's first layer")
     critic_learning_rate: Annotated[float, Field(gt=0, strict=False)] = 2e-4
-    critic_r1: Annotated[float, Field(ge=0, strict=False)] = Field(1.0, description="weight of its gradient penalty")
+    critic_r1: Annotated[float, Field(ge=0, strict=False)] = Field(10.0, description="weight of its gradient penalty")
     detail: Positive = Field(4, description="of so many random crops, train on the one with most contrast")
     image_share: Share = 0.2
     precision: Precision = "bf16"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from runs import TINY, run
+from runs import SMALL_VAE, TINY, equal, run
 from tiny import tiny_dit, tiny_wan
 
 from videodit import TextEncoder, VideoDiTPipeline
@@ -22,16 +21,6 @@ from videodit.training.inputs import load_codec
 from videodit.training.trainer import Trainer
 from videodit.training.vae import evaluate_vae, learning_rates, train_vae
 from videodit.video.writer import write_video
-
-
-def equal(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return all(equal(v, b[k]) for k, v in a.items())
-    if isinstance(a, list | tuple):
-        return all(map(equal, a, b))
-    return a == b
 
 
 def names_of(trainer: Trainer, step: int) -> list[str]:
@@ -263,17 +252,6 @@ def test_a_frozen_text_encoder_is_run_once_a_caption(tmp_path: Path, monkeypatch
     again = Trainer(config)
     again.step(0)
     assert torch.equal(again.raw_model.encoded(prompts).states, trainer.raw_model.encoded(prompts).states)
-
-
-SMALL_VAE: dict[str, Any] = {
-    "channels": 4,
-    "encoder_dim": 4,
-    "decoder_dim": 4,
-    "precision": "no",
-    "warmup_steps": 2,
-    "checkpoint_every": 10,
-    "log_every": 1,
-}
 
 
 def test_a_decoder_trained_alone_leaves_all_that_is_encoded_as_it_is(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ weights): features at several depths, scaled to unit length at each place,
 Adversarial term (Esser et al. 2021, arXiv 2012.09841): a critic of patches of two neighbouring frames, trained by the
 hinge loss with a gradient penalty on true frames (R1, Mescheder et al. 2018, arXiv 1801.04406),
 
-    critic:  mean max(0, 1 - D(x)) + mean max(0, 1 + D(y)) + r1 / 2 * |grad D(x)|^2
+    critic:  mean max(0, 1 - D(x)) + mean max(0, 1 + D(y)) + r1 / 2 * |grad of mean D(x)|^2
     VAE:     - weight * |grad of the rest| / |grad of mean D(y)| * mean D(y)      gradients at the decoder's last layer
 """
 
@@ -26,6 +26,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import normalize, relu
 from transformers import AutoModel
+
+from videodit.training.optimizer import build_optimizers
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of [0, 1]
 MOST = 1e4  # times which the adversarial gradient is scaled up at most
@@ -148,7 +150,9 @@ class Adversary:
 
     def __init__(self, width: int, learning_rate: float, r1: float, device: torch.device):
         self.critic, self.r1 = Critic(width).to(device), r1
-        self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=learning_rate, betas=(0.5, 0.9), weight_decay=0)
+        (self.optimizer,) = build_optimizers(
+            self.critic.parameters(), [], learning_rate, betas=(0.5, 0.9), weight_decay=0.0
+        )
 
     def term(self, ours: Tensor, others: Tensor, last: Tensor) -> Tensor:
         """What the VAE adds: - scale * mean D(ours), at the strength of the `others`' gradient at weights `last`."""
@@ -165,7 +169,7 @@ class Adversary:
         loss = relu(1 - true).mean() + relu(1 + made).mean()
         penalty: Tensor | float = 0.0
         if self.r1:
-            slope = torch.autograd.grad(true.sum(), theirs, create_graph=True)[0]
+            slope = torch.autograd.grad(true.mean(dim=(1, 2, 3)).sum(), theirs, create_graph=True)[0]
             penalty = self.r1 / 2 * slope.square().sum(dim=(1, 2, 3, 4)).mean()
         self.optimizer.zero_grad()
         (loss + penalty).backward()

@@ -43,6 +43,7 @@ from videodit.video.index import (
     UnsuitableError,
     VideoError,
     decoded,
+    decoder_of,
     first_of,
     is_picture,
     opened,
@@ -67,22 +68,25 @@ def load(
     wanted = sorted(set(positions))
     if is_picture(path):
         pictures = images(path, wanted, background)  # one in memory at a time
-        found = dict(zip(wanted, map(Converter(cover), pictures) if cover else pictures, strict=True))
+        found = dict(zip(wanted, map(Converter(cover, background), pictures) if cover else pictures, strict=True))
     elif backend == "pyav":
-        found = _pyav_frames(path, index, wanted, cover)
+        found = _pyav_frames(path, index, wanted, cover, background)
     else:
         frames = (_decord_frames if backend == "decord" else _torchcodec_frames)(path, index, wanted)
-        found = dict(zip(wanted, map(Converter(cover), frames) if cover else frames, strict=True))
+        found = dict(zip(wanted, map(Converter(cover, background), frames) if cover else frames, strict=True))
     if len({frame.shape for frame in found.values()}) > 1:
         raise VideoError(f"{path} changes its frame size on the way: cut or convert it to one size")
     return np.stack([found[position] for position in positions])
 
 
 class Converter:
-    """Frames as decoded, or `uint8 h w c` -> `uint8 h w c` RGB, upright, scaled to cover a size if one is given."""
+    """Frames as decoded, or `uint8 h w c` -> `uint8 h w c` RGB, upright, scaled to cover a size if one is given.
 
-    def __init__(self, cover: Size | None = None):
-        self._cover = cover
+    What is transparent is laid on a background before it is scaled, so that edges stay clean.
+    """
+
+    def __init__(self, cover: Size | None = None, background: str = WHITE):
+        self._cover, self._background = cover, background
         self._graph: Any = None
         self._made_for: tuple[object, ...] = ()
 
@@ -90,6 +94,8 @@ class Converter:
         if isinstance(frame, np.ndarray):
             frame = VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         turn = turn_of(frame)
+        if has_alpha(frame):
+            frame = VideoFrame.from_ndarray(lay(rgba_of(frame), self._background), format="rgb24")
         kind = (frame.width, frame.height, frame.format.name, turn.is_sideways)
         if kind != self._made_for:
             self._graph, self._made_for = self._build(frame, turn.is_sideways), kind
@@ -97,25 +103,42 @@ class Converter:
         return turn(self._graph.pull().to_ndarray())
 
     def _build(self, frame: VideoFrame, is_sideways: bool) -> Any:
-        how, graph = "interl=-1", av.filter.Graph()
+        how = "interl=-1"
         if self._cover:
             rows, columns = self._cover[::-1] if is_sideways else self._cover
             rows, columns = covering(frame.height, frame.width, rows, columns)
             how = f"{columns}:{rows}"  # fields are blended: scaled one by one they would stay apart
-        graph.threads = 1  # files are read side by side
-        source = graph.add_buffer(
-            width=frame.width,
-            height=frame.height,
-            format=frame.format,
-            time_base=frame.time_base or Fraction(1, 1000),
-        )
-        scale, rgb = graph.add("scale", f"{how}:flags=bicubic"), graph.add("format", "pix_fmts=rgb24")
-        sink = graph.add("buffersink")
-        source.link_to(scale)
-        scale.link_to(rgb)
-        rgb.link_to(sink)
-        graph.configure()
-        return graph
+        return _graph(frame, how, "rgb24")
+
+
+def _graph(frame: VideoFrame, how: str, pixel_format: str) -> Any:
+    """FFmpeg's `scale` filter from a frame's size and format to another."""
+    graph = av.filter.Graph()
+    graph.threads = 1  # files are read side by side
+    source = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base or Fraction(1, 1000),
+    )
+    scale, rgb = graph.add("scale", f"{how}:flags=bicubic"), graph.add("format", f"pix_fmts={pixel_format}")
+    sink = graph.add("buffersink")
+    source.link_to(scale)
+    scale.link_to(rgb)
+    rgb.link_to(sink)
+    graph.configure()
+    return graph
+
+
+def has_alpha(frame: VideoFrame) -> bool:
+    return any(component.is_alpha for component in frame.format.components)
+
+
+def rgba_of(frame: VideoFrame) -> np.ndarray:
+    """uint8 h w 4 as stored, alpha not multiplied in."""
+    graph = _graph(frame, "interl=-1", "rgba")
+    graph.push(frame)
+    return graph.pull().to_ndarray()
 
 
 class Turn(NamedTuple):
@@ -162,9 +185,12 @@ def first_frame(path: Path, index: Index) -> tuple[VideoFrame, float]:
     raise VideoError(f"{path} does not decode at its beginning: it is damaged; copy or convert it again")
 
 
-def _pyav_frames(path: Path, index: Index, positions: list[int], cover: Size | None) -> dict[int, np.ndarray]:
+def _pyav_frames(
+    path: Path, index: Index, positions: list[int], cover: Size | None, background: str
+) -> dict[int, np.ndarray]:
     stamps = {position if index.stamps is None else int(index.stamps[position]): position for position in positions}
     found: dict[int, np.ndarray] = {}
+    convert = Converter(cover, background)
     # A seek may land late, and an error after a seek may only mean missing references: such frames are tried again
     # from a keyframe earlier, and at last from the first packet, where an error is an error.
     for earlier in (0, 1):
@@ -174,10 +200,10 @@ def _pyav_frames(path: Path, index: Index, positions: list[int], cover: Size | N
                     if key is not None:
                         container.seek(key, stream=stream)
                     with suppress(av.error.FFmpegError):
-                        found |= _collect(container, stream, index, set(run), cover, skips=not earlier)
+                        found |= _collect(container, stream, index, set(run), convert, skips=not earlier)
     if lost := set(stamps) - set(found):
         with opened(path) as (container, stream):
-            found |= _collect(container, stream, index, lost, cover)
+            found |= _collect(container, stream, index, lost, convert)
     if lost := set(stamps) - set(found):
         time = index.starts[stamps[min(lost)]]
         raise VideoError(f"{path} does not decode at {time:.3f} s: it is damaged there; copy or convert it again")
@@ -203,7 +229,7 @@ def _collect(
     stream: VideoStream,
     index: Index,
     wanted: set[int],
-    cover: Size | None,
+    convert: Converter,
     *,
     skips: bool = False,
 ) -> dict[int, np.ndarray]:
@@ -212,7 +238,7 @@ def _collect(
     Args:
         skips: pictures that no other leans on need not be decoded where they are not wanted.
     """
-    found, last, convert = {}, max(wanted), Converter(cover)
+    found, last = {}, max(wanted)
     frames: Iterator[tuple[int, VideoFrame]]
     if index.stamps is None:
         frames = enumerate(decoded(container, stream))
@@ -235,7 +261,7 @@ def stamped(
     undecoded. Of other codecs FFmpeg cannot tell, or there are none.
     """
     landing = None if index.keys is not None and len(index.keys) else -math.inf
-    context = stream.codec_context
+    context, decode = stream.codec_context, decoder_of(stream)
     skips = only is not None and context.name == "h264"
     with packets_of(container, stream) as packets:
         for packet in packets:
@@ -246,7 +272,7 @@ def stamped(
                     continue
             if skips and only is not None:
                 context.skip_frame = "DEFAULT" if packet.pts in only else "NONREF"
-            for frame in packet.decode():
+            for frame in decode(packet):
                 if frame.pts is not None:
                     yield frame.pts, frame
 
@@ -296,6 +322,7 @@ def _first(reader: Any, count: int) -> Iterator[Any]:
 def _refuse_what_decord_shows_otherwise(path: Path, index: Index) -> None:
     """Turns; and chroma between rows, interpolated bilinearly except for plain 8 bits, where there is but one way."""
     frame, _ = first_frame(path, index)
+    _refuse_alpha(path, frame, "decord")
     is_plain = frame.format.name in ("yuv420p", "yuvj420p") and frame.width % 2 == frame.height % 2 == 0
     if frame.format.chroma_height(1024) < 1024 and not is_plain:
         kind = f"{frame.format.name}, {frame.height}x{frame.width}"
@@ -306,9 +333,15 @@ def _refuse_what_decord_shows_otherwise(path: Path, index: Index) -> None:
         raise UnsuitableError(f"{path} is {kind}, which decord gets wrong; read it with backend='pyav'")
 
 
+def _refuse_alpha(path: Path, frame: VideoFrame, library: str) -> None:
+    if has_alpha(frame):
+        raise UnsuitableError(f"{path} is transparent, which {library} drops; read it with backend='pyav'")
+
+
 def _torchcodec_frames(path: Path, index: Index, positions: list[int]) -> Sequence[np.ndarray]:
     torchcodec = library("torchcodec")
     frame, _ = first_frame(path, index)
+    _refuse_alpha(path, frame, "torchcodec")
     if frame.interlaced_frame or turn_of(frame).is_mirrored:
         kind = "interlaced" if frame.interlaced_frame else "mirrored"
         raise UnsuitableError(f"{path} is {kind}, which torchcodec gets wrong; read it with backend='pyav'")

@@ -7,7 +7,7 @@ WebP, APNG) tell how long each of their pictures stays.
 
 import math
 import struct
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,9 +16,11 @@ from typing import NamedTuple, cast
 
 import av
 import numpy as np
+from av.codec import CodecContext
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
@@ -34,6 +36,7 @@ VIDEO_SUFFIXES = (
 MAX_PIXELS = 2**26
 """Of a frame. A header that promises more (8192 x 8192) is taken for damage or for an attack on memory."""
 
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _CONTAINERS = "asf,avi,flv,h264,hevc,m4v,matroska,mov,mpeg,mpegts,mpegvideo,ogg"  # no playlists: they name other files
 _PICTURES = ("BMP", "GIF", "JPEG", "PNG", "WEBP")  # no PostScript, which is a program
 _IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
@@ -144,11 +147,26 @@ def packets_of(container: InputContainer, stream: VideoStream) -> AbstractContex
     return closing(cast("Generator[Packet]", container.demux(stream)))
 
 
+def decoder_of(stream: VideoStream) -> Callable[[Packet], Sequence[VideoFrame]]:
+    """What turns the stream's packets into frames.
+
+    VP8 and VP9 carry their alpha beside the picture: FFmpeg's own decoders pass over it, libvpx does not.
+    """
+    context = stream.codec_context
+    tagged = {key.lower(): value for key, value in stream.metadata.items()}.get("alpha_mode") == "1"
+    if tagged and context.name in _WITH_ALPHA:
+        other = cast("VideoCodecContext", CodecContext.create(_WITH_ALPHA[context.name], "r"))
+        other.extradata, other.thread_count, other.options = context.extradata, 1, dict(context.options)
+        return other.decode
+    return lambda packet: packet.decode()
+
+
 def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     """All frames in the order of decoding."""
     with packets_of(container, stream) as packets:
+        decode = decoder_of(stream)
         for packet in packets:
-            yield from packet.decode()
+            yield from decode(packet)
 
 
 def refuse_huge(path: Path, width: int, height: int) -> None:

@@ -13,7 +13,17 @@ from typing import Literal
 
 import numpy as np
 
-from videodit.video.decoders import Converter, first_frame, images, load, picture_facts, stamped, turn_of
+from videodit.video.decoders import (
+    Converter,
+    first_frame,
+    has_alpha,
+    images,
+    load,
+    picture_facts,
+    rgba_of,
+    stamped,
+    turn_of,
+)
 from videodit.video.ground import WHITE
 from videodit.video.index import Index, UnsuitableError, VideoError, checked, decoded, index, is_picture, opened
 
@@ -63,7 +73,8 @@ def probe(path: str | Path) -> VideoInfo:
     if turn_of(frame).is_sideways:
         size, aspect = size[::-1], 1 / aspect
     interlaced, hdr = bool(frame.interlaced_frame), int(frame.color_trc) in HDR_TRANSFERS
-    return VideoInfo(Path(path), count, found.fps, *size, found.end, False, interlaced, hdr, aspect)
+    transparent = has_alpha(frame) and bool(rgba_of(frame)[..., 3].min() < 255)
+    return VideoInfo(Path(path), count, found.fps, *size, found.end, False, interlaced, hdr, aspect, transparent)
 
 
 def frame_times(path: str | Path) -> np.ndarray:

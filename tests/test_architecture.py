@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     **dict.fromkeys(("config", "geometry"), 0),
-    **dict.fromkeys(("video", "shapes", "codec", "text", "diffusion", "models"), 1),
-    **dict.fromkeys(("data", "emoji", "evaluation", "given", "conditions", "caching", "memory"), 2),
+    **dict.fromkeys(("video", "shapes", "emoji", "codec", "text", "diffusion", "models"), 1),
+    **dict.fromkeys(("data", "evaluation", "given", "conditions", "caching", "memory"), 2),
     "pipeline": 3,
     "long": 3.5,
     **dict.fromkeys(("training", "exchange", "clipset"), 4),

@@ -1,0 +1,118 @@
+"""Which true clip is nearest to a clip, over all backgrounds and phases of its loop, and how near.
+
+It answers two questions: whether a model shows what was asked, where true clips are known by name; and whether it only
+remembers, for then some training clip is nearer than true clips are to each other.
+
+A true clip may be transparent: pixels P with alpha A multiplied in. Before a ground g it shows P + (1 - A) g, and which
+ground a model painted does not count, as long as it is a colour or a vertical gradient. So with M = 1 - A, rows y, and
+the ground g = g_0 + g_1 y of each colour channel, the same in all frames, the distance of a clip X is
+
+    min over phases s and g of  mean of (X_f - P_{f+s} - M_{f+s} (g_0 + g_1 y))^2
+
+which is a least squares problem of two unknowns a channel: |E|^2 - b' G^-1 b with E = X - P, b_k = <M y^k, E> and
+G_kl = <M y^k, M y^l>. Nothing is transparent: G is zero, and the distance that of pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+FRAMES = 12  # of a clip that are compared, at even distances
+SIDE = 32  # pixels
+AT_ONCE = 64  # true clips
+LITTLE = 1e-3  # of the frame: less that is clear is taken for none
+
+
+@dataclass(frozen=True)
+class Near:
+    """A true clip by its place among them, the root mean square of the differences (0 to 1), and by how many of its
+    `FRAMES` it is ahead."""
+
+    index: int
+    distance: float
+    phase: int
+
+
+class TrueClips:
+    """True clips to compare with.
+
+    Args:
+        clips: uint8 f h w 3, or f h w 4 where they are transparent (alpha not multiplied in), of any lengths and sizes.
+            A loop is given without the last frame that is its first again.
+    """
+
+    def __init__(self, clips: Iterable[np.ndarray]):
+        shown, clear = zip(*(_premultiplied(clip) for clip in clips), strict=True)
+        self._shown, self._clear = torch.stack(shown), torch.stack(clear)  # n f c p, n f k p
+        flat = self._clear.double()
+        gram = torch.einsum("nfkp,nflp->nkl", flat, flat)
+        small = gram[:, 0, 0] < LITTLE * flat.shape[1] * flat.shape[3]
+        gram[small] = torch.eye(2, dtype=gram.dtype)
+        inverse = torch.linalg.inv(gram + 1e-6 * torch.eye(2, dtype=gram.dtype) * gram[:, :1, :1])
+        inverse[small] = 0
+        self._inverse = inverse.float()
+        self._norm = self._shown.square().sum(dim=(1, 2, 3))
+        self._seen = torch.einsum("nfkp,nfcp->nkc", self._clear, self._shown)
+
+    def __len__(self) -> int:
+        return len(self._shown)
+
+    def nearest(self, clip: np.ndarray, count: int = 1) -> list[Near]:
+        """The `count` nearest of all, the nearest first, to a clip uint8 f h w 3."""
+        ours, _ = _premultiplied(clip)
+        found = [self._distances(ours, slice(at, at + AT_ONCE)) for at in range(0, len(self), AT_ONCE)]
+        squares = torch.cat(found) / ours.numel()
+        best, phases = squares.min(dim=1)
+        order = best.argsort(stable=True)[:count].tolist()
+        return [Near(i, float(best[i].clamp(min=0).sqrt()), int(phases[i])) for i in order]
+
+    def _distances(self, ours: Tensor, some: slice) -> Tensor:
+        """Sums of squares by true clip and phase: n s."""
+        shown, clear = self._shown[some], self._clear[some]
+        both = _over_phases(torch.einsum("fcp,ngcp->nfg", ours, shown)[:, None, None])[:, 0, 0]  # n s
+        errors = ours.square().sum() - 2 * both + self._norm[some, None]
+        seen = _over_phases(torch.einsum("fcp,ngkp->nkcfg", ours, clear)) - self._seen[some, ..., None]  # n k c s
+        return errors - torch.einsum("nkcs,nkl,nlcs->ns", seen, self._inverse[some], seen)
+
+
+def _over_phases(pairs: Tensor) -> Tensor:
+    """Sums over f of n k c f (f + s), for each s: n k c s."""
+    frames = pairs.shape[-1]
+    place = torch.arange(frames)
+    return torch.stack([pairs[..., place, (place + s) % frames].sum(dim=-1) for s in range(frames)], dim=-1)
+
+
+def _premultiplied(clip: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Pixels with alpha multiplied in, f c p, and what is clear times 1 and times rows from -1 to 1, f 2 p; 0 to 1."""
+    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] not in (3, 4) or not all(clip.shape):
+        raise ValueError(f"a clip is uint8 f h w 3 or 4, not {clip.dtype} {clip.shape}")
+    chosen = clip[np.arange(FRAMES) * len(clip) // FRAMES]
+    pixels = rearrange(torch.from_numpy(chosen).float() / 255, "f h w c -> f c h w")
+    alpha = pixels[:, 3:] if clip.shape[-1] == 4 else torch.ones_like(pixels[:, :1])
+    both = torch.cat([pixels[:, :3] * alpha, alpha], dim=1)
+    both = interpolate(both, (SIDE, SIDE), mode="area" if min(clip.shape[1:3]) >= SIDE else "nearest")
+    rows = torch.linspace(-1, 1, SIDE)[:, None]
+    clear = 1 - both[:, 3:]
+    return both[:, :3].flatten(2), torch.cat([clear, clear * rows], dim=1).flatten(2)
+
+
+def in_halves(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The squares in the middle of a clip's left and right halves: two things side by side."""
+    _, height, width, _ = clip.shape
+    side = min(height, width // 2)
+    top = (height - side) // 2
+    rows = clip[:, top : top + side]
+    return rows[:, :, :side], rows[:, :, width - side :]
+
+
+def change(clip: Sequence[np.ndarray] | np.ndarray) -> float:
+    """Mean difference of neighbouring frames, in levels of 255: how much a clip moves."""
+    frames = np.asarray(clip, dtype=np.float32)
+    return float(np.abs(np.diff(frames, axis=0)).mean()) if len(frames) > 1 else 0.0

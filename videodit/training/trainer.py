@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from videodit.config import Run
 from videodit.data.sampler import Sampler
-from videodit.diffusion import objectives
+from videodit.diffusion import objectives, paths
 from videodit.diffusion.conditioning import with_given
 from videodit.pipeline import VideoDiTPipeline
 from videodit.training import checkpoint, inputs, measure, parallel
@@ -247,7 +247,7 @@ class Trainer:
         """The objective's error of each sample, b, on the frames that count (b f; None: all)."""
         objective, path = self.config.objective, self.path
         vlb: Tensor | float = 0.0
-        if objective.learned_range and isinstance(path, objectives.DiffusionPath):
+        if objective.learned_range and isinstance(path, paths.DiffusionPath):
             prediction, v = objectives.split_learned_range(prediction)
             steps = len(path.alphas_cumprod)
             terms = (prediction, v, x0, noisy, t, counted)

@@ -18,9 +18,9 @@ from videodit.codec import VideoCodec
 from videodit.config import Run
 from videodit.data.buckets import Buckets, fill, sizes_of
 from videodit.data.cache import Latents, TextCache, encode_clips
+from videodit.data.clips import Split, open_data
 from videodit.data.live import LiveClips
 from videodit.data.manifest import Skip
-from videodit.data.source import Split, open_data
 from videodit.diffusion import paths
 from videodit.pipeline import named_folder
 from videodit.text import TextEncoder

@@ -9,8 +9,8 @@ import pytest
 
 from videodit.config import Data
 from videodit.data.buckets import choose, fill, sizes_of
+from videodit.data.clips import open_data
 from videodit.data.files import Facts
-from videodit.data.source import open_data
 from videodit.geometry import ClipSize
 from videodit.video.writer import write_video
 

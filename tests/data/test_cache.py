@@ -19,7 +19,7 @@ from videodit.config import Data
 from videodit.data import cache
 from videodit.data.buckets import fill, sizes_of
 from videodit.data.cache import CacheError, Latents, Store, encode_clips
-from videodit.data.source import open_data
+from videodit.data.clips import open_data
 from videodit.training.inputs import load_codec, open_clips
 from videodit.video import VideoError
 from videodit.video.writer import write_video

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from videodit.config import Data
+from videodit.data.clips import Clips, open_data
 from videodit.data.files import Facts, Files
-from videodit.data.source import Clips, open_data
 from videodit.video import UnsuitableError, VideoError, write_video
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from videodit.config import Data
 from videodit.data.buckets import fill
-from videodit.data.source import Span, guarded_reader, open_data
+from videodit.data.clips import guarded_reader, open_data
+from videodit.data.source import Span
 from videodit.data.transforms import detailed_crop, fit, to_frames, to_pixels
 from videodit.geometry import ClipSize
 from videodit.shapes import ShapesWorld

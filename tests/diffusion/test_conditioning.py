@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from videodit.diffusion.conditioning import GivenFrames, choose_kind, draw_given, with_given
-from videodit.diffusion.objectives import FlowPath, loss
+from videodit.diffusion.objectives import loss
+from videodit.diffusion.paths import FlowPath
 from videodit.shapes import rng_for
 
 KINDS = get_args(GivenFrames)

@@ -13,7 +13,8 @@ from torch.nn.functional import gelu
 from videodit.memory import _Alive
 from videodit.models.attention import Attention, Axis, grouping
 from videodit.models.block import MLP, DiTBlock, sigmoid_gelu, sigmoid_gelu_
-from videodit.models.embeddings import PatchEmbed, temporal_rotary, unpatchify
+from videodit.models.embeddings import PatchEmbed, unpatchify
+from videodit.models.positions import temporal_rotary
 from videodit.models.transformer import SIZES, VideoDiT
 
 

@@ -18,6 +18,7 @@ from tests.video.conftest import write_numbered
 from tests.video.damaged import gif_of_points, png_of_zeros, read_or_worse
 from videodit.config import Run
 from videodit.data import files, source
+from videodit.data.clips import Clips
 from videodit.training import checkpoint, vae
 from videodit.training.inputs import load_codec
 from videodit.training.trainer import Trainer
@@ -188,14 +189,14 @@ def terms(output: Path) -> list[float]:
 
 def watch_clips(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int, np.ndarray]]:
     """The names of all clips, the index asked for and the frames got, of each read from now on."""
-    read, shown = source.Clips.read, []
+    read, shown = Clips.read, []
 
-    def watched(self: source.Clips, index: int, draw: int) -> np.ndarray:
+    def watched(self: Clips, index: int, draw: int) -> np.ndarray:
         frames = read(self, index, draw)
         shown.append(([Path(self.source.name(i)).name for i in range(len(self))], index, frames))
         return frames
 
-    monkeypatch.setattr(source.Clips, "read", watched)
+    monkeypatch.setattr(Clips, "read", watched)
     return shown
 
 

@@ -15,7 +15,7 @@ from tiny import tiny_dit, tiny_wan
 from videodit import TextEncoder, VideoDiTPipeline
 from videodit.codec import VideoCodec
 from videodit.config import Run
-from videodit.data.source import open_data
+from videodit.data.clips import open_data
 from videodit.training import checkpoint
 from videodit.training.inputs import load_codec
 from videodit.training.trainer import Trainer

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from videodit.config import Data
+from videodit.data.clips import Clips, spare_seconds
 from videodit.data.files import Facts
 from videodit.data.manifest import Skip
-from videodit.data.source import Clips, Span, spare_seconds
+from videodit.data.source import Span
 from videodit.geometry import ClipSize
 from videodit.video import VideoError
 

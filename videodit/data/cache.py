@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from videodit.codec import VideoCodec
 from videodit.data.buckets import Buckets
-from videodit.data.source import Clips, Span
+from videodit.data.clips import Clips
+from videodit.data.source import Span
 from videodit.data.transforms import to_pixels
 from videodit.geometry import ClipSize
 from videodit.text import TextEncoder, TextStates, padded

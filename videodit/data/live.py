@@ -14,7 +14,8 @@ from torch import Tensor
 
 from videodit.data.buckets import Buckets
 from videodit.data.cache import Sample
-from videodit.data.source import Clips, Span
+from videodit.data.clips import Clips
+from videodit.data.source import Span
 from videodit.data.transforms import to_pixels
 from videodit.geometry import ClipSize
 from videodit.video.index import VideoError

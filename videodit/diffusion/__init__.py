@@ -2,10 +2,7 @@
 
 from .guidance import classifier_free_guidance
 from .objectives import (
-    DiffusionPath,
-    FlowPath,
     LearnedRange,
-    Path,
     PredictionType,
     loss,
     min_snr_weight,
@@ -15,6 +12,7 @@ from .objectives import (
     to_x0,
     vlb_loss,
 )
+from .paths import DiffusionPath, FlowPath, Path
 from .times import TimeDistribution, index_from_time, shift_for, shift_time, times_from_uniform
 
 __all__ = [

@@ -24,7 +24,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .objectives import _same_shape
+from .paths import same_shape
 
 GivenFrames = Literal["first", "last", "ends", "start", "inner", "any"]
 
@@ -104,7 +104,7 @@ def with_given(noisy: Tensor, clean: Tensor, given: Tensor) -> Tensor:
     Raises:
         ValueError: if shapes do not fit each other, or `given` is not bool.
     """
-    _same_shape(noisy=noisy, clean=clean)
+    same_shape(noisy=noisy, clean=clean)
     b, _, f, _, _ = noisy.shape
     if given.dtype != torch.bool or given.shape != (b, f):
         raise ValueError(

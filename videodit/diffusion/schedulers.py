@@ -13,7 +13,8 @@ from typing import Any
 import diffusers
 from torch import Tensor
 
-from videodit.diffusion.objectives import DiffusionPath, FlowPath, to_x0
+from videodit.diffusion.objectives import to_x0
+from videodit.diffusion.paths import DiffusionPath, FlowPath
 
 FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 FLOW_SIGMAS = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DEISMultistepScheduler")

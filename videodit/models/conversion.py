@@ -20,7 +20,8 @@ from diffusers import DiTTransformer2DModel, LatteTransformer3DModel, ModelMixin
 from safetensors import SafetensorError
 from torch import Tensor
 
-from videodit.models.transformer import VideoDiT, check_loaded
+from videodit.models.checks import check_loaded
+from videodit.models.transformer import VideoDiT
 
 State = dict[str, Tensor]
 CLASSES: dict[str, type[ModelMixin]] = {

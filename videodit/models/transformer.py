@@ -28,16 +28,11 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from videodit.models.attention import GROUPS, TextMemory
+from videodit.models.attention import TextMemory
 from videodit.models.block import DiTBlock, modulate, remade
-from videodit.models.embeddings import (
-    PatchEmbed,
-    TimeEmbedding,
-    spatial_positions,
-    temporal_rotary,
-    temporal_sincos,
-    unpatchify,
-)
+from videodit.models.checks import check_call, check_config, check_loaded
+from videodit.models.embeddings import PatchEmbed, TimeEmbedding, unpatchify
+from videodit.models.positions import frame_seconds, spatial_positions, temporal_rotary, temporal_sincos
 from videodit.models.sequence import Spread
 
 # name: (layers, width, heads) after DiT (Peebles & Xie 2022); a layer is one turn of `axes`. `tiny` is for a CPU.
@@ -47,14 +42,6 @@ SIZES = {
     "B": (12, 768, 12),
     "L": (24, 1024, 16),
     "XL": (28, 1152, 16),
-}
-NORM_TYPES = ("ada_norm_single", "ada_norm_zero")
-TIME_POSITIONS = ("rotary", "sincos", "both")
-# what a call gives, and the key of the configuration that asks for it
-CONDITIONS = {
-    "encoder_hidden_states": "caption_channels",
-    "class_labels": "num_classes",
-    "added_cond_kwargs": "use_additional_conditions",
 }
 
 
@@ -136,7 +123,7 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
     ):
         super().__init__()
         dim = num_attention_heads * attention_head_dim
-        self._check_config()
+        check_config(self.config)
         self.patch_size: tuple[int, int, int] = (patch_size[0], patch_size[1], patch_size[2])
         self.out_channels = out_channels or in_channels
         self.patch_embed = PatchEmbed(self.patch_size, in_channels, dim)
@@ -209,29 +196,6 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         from videodit.models.growth import grow  # it builds this class
 
         return grow(image_model, **changes)[0]
-
-    def _check_config(self) -> None:
-        c = self.config
-        dim = c.num_attention_heads * c.attention_head_dim
-        for key in ("axes", "cross_attention_axes", "qk_norm"):
-            value = c[key]
-            if not (isinstance(value, bool) or value is None) and (
-                not value or any(axis not in GROUPS for axis in value)
-            ):
-                raise ValueError(f"{key}={list(value)} must be some of {', '.join(GROUPS)}")
-        if c.attention_head_dim % 2 or dim % 4:
-            raise ValueError(
-                f"attention_head_dim={c.attention_head_dim} must be even and the width {dim} a multiple of 4"
-            )
-        for key, allowed in (("norm_type", NORM_TYPES), ("time_positions", TIME_POSITIONS)):
-            if c[key] not in allowed:
-                raise ValueError(f"{key}={c[key]!r} must be one of {', '.join(allowed)}")
-        if c.norm_type == "ada_norm_single" and (c.num_classes is not None or not c.shared_embedder):
-            raise ValueError("num_classes and shared_embedder=False need norm_type='ada_norm_zero'")
-        if c.norm_type == "ada_norm_single" and c.timestep_freq_shift:
-            raise ValueError("timestep_freq_shift needs norm_type='ada_norm_zero'")
-        if c.norm_type == "ada_norm_zero" and c.use_additional_conditions:
-            raise ValueError("use_additional_conditions needs norm_type='ada_norm_single'")
 
     def initialize_weights(self) -> None:
         """All initialization, in one place.
@@ -317,13 +281,14 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         if text_memory is not None and (encoder_hidden_states is not None or encoder_attention_mask is not None):
             raise ValueError("text_memory stands for the text and its mask: give one or the other")
         text: Tensor | TextMemory | None = encoder_hidden_states if text_memory is None else text_memory
-        self._check(hidden_states, timestep, text, class_labels, added_cond_kwargs, frame_mask)
+        check_call(self, hidden_states, timestep, text, class_labels, added_cond_kwargs, frame_mask)
         x = self.patch_embed(hidden_states.to(self.patch_embed.proj.weight.dtype))  # b f s d
         rows, columns = h // self.patch_size[1], w // self.patch_size[2]
         base, scale = self.config.sample_size, self.config.interpolation_scale
         x = x + spatial_positions(rows, columns, x.shape[-1], base, scale, x.device).to(x.dtype)
         modulations, shift_scale = self._times(timestep, frame_mask, class_labels, added_cond_kwargs)
-        seconds = self._seconds(fps, x)
+        rate = self.config.sample_fps if fps is None else fps
+        seconds = frame_seconds(x.shape[1], self.patch_size[0], rate, x.device)
         rotary, positions = self._time_positions(seconds, x)
         if isinstance(text, TextMemory):
             states, mask, memories = None, text.mask, text.blocks
@@ -372,44 +337,6 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         readers: list[Any] = [block.attn2 for block in self.blocks]
         return TextMemory(mask, tuple(reader and reader.keys_and_values(states) for reader in readers))
 
-    def _check(
-        self,
-        latent: Tensor,
-        timestep: Tensor,
-        text: Tensor | TextMemory | None,
-        labels: Tensor | None,
-        added: dict[str, Tensor] | None,
-        frame_mask: Tensor | None,
-    ) -> None:
-        (b, c, f, h, w), config = latent.shape, self.config
-        if c != config.in_channels:
-            raise ValueError(f"hidden_states has {c} channels, this model takes {config.in_channels}")
-        if h % self.patch_size[1] or w % self.patch_size[2]:
-            raise ValueError(f"a latent of {h} x {w} is not divided by the patch {self.patch_size[1:]}")
-        if timestep.shape not in ((b,), (b, f)):
-            raise ValueError(f"timestep has shape {tuple(timestep.shape)}; it must be ({b},) or ({b}, {f})")
-        if frame_mask is not None and frame_mask.shape != (b, f):
-            raise ValueError(f"frame_mask has shape {tuple(frame_mask.shape)}; it must be ({b}, {f})")
-        if self.patch_size[0] > 1 and (timestep.ndim == 2 or frame_mask is not None):
-            raise ValueError("times or masks a frame need a patch of one frame (patch_size[0] = 1)")
-        if self.sequence_group is not None and self.is_cache_enabled:
-            raise ValueError(
-                "a feature cache goes by what one process sees, and a sequence group would part ways: disable_cache(), "
-                "or set_sequence_group(None)"
-            )
-        for name, given, wanted in (
-            ("encoder_hidden_states", text, config.caption_channels),
-            ("class_labels", labels, config.num_classes),
-            ("added_cond_kwargs", added, config.use_additional_conditions or None),
-        ):
-            if (given is None) != (wanted is None):
-                have = f"takes no {name}" if given is not None else f"needs {name}"
-                raise ValueError(f"this model {have} ({CONDITIONS[name]}={wanted})")
-        if labels is not None and (labels.shape != (b,) or labels.is_floating_point()):
-            raise ValueError(
-                f"class_labels has shape {tuple(labels.shape)} of {labels.dtype}; it must be ({b},) integers"
-            )
-
     def _times(
         self,
         timestep: Tensor,
@@ -438,12 +365,6 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         head = rearrange(self.scale_shift_table, "k d -> (k d)") + repeat(time, "(b f) d -> b f (k d)", b=b, k=2)
         return [rearrange(modulation, "(b f) d -> b f d", b=b)] * len(self.blocks), head
 
-    def _seconds(self, fps: float | Tensor | None, x: Tensor) -> Tensor:
-        """When each frame of tokens is shown: 1 f or b f, fp32."""
-        rate = torch.as_tensor(self.config.sample_fps if fps is None else fps, dtype=torch.float32, device=x.device)
-        index = torch.arange(x.shape[1], dtype=torch.float32, device=x.device) * self.patch_size[0]
-        return index / rearrange(torch.atleast_1d(rate), "b -> b 1")
-
     def _time_positions(self, seconds: Tensor, x: Tensor) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
         """Rotary (cos, sin), and sin-cos positions b f 1 d to be added: what the model has of them."""
         config, rotary, added = self.config, None, None
@@ -466,16 +387,3 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
         empty = ~mask.any(dim=1, keepdim=True)
         text = torch.where(rearrange(empty, "b m -> b m 1"), 0.0, text)
         return text, rearrange(mask | empty, "b m -> b 1 1 m")
-
-
-def check_loaded(info: dict[str, Any], name: str, cls: str, computed: tuple[str, ...] = ()) -> None:
-    """ValueError where `from_pretrained` left weights unset or dropped some, which diffusers itself only logs.
-
-    Args:
-        info: its loading info.
-        computed: names that a checkpoint may hold and the class computes.
-    """
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if wrong := sorted({str(key) for key in info.get(problem) or []} - set(computed)):
-            words = problem.removesuffix("_keys")
-            raise ValueError(f"{name}: {len(wrong)} {words} weights, so it is no whole {cls}: {', '.join(wrong[:3])}")

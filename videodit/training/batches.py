@@ -21,7 +21,7 @@ from videodit.data.buckets import sizes_of
 from videodit.data.cache import Latents
 from videodit.data.live import LiveClips
 from videodit.data.sampler import Sampler
-from videodit.diffusion import objectives
+from videodit.diffusion import paths
 from videodit.diffusion.conditioning import choose_kind, draw_given
 from videodit.diffusion.times import index_from_time, shift_for, shift_time, times_from_uniform
 from videodit.geometry import ClipSize, Strides
@@ -100,7 +100,7 @@ class Batches(Dataset):
         config: Run,
         clips: Latents | LiveClips,
         sampler: Sampler,
-        path: objectives.Path,
+        path: paths.Path,
         strides: Strides,
         patch: tuple[int, int, int],
         process: tuple[int, int] = (0, 1),
@@ -195,8 +195,8 @@ class Batches(Dataset):
         return torch.from_numpy(np.stack(rows))
 
 
-def _discrete(path: objectives.Path) -> bool:
-    return isinstance(path, objectives.DiffusionPath)
+def _discrete(path: paths.Path) -> bool:
+    return isinstance(path, paths.DiffusionPath)
 
 
 def _as_it_is(item: list[Batch]) -> list[Batch]:

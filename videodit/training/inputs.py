@@ -18,10 +18,10 @@ from videodit.codec import VideoCodec
 from videodit.config import Run
 from videodit.data.buckets import Buckets, fill, sizes_of
 from videodit.data.cache import Latents, TextCache, encode_clips
+from videodit.data.clips import Split, open_data
 from videodit.data.live import LiveClips
 from videodit.data.manifest import Skip
-from videodit.data.source import Split, open_data
-from videodit.diffusion import objectives
+from videodit.diffusion import paths
 from videodit.pipeline import named_folder
 from videodit.text import TextEncoder
 from videodit.training import parallel
@@ -80,8 +80,8 @@ def survey(config: Run) -> Survey:
     data = config.data
     with PartialState(cpu=not torch.accelerator.is_available(), timeout=parallel.TIMEOUT).main_process_first():
         split = open_data(data, config.seed, latents_folder(config) / "files.json")
-        if paths := [*split.train.source.fetch(), *split.validation.source.fetch()]:
-            split.files.measure(paths, "measuring files")
+        if fetched := [*split.train.source.fetch(), *split.validation.source.fetch()]:
+            split.files.measure(fetched, "measuring files")
     sizes = sizes_of(data)
     train, validation = fill(split.train, sizes, data.spans), fill(split.validation, sizes, 1)
     for number, size in enumerate(sizes):
@@ -105,9 +105,9 @@ def open_clips(config: Run, codec: VideoCodec) -> tuple[Latents | LiveClips, Lat
 
 
 def _encoded(config: Run, codec: VideoCodec, found: Survey) -> tuple[Latents, Latents]:
-    if paths := [*found.split.train.source.fetch(), *found.split.validation.source.fetch()]:
+    if fetched := [*found.split.train.source.fetch(), *found.split.validation.source.fetch()]:
         with PartialState().main_process_first():
-            found.split.files.hash(paths, "hashing files")
+            found.split.files.hash(fetched, "hashing files")
     precision = PRECISIONS[config.data.encode_precision]
     tell_of_bfloat16("data.encode_precision", config.data.encode_precision, PartialState().device)
     codec.vae.to(PartialState().device)
@@ -163,18 +163,18 @@ def latents_folder(config: Run) -> Path:
     return Path(config.latents) if config.latents else Path(config.output) / "latents"
 
 
-def build_path(config: Run) -> tuple[objectives.Path, Any]:
+def build_path(config: Run) -> tuple[paths.Path, Any]:
     """The noising path of an objective, and the scheduler that samples from it."""
     objective = config.objective
     if objective.prediction_type == "flow":
         for key in ("learned_range", "min_snr_gamma"):
             if getattr(objective, key):
                 raise ValueError(f"objective.{key} is not defined for flow; leave it out, or choose epsilon")
-        return objectives.FlowPath(), FlowMatchEulerDiscreteScheduler(shift=objective.shift)
+        return paths.FlowPath(), FlowMatchEulerDiscreteScheduler(shift=objective.shift)
     scheduler = DDIMScheduler(
         prediction_type=objective.prediction_type,
         clip_sample=False,
         timestep_spacing="trailing",
         rescale_betas_zero_snr=objective.prediction_type != "epsilon",
     )
-    return objectives.DiffusionPath.from_scheduler(scheduler), scheduler
+    return paths.DiffusionPath.from_scheduler(scheduler), scheduler

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from videodit.data.cache import Latents
-from videodit.diffusion import objectives
+from videodit.diffusion import paths
 from videodit.diffusion.times import index_from_time
 from videodit.geometry import ClipSize
 from videodit.pipeline import VideoDiTPipeline
@@ -24,7 +24,7 @@ BINS = 4  # of time, for which the loss is told apart
 
 
 def held_out_batches(
-    latents: Latents, sizes: dict[ClipSize, int], path: objectives.Path, seed: int, processes: tuple[int, int]
+    latents: Latents, sizes: dict[ClipSize, int], path: paths.Path, seed: int, processes: tuple[int, int]
 ) -> Iterator[Batch]:
     """The clips kept out, each at its own size, with fixed noise, and at each size times spread evenly over [0, 1].
 
@@ -45,7 +45,7 @@ def held_out_batches(
 
 
 def _held_out(
-    latents: Latents, part: list[int], times: list[float], path: objectives.Path, seed: int, counts: bool
+    latents: Latents, part: list[int], times: list[float], path: paths.Path, seed: int, counts: bool
 ) -> Batch:
     stacked = torch.stack([latents[i, False] for i in part])
     rngs = [rng_for(seed, VALIDATION, i) for i in part]
@@ -56,7 +56,7 @@ def _held_out(
         samples[0].size,
         stacked,
         torch.from_numpy(noise),
-        index_from_time(t, len(path.alphas_cumprod)) if isinstance(path, objectives.DiffusionPath) else t,
+        index_from_time(t, len(path.alphas_cumprod)) if isinstance(path, paths.DiffusionPath) else t,
         None,
         [(s.image_captions if s.is_image else s.captions)[0] for s in samples],
         [s.name for s in samples],
@@ -66,7 +66,7 @@ def _held_out(
 
 
 @torch.no_grad()
-def losses(errors: Callable[[Batch], Tensor], batches: Iterator[Batch], path: objectives.Path) -> dict[str, float]:
+def losses(errors: Callable[[Batch], Tensor], batches: Iterator[Batch], path: paths.Path) -> dict[str, float]:
     """Mean error over all processes' batches: `all`, and `t0` to `t3` for the quarters of time, where there are any.
 
     Args:
@@ -75,7 +75,7 @@ def losses(errors: Callable[[Batch], Tensor], batches: Iterator[Batch], path: ob
     sums = torch.zeros(2, 1 + BINS, dtype=torch.float64)
     for batch in batches:
         each = torch.where(batch.counts > 0, errors(batch).double().cpu(), 0.0)
-        steps = len(path.alphas_cumprod) if isinstance(path, objectives.DiffusionPath) else 1
+        steps = len(path.alphas_cumprod) if isinstance(path, paths.DiffusionPath) else 1
         bins = (batch.times.double() / steps * BINS).long().clamp(max=BINS - 1)
         for row, values in enumerate((each, batch.counts.double())):
             sums[row, 0] += values.sum()

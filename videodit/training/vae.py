@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from videodit.codec import DECODER, VideoCodec
 from videodit.config import Run, Vae, VaeStage
-from videodit.data.source import Clips, open_data
+from videodit.data.clips import Clips, open_data
 from videodit.data.transforms import detailed_crop, to_pixels
 from videodit.pipeline import named_folder
 from videodit.shapes import rng_for

@@ -14,23 +14,16 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import PIL.Image
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
-from diffusers.hooks.group_offloading import _is_group_offload_enabled
-from diffusers.utils import BaseOutput
-from einops import rearrange
+from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from videodit.caching import check_cache, forget, predict, rows_of
+from videodit.caching import check_cache, forget, rows_of
 from videodit.codec import VideoCodec
 from videodit.conditions import (
     by_name,
@@ -40,28 +33,18 @@ from videodit.conditions import (
     replaced,
     size_conditions,
 )
-from videodit.diffusion.guidance import classifier_free_guidance, scales_of_steps, two_scale_guidance
+from videodit.diffusion.guidance import scales_of_steps
 from videodit.diffusion.schedulers import clean_estimate, shift_of_size
 from videodit.geometry import ClipSize
-from videodit.given import Given, given_frames, noised_video
+from videodit.given import given_frames, noised_video
 from videodit.memory import check_decode
 from videodit.models.transformer import VideoDiT
+from videodit.pipeline.ends import VideoDiTPipelineOutput, check_call, each_of, noise_of, present
+from videodit.pipeline.folders import SHIPPED, STUB
+from videodit.pipeline.passes import guided_prediction, passes_of, with_text_memory
 from videodit.text import TextEncoder
 
 log = logging.getLogger(__name__)
-
-SHIPPED = Path(__file__).parent / "shipped"
-STUB = '''"""Lets `DiffusionPipeline.from_pretrained` find the class of this folder; videodit must be installed."""
-
-from videodit.pipeline import VideoDiTPipeline  # noqa: F401
-'''
-
-
-@dataclass
-class VideoDiTPipelineOutput(BaseOutput):
-    """`frames`: "pt" b f c h w, "np" b f h w c, both in [0, 1]; "pil" a list a clip; "latent" b c f h w."""
-
-    frames: Tensor | np.ndarray | list[list[PIL.Image.Image]]
 
 
 class VideoDiTPipeline(DiffusionPipeline):
@@ -276,7 +259,7 @@ class VideoDiTPipeline(DiffusionPipeline):
         check_class(
             self.transformer.config.num_classes, class_labels, bool(prompts) or any(e is not None for e in embeds)
         )
-        self._check(generator, latents, shape, num_inference_steps, output_type)
+        check_call(generator, latents, shape, num_inference_steps, output_type)
         check_cache(self.transformer, shape[2])
         if output_type != "latent":
             check_decode(codec, shape)
@@ -307,7 +290,7 @@ class VideoDiTPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(num_inference_steps, device=device, **shift_of_size(self.scheduler, tokens))
         timesteps = self.scheduler.timesteps
         if latents is None:
-            latents = torch.cat([_noise(shape[1:], g) for g in _each(generator, count)])
+            latents = torch.cat([noise_of(shape[1:], g) for g in each_of(generator, count)])
         latents = latents.to(device, dtype)
         given, noise = None, latents
         begin, end = {"image": image, "video": video}, {"last_image": last_image, "last_video": last_video}
@@ -338,12 +321,14 @@ class VideoDiTPipeline(DiffusionPipeline):
                 # some schedulers take two steps for one
                 step = (index + skipped) * len(scales) // (len(timesteps) + skipped)
                 three = (scales[step], image_scales[step], guidance_rescale)
-                before, passes = passes, _passes(*three[:2])
+                before, passes = passes, passes_of(*three[:2])
                 if passes != before:
                     forget(self.transformer)
                 self._current_timestep = t
                 where = {"step_index": index, "num_inference_steps": len(timesteps), "sigma": float(t) / times_in_all}
-                prediction = self._predict(latents, t, conditions_of, three, latent_fps, given, noise, where)
+                prediction = guided_prediction(
+                    self.transformer, self.scheduler, latents, t, conditions_of, three, latent_fps, given, noise, where
+                )
                 clean = latents
                 if "pred_original_sample" in watched:
                     clean = clean_estimate(self.scheduler, prediction, latents, t)
@@ -361,120 +346,6 @@ class VideoDiTPipeline(DiffusionPipeline):
             frames = latents
         else:
             pixels = codec.decode(latents)
-            frames = _present(given.close(pixels) if given else pixels, output_type)
+            frames = present(given.close(pixels) if given else pixels, output_type)
         self.maybe_free_model_hooks()
         return VideoDiTPipelineOutput(frames=frames) if return_dict else (frames,)
-
-    def _check(
-        self,
-        generator: torch.Generator | list[torch.Generator] | None,
-        latents: Tensor | None,
-        shape: tuple[int, ...],
-        steps: int,
-        output_type: str,
-    ) -> None:
-        if isinstance(generator, list) and len(generator) != shape[0]:
-            raise ValueError(f"{len(generator)} generators for {shape[0]} clips; give one, or one each")
-        if latents is not None and tuple(latents.shape) != shape:
-            raise ValueError(f"latents have shape {tuple(latents.shape)}, but these sizes need {shape}")
-        if steps < 1:
-            raise ValueError(f"num_inference_steps={steps} must be at least 1")
-        if output_type not in ("pt", "np", "pil", "latent"):
-            raise ValueError(f"output_type {output_type!r} is none of pt, np, pil, latent")
-
-    @property
-    def _takes_variance(self) -> bool:
-        """Whether the scheduler wants the second half of a learned range; most leave it to training."""
-        learned = getattr(self.scheduler.config, "variance_type", None) in ("learned", "learned_range")
-        return learned and isinstance(self.scheduler, DDPMScheduler)
-
-    def _predict(
-        self,
-        latents: Tensor,
-        t: Tensor,
-        conditions_of: Callable[[tuple[int, ...]], dict[str, Any]],
-        guidance: tuple[float, float, float],
-        fps: float,
-        given: Given | None,
-        noise: Tensor,
-        where: dict[str, Any],
-    ) -> Tensor:
-        """The model's guided prediction; all passes of guidance go through the model as one batch.
-
-        conditions_of: what the model is told of the clips (rows 0 to b - 1 with the prompt, from b on without).
-        guidance: the scale of the prompt, that of the given frames, and rescale.
-        """
-        scale, image_scale, rescale = guidance
-        shown, count = _passes(scale, image_scale), len(latents)
-        told, untold = tuple(range(count)), tuple(range(count, 2 * count))
-        conditions = dict(conditions_of(told + untold * (len(shown) - 1)))
-        inputs = [latents] * len(shown)
-        if given is not None and not all(shown):
-            inputs[-1] = given.under_noise(latents, self.scheduler, noise, t)
-        if hasattr(self.scheduler, "scale_model_input"):
-            inputs = [self.scheduler.scale_model_input(one, t) for one in inputs]
-        if given is not None:
-            inputs = [given.put_into(one) if seen else one for one, seen in zip(inputs, shown, strict=True)]
-            conditions["frame_mask"] = torch.cat([given.mask & seen for seen in shown])
-        scaled = torch.cat(inputs)
-        times = t.to(latents.device).float().expand(len(scaled))
-        prediction = predict(self.transformer, count, where, scaled, times, fps=fps, **conditions).float()
-        if prediction.shape[1] == 2 * latents.shape[1] and not self._takes_variance:
-            prediction = prediction.chunk(2, dim=1)[0]
-        first, *others = prediction.chunk(len(shown))
-        if len(others) == 2:
-            return two_scale_guidance(first, others[0], others[1], scale, image_scale, rescale)
-        return classifier_free_guidance(first, others[0], scale, rescale) if others else first
-
-
-def _passes(scale: float, image_scale: float) -> list[bool]:
-    """Of each pass of guidance whether it is shown the given frames: the first has the prompt too, the second has not,
-    the third has neither; those that cannot matter are left out."""
-    return [True] + [True] * (scale != image_scale) + [False] * (image_scale != 1)
-
-
-def with_text_memory(model: Any, conditions: dict[str, Any]) -> dict[str, Any]:
-    """The conditions of a model, with its memory of the text in place of the text.
-
-    The text stays where a block's weights are there for that block's call alone: under diffusers' group offloading and
-    under FSDP.
-    """
-    apart = isinstance(model, FSDPModule) or _is_group_offload_enabled(model)
-    if "encoder_hidden_states" not in conditions or apart:
-        return conditions
-    rest = dict(conditions)
-    text, mask = rest.pop("encoder_hidden_states"), rest.pop("encoder_attention_mask", None)
-    return rest | {"text_memory": model.text_memory(text, mask)}
-
-
-def named_folder(name: str) -> str:
-    """Where a saved model lies: the packaged one for "shipped", else the folder or hub name itself.
-
-    Raises:
-        FileNotFoundError: it is a path, to nothing.
-    """
-    if name == "shipped":
-        return str(SHIPPED)
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise FileNotFoundError(f"{name}: there is no such file or folder, and it is no name on the hub")
-    return name
-
-
-def _noise(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator is not None else "cpu"
-    return torch.randn(1, *shape, generator=generator, device=device)
-
-
-def _each(generator: torch.Generator | list[torch.Generator] | None, count: int) -> list[torch.Generator | None]:
-    return list(generator) if isinstance(generator, list) else [generator] * count
-
-
-def _present(pixels: Tensor, output_type: str) -> Any:
-    """Pixels b c f h w in [-1, 1] as the caller wants them."""
-    frames = rearrange((pixels + 1) / 2, "b c f h w -> b f c h w").clamp(0, 1)
-    if output_type == "pt":
-        return frames
-    array = rearrange(frames, "b f c h w -> b f h w c").cpu().numpy()
-    if output_type == "np":
-        return array
-    return [[PIL.Image.fromarray(frame) for frame in np.rint(clip * 255).astype(np.uint8)] for clip in array]

@@ -1,0 +1,29 @@
+"""The configuration of a run: one YAML file, checked strictly.
+
+A file names only what departs from the defaults below. An unknown key, a wrong type or a value out of range is a
+`ConfigError` that names the file and the key, in a stage too. `key=value` overrides from the command line use dotted
+keys (`train.steps=100`) and go through the same checks. The same file serves `train_vae`, `encode`, `train`.
+"""
+
+from .data import Bucket, Data
+from .model import Lora, Model, Objective, Text
+from .run import ConfigError, Run, load_config
+from .section import Section
+from .train import Train
+from .vae import Vae, VaeStage
+
+__all__ = [
+    "Bucket",
+    "ConfigError",
+    "Data",
+    "Lora",
+    "Model",
+    "Objective",
+    "Run",
+    "Section",
+    "Text",
+    "Train",
+    "Vae",
+    "VaeStage",
+    "load_config",
+]

@@ -1,0 +1,78 @@
+"""What is trained, and to predict what: text encoder, transformer, objective, adapters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from videodit.config.section import Positive, Section, Share
+
+
+class Text(Section):
+    """The text encoder."""
+
+    source: str | None = Field(
+        None, description="folder or hub name of an encoder; null: a small own one, trained along"
+    )
+    width: Positive = Field(192, description="of the own encoder")
+    depth: Positive = 2
+    max_length: Positive | None = Field(None, description="tokens of a caption that are kept; null: its own, or 48")
+
+
+class Model(Section):
+    """The transformer, as `VideoDiT` takes it."""
+
+    size: Literal["tiny", "S", "B", "L", "XL"] = "tiny"
+    num_layers: Positive | None = Field(None, description="instead of the named size's")
+    axes: tuple[Literal["space", "time", "joint"], ...] = Field(("space", "time"), strict=False, min_length=1)
+    patch_size: tuple[Positive, Positive, Positive] = Field((1, 2, 2), strict=False)
+    mlp_ratio: Annotated[float, Field(gt=0, strict=False)] = 4.0
+    qk_norm: bool = True
+    time_positions: Literal["rotary", "sincos", "both"] = Field(
+        "both", description="both: sin-cos ones, which say which frame is the first, beside rotary ones"
+    )
+    gradient_checkpointing: bool | Positive = Field(False, description="of all blocks, or of every n-th")
+    compile: bool = Field(False, description="torch.compile each block")
+    attention_backend: str | None = Field(
+        None, description="of diffusers, for training: native, _native_math, flash ..."
+    )
+
+
+class Objective(Section):
+    """What the model learns to predict."""
+
+    prediction_type: Literal["flow", "epsilon", "v_prediction", "sample"] = "flow"
+    times: Literal["logit_normal", "uniform", "mode"] = "logit_normal"
+    logit_mean: Annotated[float, Field(strict=False)] = 0.0
+    logit_std: Annotated[float, Field(gt=0, strict=False)] = 1.0
+    shift: Annotated[float, Field(gt=0, strict=False)] = Field(1.0, description="of times towards noise, above 1")
+    shift_tokens: Positive | None = Field(
+        None, description="a sample of so many tokens has this shift, others more or less by the root of theirs"
+    )
+    given_frames: dict[Literal["first", "last", "ends", "start", "inner", "any"], Share] = Field(
+        {}, description="share of clips of which these frames are given, so that the model learns to go on from them"
+    )
+    frame_times: Share = Field(0.0, description="share of clips in which each frame has a time of its own")
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Objective:
+        if sum(self.given_frames.values()) > 1:
+            raise ValueError("the shares of given_frames add up to more than 1")
+        return self
+
+    learned_range: bool = Field(False, description="learn the variance too (not for flow)")
+    min_snr_gamma: Annotated[float, Field(gt=0, strict=False)] | None = Field(None, description="not for flow")
+
+
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), by peft."""
+
+    rank: Positive = 8
+    alpha: Positive = 8
+    targets: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0"),
+        strict=False,
+        min_length=1,
+        description="ends of the names of linear layers",
+    )

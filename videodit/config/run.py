@@ -1,0 +1,158 @@
+"""A run: all sections of its configuration together, and reading it from a file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from videodit.config.data import Data
+from videodit.config.model import Model, Objective, Text
+from videodit.config.section import Section
+from videodit.config.train import Train
+from videodit.config.vae import Vae
+
+MAPPINGS = ("more", "given_frames")  # keys whose values are mappings, and no sections
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the file, the key and the fix."""
+
+
+class Run(Section):
+    """Everything that a run needs."""
+
+    output: str = Field(description="the folder that this run writes into")
+    seed: int = 0
+    data: Data = Data()
+    vae: Vae = Vae()
+    latents: str | None = Field(None, description="folder of encoded clips, to share; null: <output>/latents")
+    codec: str | None = Field(None, description="a saved VAE or pipeline, or 'shipped'; null: <output>/vae")
+    text: Text = Text()
+    model: Model = Model()
+    objective: Objective = Objective()
+    train: Train = Train()
+    stages: tuple[dict[str, Any], ...] = Field(
+        (), strict=False, description="training in legs, each going on from the one before: what differs in each"
+    )
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Run:
+        if self.train.keep_best and not self.data.validation:
+            raise ValueError("train.keep_best goes by the loss on clips kept out: set data.validation above 0")
+        return self
+
+    def legs(self) -> list[Run]:
+        """What `tools/train.py` runs one after the other: this run, or one for each of its `stages`.
+
+        A leg before the last writes into `<output>/stage_1` and so on; VAE and latents are shared by all.
+
+        Raises:
+            ConfigError: a stage is wrong; names it and the key.
+        """
+        legs: list[Run] = []
+        for number, changes in enumerate(self.stages):
+            last = number == len(self.stages) - 1
+            shared: dict[str, Any] = {"stages": (), "latents": self.latents or f"{self.output}/latents"}
+            if not last:
+                shared |= {"output": f"{self.output}/stage_{number + 1}", "codec": self.codec or f"{self.output}/vae"}
+            if legs:
+                before = legs[-1].train.steps_before + legs[-1].train.steps
+                shared["train"] = {"start_from": f"{legs[-1].output}/pipeline", "steps_before": before}
+            for key in ("output", "stages", "vae"):
+                if key in changes:
+                    raise ConfigError(f"stages.{number}.{key}: is the whole run's; take it out of the stage")
+            try:
+                legs.append(Run.model_validate(_merged(_merged(self.model_dump(), shared), changes)))
+            except ValidationError as error:
+                raise ConfigError("; ".join(f"stages.{number}.{_explain(e)}" for e in error.errors())) from error
+        if len({leg.train.precision for leg in legs}) > 1:
+            raise ConfigError("stages: train.precision is one for all legs; set it outside of them")
+        return legs or [self]
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`values` with `changes` on top, section by section; a mapping that is a value takes the whole one's place."""
+    shared = [
+        k for k in changes if k not in MAPPINGS and isinstance(changes[k], dict) and isinstance(values.get(k), dict)
+    ]
+    return values | changes | {k: _merged(values[k], changes[k]) for k in shared}
+
+
+def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """Reads and checks a YAML file, with `key=value` overrides applied.
+
+    Raises:
+        ConfigError: the file is missing or no YAML mapping, an override is no `key=value`, or a key or value is wrong.
+    """
+    path = Path(file)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold a mapping of keys to values")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{override!r} is no override; write key=value, for example train.steps=100")
+        try:
+            _set(values, key.split("."), yaml.safe_load(text), override)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{override!r}: not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        run = Run.model_validate(values)
+        run.legs()
+    except ValidationError as error:
+        lines = "; ".join(_explain(e) for e in error.errors())
+        raise ConfigError(f"{path}: {lines}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for override in overrides:
+        key = override.partition("=")[0]
+        if setters := [i for i, stage in enumerate(run.stages) if _has(stage, key.split("."))]:
+            raise ConfigError(f"{override!r}: {path} sets it in stages; write stages.{setters[0]}.{override}")
+    return run
+
+
+def _set(values: Any, keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        if isinstance(values, list):  # stages.0.train.steps
+            if not key.isdecimal() or int(key) >= len(values):
+                raise ConfigError(f"{override!r}: {key!r} must be a number below {len(values)}")
+            values = values[int(key)]
+        else:
+            values = values.setdefault(key, {})
+        if not isinstance(values, dict | list):
+            raise ConfigError(f"{override!r}: {key!r} is a value, not a section")
+    if isinstance(values, list):
+        raise ConfigError(f"{override!r}: name a key after the number")
+    values[keys[-1]] = value
+
+
+def _has(values: Any, keys: list[str]) -> bool:
+    """Whether a mapping has something at this path."""
+    for key in keys:
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{key}: {error['msg']} (got {error['input']!r})"
+    section: Any = Run
+    for part in error["loc"][:-1]:
+        if isinstance(part, str) and part in getattr(section, "model_fields", {}):
+            held = section.model_fields[part].annotation
+            section = next((kind for kind in (held, *get_args(held)) if hasattr(kind, "model_fields")), None)
+    near = difflib.get_close_matches(str(error["loc"][-1]), getattr(section, "model_fields", {}), n=1)
+    return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")

@@ -1,0 +1,91 @@
+"""How the transformer is trained: steps, optimizer, averages, checkpoints, and what is looked at on the way."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from videodit.config.model import Lora
+from videodit.config.section import Positive, Precision, Section, Share
+
+
+class Train(Section):
+    """How the transformer is trained."""
+
+    steps: Positive = 10000
+    steps_before: Annotated[int, Field(ge=0)] = Field(
+        0, description="of earlier stages: data order and noise go on from there (stages set it)"
+    )
+    batch_size: Positive = Field(64, description="over all processes and accumulation steps")
+    batch_tokens: Positive | None = Field(None, description="instead: as many as have so many tokens together")
+    gradient_accumulation_steps: Positive = Field(1, description="pieces in which a process takes its share of a batch")
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="processes beside each that read batches ahead")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: for the blocks' matrices, AdamW for the rest"
+    )
+    learning_rate: Annotated[float, Field(gt=0, strict=False)] = 1e-3
+    muon_learning_rate: Annotated[float, Field(gt=0, strict=False)] | None = Field(
+        None, description="of what muon steps (null: learning_rate)"
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    schedule: Literal["constant", "cosine"] = "cosine"
+    decay_steps: Positive | None = Field(None, description="steps over which the cosine falls to zero (null: steps)")
+    betas: tuple[float, float] = Field((0.9, 0.99), strict=False)
+    weight_decay: Annotated[float, Field(ge=0, strict=False)] = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0, strict=False)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.999, description="of the average that is sampled and saved"
+    )
+    ema_sigma_rels: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = Field(
+        (), strict=False, description="power-function averages stored with each checkpoint, for tools/average.py"
+    )
+    caption_dropout: Share = 0.1
+    precision: Precision = "bf16"
+    sharding: Literal["none", "fsdp"] = Field("none", description="fsdp: weights and their states split over processes")
+    sequence_parallel: Positive = Field(
+        1, description="processes that share the tokens of each batch; divides the number of all processes"
+    )
+    on_nonfinite: Literal["stop", "skip"] = Field("stop", description="what a loss or gradient that is no number does")
+    spike_factor: Annotated[float, Field(gt=1, strict=False)] | None = Field(
+        None, description="a loss so many times the median of the last 100 steps goes back to the last checkpoint"
+    )
+    start_from: str | None = Field(
+        None, description="a pipeline folder whose transformer and text encoder to start from"
+    )
+    weights: tuple[str, ...] = Field(
+        (), strict=False, description="what is trained: axes (time), names with * (*.attn1.*); none: everything"
+    )
+    lora: Lora | None = Field(None, description="train low-rank adapters instead of the weights")
+    resume: str | None = Field("latest", description="a checkpoint folder; null: start anew, in an empty output")
+    checkpoint_every: Positive = 1000
+    keep: Positive = Field(2, description="so many last checkpoints")
+    keep_best: Annotated[int, Field(ge=0)] = Field(0, description="and so many with the lowest validation loss")
+    validate_every: Positive = 500
+    sample_every: Positive = 1000
+    prompts: tuple[str, ...] = Field((), strict=False, description="sampled while training; none: validation captions")
+    num_inference_steps: Positive = 30
+    guidance_scale: Annotated[float, Field(strict=False)] = 4.0
+    log_every: Positive = 10
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        ("tensorboard",), strict=False, description="beside losses.jsonl"
+    )
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Train:
+        if self.keep_best and self.checkpoint_every % self.validate_every:
+            raise ValueError(
+                f"keep_best needs a validation at each checkpoint: checkpoint_every={self.checkpoint_every} must be a "
+                f"multiple of validate_every={self.validate_every}"
+            )
+        if self.muon_learning_rate and self.optimizer != "muon":
+            raise ValueError("muon_learning_rate is read with optimizer: muon only; leave it out, or choose muon")
+        if self.schedule == "cosine" and (self.decay_steps or self.steps) < self.steps:
+            raise ValueError(f"decay_steps={self.decay_steps}: the rate is zero before steps={self.steps} are taken")
+        if self.lora and self.weights:
+            raise ValueError("lora trains adapters and no weights: take weights out")
+        if self.lora and not self.start_from:
+            raise ValueError("lora adapts a trained model: name it in start_from")
+        if self.lora and self.ema_sigma_rels:
+            raise ValueError("ema_sigma_rels are of whole models, not of adapters: take them out")
+        return self

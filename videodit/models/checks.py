@@ -1,0 +1,92 @@
+"""What a model can be, what a call can give it, what its weights must be: each wrong thing is named, with the fix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from videodit.models.attention import GROUPS, TextMemory
+
+if TYPE_CHECKING:
+    from videodit.models.transformer import VideoDiT
+
+NORM_TYPES = ("ada_norm_single", "ada_norm_zero")
+TIME_POSITIONS = ("rotary", "sincos", "both")
+# what a call gives, and the key of the configuration that asks for it
+CONDITIONS = {
+    "encoder_hidden_states": "caption_channels",
+    "class_labels": "num_classes",
+    "added_cond_kwargs": "use_additional_conditions",
+}
+
+
+def check_config(c: Any) -> None:
+    """ValueError for a configuration that no model can have; names the key."""
+    dim = c.num_attention_heads * c.attention_head_dim
+    for key in ("axes", "cross_attention_axes", "qk_norm"):
+        value = c[key]
+        if not (isinstance(value, bool) or value is None) and (not value or any(axis not in GROUPS for axis in value)):
+            raise ValueError(f"{key}={list(value)} must be some of {', '.join(GROUPS)}")
+    if c.attention_head_dim % 2 or dim % 4:
+        raise ValueError(f"attention_head_dim={c.attention_head_dim} must be even and the width {dim} a multiple of 4")
+    for key, allowed in (("norm_type", NORM_TYPES), ("time_positions", TIME_POSITIONS)):
+        if c[key] not in allowed:
+            raise ValueError(f"{key}={c[key]!r} must be one of {', '.join(allowed)}")
+    if c.norm_type == "ada_norm_single" and (c.num_classes is not None or not c.shared_embedder):
+        raise ValueError("num_classes and shared_embedder=False need norm_type='ada_norm_zero'")
+    if c.norm_type == "ada_norm_single" and c.timestep_freq_shift:
+        raise ValueError("timestep_freq_shift needs norm_type='ada_norm_zero'")
+    if c.norm_type == "ada_norm_zero" and c.use_additional_conditions:
+        raise ValueError("use_additional_conditions needs norm_type='ada_norm_single'")
+
+
+def check_call(
+    model: VideoDiT,
+    latent: Tensor,
+    timestep: Tensor,
+    text: Tensor | TextMemory | None,
+    labels: Tensor | None,
+    added: dict[str, Tensor] | None,
+    frame_mask: Tensor | None,
+) -> None:
+    """ValueError where what a call gives does not fit the model, or each other; names what."""
+    (b, c, f, h, w), config = latent.shape, model.config
+    if c != config.in_channels:
+        raise ValueError(f"hidden_states has {c} channels, this model takes {config.in_channels}")
+    if h % model.patch_size[1] or w % model.patch_size[2]:
+        raise ValueError(f"a latent of {h} x {w} is not divided by the patch {model.patch_size[1:]}")
+    if timestep.shape not in ((b,), (b, f)):
+        raise ValueError(f"timestep has shape {tuple(timestep.shape)}; it must be ({b},) or ({b}, {f})")
+    if frame_mask is not None and frame_mask.shape != (b, f):
+        raise ValueError(f"frame_mask has shape {tuple(frame_mask.shape)}; it must be ({b}, {f})")
+    if model.patch_size[0] > 1 and (timestep.ndim == 2 or frame_mask is not None):
+        raise ValueError("times or masks a frame need a patch of one frame (patch_size[0] = 1)")
+    if model.sequence_group is not None and model.is_cache_enabled:
+        raise ValueError(
+            "a feature cache goes by what one process sees, and a sequence group would part ways: disable_cache(), "
+            "or set_sequence_group(None)"
+        )
+    for name, given, wanted in (
+        ("encoder_hidden_states", text, config.caption_channels),
+        ("class_labels", labels, config.num_classes),
+        ("added_cond_kwargs", added, config.use_additional_conditions or None),
+    ):
+        if (given is None) != (wanted is None):
+            have = f"takes no {name}" if given is not None else f"needs {name}"
+            raise ValueError(f"this model {have} ({CONDITIONS[name]}={wanted})")
+    if labels is not None and (labels.shape != (b,) or labels.is_floating_point()):
+        raise ValueError(f"class_labels has shape {tuple(labels.shape)} of {labels.dtype}; it must be ({b},) integers")
+
+
+def check_loaded(info: dict[str, Any], name: str, cls: str, computed: tuple[str, ...] = ()) -> None:
+    """ValueError where `from_pretrained` left weights unset or dropped some, which diffusers itself only logs.
+
+    Args:
+        info: its loading info.
+        computed: names that a checkpoint may hold and the class computes.
+    """
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if wrong := sorted({str(key) for key in info.get(problem) or []} - set(computed)):
+            words = problem.removesuffix("_keys")
+            raise ValueError(f"{name}: {len(wrong)} {words} weights, so it is no whole {cls}: {', '.join(wrong[:3])}")

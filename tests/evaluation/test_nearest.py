@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from videodit.evaluation.nearest import FRAMES, SIDE, TrueClip, TrueClips, change, in_halves
+from videodit.evaluation.nearest import FRAMES, SIDE, TrueClip, TrueClips, in_halves
 from videodit.video.ground import lay
 
 
@@ -90,14 +90,25 @@ def test_opaque_clips_compare_pixels():
     assert [(near.index, round(near.distance, 4)) for near in found] == [(1, 0.2), (0, 0.8)]
 
 
-def test_halves_and_change():
+def test_change_is_that_of_neighbouring_frames_before_the_same_ground():
+    arts = [art(seed) for seed in range(2)]
+    clips = TrueClips(map(true, arts))
+    shown = on(arts[1], "#3366cc")
+    ground = [0x33 / 255, 0x66 / 255, 0xCC / 255]
+    assert clips.change(shown, 1, ground, ground) == pytest.approx(1, abs=0.01)
+    pixels = shown.astype(float)
+    other = on(arts[0], "#3366cc").astype(float)
+    ratio = np.abs(np.diff(pixels, axis=0)).mean() / np.abs(np.diff(other, axis=0)).mean()
+    assert clips.change(shown, 0, ground, ground) == pytest.approx(ratio, rel=0.01)
+    assert clips.change(shown[:1], 1, ground, ground) == 0
+
+
+def test_halves():
     clip = np.zeros((2, 4, 8, 3), np.uint8)
     clip[:, :, 4:] = 10
     clip[1] += 20
     left, right = in_halves(clip)
     assert left.shape == right.shape == (2, 4, 4, 3)
     assert (left[0].max(), right[0].min()) == (0, 10)
-    assert change(clip) == 20
-    assert change(clip[:1]) == 0
     with pytest.raises(ValueError, match="uint8 f h w 3"):
         TrueClips([TrueClip(clip.astype(np.float32))])

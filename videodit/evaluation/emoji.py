@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from videodit.emoji.scenes import FRAMES
 from videodit.emoji.things import GROUNDS, Thing, held_out, is_held_out, known
-from videodit.evaluation.nearest import TrueClip, TrueClips, change, in_halves
+from videodit.evaluation.nearest import TrueClip, TrueClips, in_halves
 from videodit.evaluation.world import Share
 from videodit.video import read_clip
 from videodit.video.ground import parse_ground
@@ -73,8 +73,8 @@ def gallery() -> tuple[Thing, ...]:
     return tuple(thing for thing in (*known(), *held_out()) if thing.moves)
 
 
-def load_gallery(*folders: Path) -> tuple[TrueClips, dict[str, float]]:
-    """The true clips of `gallery`, and by caption how much each changes from frame to frame on gray.
+def load_gallery(*folders: Path) -> TrueClips:
+    """The true clips of `gallery`.
 
     Args:
         folders: that `tools/make_emoji.py` wrote, with and without `--held-out`.
@@ -82,7 +82,7 @@ def load_gallery(*folders: Path) -> tuple[TrueClips, dict[str, float]]:
     Raises:
         ValueError: a clip is in none of them; VideoError: one cannot be read.
     """
-    clips, moves = [], {}
+    clips = []
     for thing in tqdm(gallery(), desc="reading true clips", dynamic_ncols=True):
         file = next((file for folder in folders if (file := folder / "art" / f"{thing.code}.webp").is_file()), None)
         if file is None:
@@ -90,8 +90,7 @@ def load_gallery(*folders: Path) -> tuple[TrueClips, dict[str, float]]:
             raise ValueError(f"art/{thing.code}.webp ({thing.caption}) is not in {where}: make them with make_emoji.py")
         black, white = (read_clip(file, FRAMES, FPS, background=name) for name in ("black", "white"))
         clips.append(TrueClip(black[:-1], white[:-1]))
-        moves[thing.caption] = change((black.astype(np.float32) + white) / 2)
-    return TrueClips(clips), moves
+    return TrueClips(clips)
 
 
 def questions(kind: str, count: int, seed: int = 0) -> list[Question]:
@@ -129,13 +128,8 @@ def questions(kind: str, count: int, seed: int = 0) -> list[Question]:
     ]
 
 
-def answer(question: Question, clip: np.ndarray, true: TrueClips, moves: dict[str, float]) -> Answer:
-    """Of a clip, uint8 f h w c, whose last frame is its first again.
-
-    Args:
-        true: the clips of `gallery`, in its order.
-        moves: of each caption, how much its true clip changes from frame to frame.
-    """
+def answer(question: Question, clip: np.ndarray, true: TrueClips) -> Answer:
+    """Of a clip, uint8 f h w c, whose last frame is its first again; `true` are the clips of `gallery`, in order."""
     loop = clip[:-1] if len(clip) > 1 else clip
     parts = in_halves(loop) if len(question.wanted) == 2 else (loop,)
     nearest = [true.nearest(part)[0] for part in parts]
@@ -143,7 +137,8 @@ def answer(question: Question, clip: np.ndarray, true: TrueClips, moves: dict[st
     right = all(one in wanted for one, wanted in zip(found, question.wanted, strict=True))
     motion = None
     if len(parts) == 1 and len(question.wanted[0]) == 1:
-        motion = change(clip) / max(moves[question.wanted[0][0]], 1e-6)
+        asked = [thing.caption for thing in gallery()].index(question.wanted[0][0])
+        motion = true.change(loop, asked, *(np.array(color) / 255 for color in parse_ground(question.ground)))
     ground = nearest_ground(*true.ground(parts[0], nearest[0]))
     return Answer(question, found, tuple(near.distance for near in nearest), right, ground, motion)
 

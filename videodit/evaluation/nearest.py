@@ -87,6 +87,14 @@ class TrueClips:
         ground = torch.einsum("nkl,nflp,nfcp->kc", self._inverse[one], seen, errors)
         return (ground[0] - ground[1]).numpy(), (ground[0] + ground[1]).numpy()
 
+    def change(self, clip: np.ndarray, index: int, top: Sequence[float], bottom: Sequence[float]) -> float:
+        """How much a clip changes from frame to frame, over how much that true one does before such a ground."""
+        down = torch.linspace(0, 1, SIDE).repeat_interleave(SIDE)
+        ground = torch.tensor(top)[:, None] * (1 - down) + torch.tensor(bottom)[:, None] * down
+        true = self._shown[index] + self._clear[index][:, :1] * ground
+        ours, theirs = (float(frames.diff(dim=0).abs().mean()) for frames in (_frames(clip), true))
+        return ours / max(theirs, 1e-6)
+
     def _distances(self, ours: Tensor, some: slice) -> Tensor:
         """Sums of squares by true clip and phase: n s."""
         shown, clear = self._shown[some], self._clear[some]
@@ -128,9 +136,3 @@ def in_halves(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     top = (height - side) // 2
     rows = clip[:, top : top + side]
     return rows[:, :, :side], rows[:, :, width - side :]
-
-
-def change(clip: Sequence[np.ndarray] | np.ndarray) -> float:
-    """Mean difference of neighbouring frames, in levels of 255: how much a clip moves."""
-    frames = np.asarray(clip, dtype=np.float32)
-    return float(np.abs(np.diff(frames, axis=0)).mean()) if len(frames) > 1 else 0.0

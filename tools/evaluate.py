@@ -27,16 +27,14 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from videodit.evaluation.clips import Clip
-    from videodit.evaluation.results import ClipResult, Results
+    from videodit.evaluation.results import Results
     from videodit.pipeline import VideoDiTPipeline
     from videodit.video.guarded import Guarded
 
@@ -310,14 +308,7 @@ def report(
     other: Results | None,
     other_clips: Mapping[str, Clip],
 ) -> None:
-    from videodit.evaluation.report import SHORT_SIDE, write_report
-
-    def frames_of(known: Mapping[str, Clip]) -> Any:
-        def frames(result: ClipResult) -> Iterator[np.ndarray] | None:
-            clip = known.get(result.name)
-            return clip.stream(SHORT_SIDE) if clip and clip.digest == result.digest else None
-
-        return frames
+    from videodit.evaluation.report import frames_of, write_report
 
     write_report(
         args.out / "report.html",
@@ -333,10 +324,10 @@ def report(
 
 
 def evaluate_world(args: argparse.Namespace) -> str:
-    import numpy as np
     import torch
 
     from videodit.evaluation import world
+    from videodit.evaluation.sampled import ByPipeline, spread
     from videodit.video.writer import contact_sheet
 
     try:
@@ -349,48 +340,16 @@ def evaluate_world(args: argparse.Namespace) -> str:
         pipe.to("cuda")
     size = replace(pipe.default_size, num_frames=args.num_frames or pipe.default_size.num_frames)
     total = count + count // 4
-    wanted = set(np.linspace(0, total - 1, SHEET_CLIPS).astype(int).tolist())
-    shown: dict[int, np.ndarray] = {}
-    made = 0
-
-    def generate(prompts: Sequence[str], seeds: Sequence[int], true: np.ndarray) -> np.ndarray:
-        nonlocal made
-        output: Any = pipe(
-            list(prompts),
-            num_frames=size.num_frames,
-            height=size.height,
-            width=size.width,
-            fps=size.fps,
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="np",
-            **given_of(args.given, true, pipe.codec.strides.time),
-        )
-        frames = np.rint(output.frames * 255).astype(np.uint8)
-        shown.update({made + i: clip for i, clip in enumerate(frames) if made + i in wanted})
-        made += len(frames)
-        return frames
-
+    given = GIVEN.get(args.given or "", ())
+    generate = ByPipeline(pipe, size, given, args.steps, args.guidance_scale, spread(total, SHEET_CLIPS))
     results = world.evaluate_world(generate, prompts=count, seed=args.seed, batch_size=args.batch_size, size=size)
-    rows = [results.model[index] for index in shown]
+    rows = [results.model[index] for index in generate.shown]
     labels = [f"{'right' if row.right('all') else 'WRONG'}: {row.prompt} (seen: {row.seen_text()})" for row in rows]
-    contact_sheet(list(shown.values()), args.out / "contact_sheet.png", labels=labels)
+    contact_sheet(list(generate.shown.values()), args.out / "contact_sheet.png", labels=labels)
     settings = {"model": args.model or "shipped", "world": args.world, "prompts": count}
     settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed", "steps", "guidance_scale")}
     write(args.out / "results.json", json.dumps({"settings": settings, **results.to_dict()}, indent=1) + "\n")
     return results.summary()
-
-
-def given_of(kind: str | None, true: np.ndarray, step: int) -> dict[str, Any]:
-    """What the pipeline is given of true clips, b f h w c; `step` is the VAE's in time."""
-    parts = {
-        "image": true[:, :1],
-        "video": true[:, : 1 + step],
-        "last_image": true[:, -1:],
-        "last_video": true[:, -step:],
-    }
-    return {name: parts[name] for name in GIVEN.get(kind or "", ())}
 
 
 def load_pipeline(model: str | None) -> VideoDiTPipeline:

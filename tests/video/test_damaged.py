@@ -27,7 +27,10 @@ from videodit.video import VideoError, probe, read_clip, read_frames
 from videodit.video.guarded import Guarded
 
 from .conftest import numbered, write_numbered
-from .damaged import ANIMATIONS, CLIPS, MEMORY_GB, SECONDS, STILLS, Reading, gif_of_points, make, patched, read_all
+from .damage.bombs import gif_of_points
+from .damage.sound import ANIMATIONS, CLIPS, STILLS, patched
+from .damaged import make
+from .readings import MEMORY_GB, SECONDS, Reading, read_all
 
 WEAR = {"bit flipped", "burst", "zeros", "noise", "blocks swapped", "block twice", "block lost"}
 ALTERS = WEAR | {"absurd header"}

@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from videodit.evaluation.clips import Clip
 from videodit.evaluation.results import ClipResult, Results
 from videodit.video.index import VideoError
 from videodit.video.writer import write_video
@@ -87,6 +88,16 @@ def write_report(
         if unfinished.exists():
             unfinished.unlink()
     return path
+
+
+def frames_of(known: Mapping[str, Clip]) -> Frames:
+    """The frames of results whose clips, by name, are at hand and still what was measured."""
+
+    def frames(result: ClipResult) -> Iterator[np.ndarray] | None:
+        clip = known.get(result.name)
+        return clip.stream(SHORT_SIDE) if clip and clip.digest == result.digest else None
+
+    return frames
 
 
 class _Choice(NamedTuple):

@@ -6,6 +6,7 @@
   tools/evaluate.py MODEL --prompts prompts.txt                     a pipeline folder or hub name: it samples first
   tools/evaluate.py CLIPS --clip openai/clip-vit-base-patch32       with weights that you have
   tools/evaluate.py --world shapes                                  the shipped model on 256 + 64 held-out prompts
+  tools/evaluate.py --world emoji --art DIR HELD_OUT_DIR            a model of emoji: is the nearest true clip as asked?
 
 With CLIPS, --out receives results.json (every number with its protocol, every clip with its curves; --schema prints
 what is in it) and report.html: one file that plays the clips, the worst first, and shows where they break. Without
@@ -79,7 +80,7 @@ def parse() -> argparse.Namespace:
     what.add_argument(
         "clips", nargs="?", metavar="CLIPS", help="a video, a folder, a manifest; or a model, with --prompts"
     )
-    what.add_argument("--world", choices=["shapes"], help="judge a model on the prompts of this world")
+    what.add_argument("--world", choices=["shapes", "emoji"], help="judge a model on the prompts of this world")
     parser.add_argument("--out", type=Path, default=Path("evaluation"), help="a folder (default: evaluation)")
     parser.add_argument("--schema", action=PrintSchema, nargs=0, help="print the JSON schema of results.json, and end")
     parser.add_argument(
@@ -111,6 +112,9 @@ def parse() -> argparse.Namespace:
     clips.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="clips at once (default: one a core)")
     model = parser.add_argument_group("with a model")
     model.add_argument("--model", help="with --world: a pipeline folder or a hub name (default: the shipped model)")
+    model.add_argument(
+        "--art", nargs="+", type=Path, help="with --world emoji: the folders that tools/make_emoji.py wrote"
+    )
     model.add_argument(
         "--given",
         choices=list(GIVEN),
@@ -326,7 +330,7 @@ def report(
 def evaluate_world(args: argparse.Namespace) -> str:
     import torch
 
-    from videodit.evaluation import world
+    from videodit.evaluation import emoji, world
     from videodit.evaluation.sampled import ByPipeline, spread
     from videodit.video.writer import contact_sheet
 
@@ -334,22 +338,32 @@ def evaluate_world(args: argparse.Namespace) -> str:
         count = int(args.prompts or WORLD_PROMPTS)
     except ValueError:
         raise ValueError(f"--prompts {args.prompts}: with --world it is a number, of prompts") from None
+    if (args.world == "emoji") != bool(args.art):
+        raise ValueError("--world emoji and --art go together: --art names the folders that tools/make_emoji.py wrote")
+    if args.world == "emoji" and args.given:
+        raise ValueError("--given goes with --world shapes")
+    true = emoji.load_gallery(*args.art) if args.art else None
     pipe = load_pipeline(args.model)
     pipe.set_progress_bar_config(disable=True)
     if torch.cuda.is_available():
         pipe.to("cuda")
     size = replace(pipe.default_size, num_frames=args.num_frames or pipe.default_size.num_frames)
-    total = count + count // 4
     given = GIVEN.get(args.given or "", ())
+    total = count + count // 4 if true is None else sum(len(emoji.questions(kind, count)) for kind in emoji.KINDS)
     generate = ByPipeline(pipe, size, given, args.steps, args.guidance_scale, spread(total, SHEET_CLIPS))
-    results = world.evaluate_world(generate, prompts=count, seed=args.seed, batch_size=args.batch_size, size=size)
-    rows = [results.model[index] for index in generate.shown]
-    labels = [f"{'right' if row.right('all') else 'WRONG'}: {row.prompt} (seen: {row.seen_text()})" for row in rows]
+    if true is not None:
+        answers = emoji.evaluate_emoji(generate, true, count=count, seed=args.seed, batch_size=args.batch_size)
+        found, text = emoji.to_dict(answers), emoji.to_text(answers)
+        labels = [answers[index].label for index in generate.shown]
+    else:
+        results = world.evaluate_world(generate, prompts=count, seed=args.seed, batch_size=args.batch_size, size=size)
+        found, text = results.to_dict(), results.summary()
+        labels = [results.model[index].label for index in generate.shown]
     contact_sheet(list(generate.shown.values()), args.out / "contact_sheet.png", labels=labels)
     settings = {"model": args.model or "shipped", "world": args.world, "prompts": count}
     settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed", "steps", "guidance_scale")}
-    write(args.out / "results.json", json.dumps({"settings": settings, **results.to_dict()}, indent=1) + "\n")
-    return results.summary()
+    write(args.out / "results.json", json.dumps({"settings": settings, **found}, indent=1) + "\n")
+    return text
 
 
 def load_pipeline(model: str | None) -> VideoDiTPipeline:

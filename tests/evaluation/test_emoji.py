@@ -109,3 +109,39 @@ def test_true_clips_that_are_missing_are_named(tmp_path, world):
     (world / "art" / "1.webp").unlink()
     with pytest.raises(ValueError, match=r"art/1.webp \(bar 1\) is not in .*make_emoji.py"):
         load_gallery(world)
+
+
+def test_a_run_asks_each_kind_and_a_perfect_model_is_right(world, monkeypatch):
+    """The model: the true clips themselves, before the ground that the prompt names."""
+    from videodit.video import read_clip
+
+    things = emoji.gallery()
+    monkeypatch.setattr(emoji, "known", lambda: things[:2])
+    monkeypatch.setattr(emoji, "held_out", lambda: things[2:])
+    monkeypatch.setattr(emoji, "_synonyms", lambda: [("a stripe", ["bar 0", "bar 1"])])
+
+    def shown(text: str, ground: str) -> np.ndarray:
+        thing = next((thing for thing in things if thing.name in text), things[1])
+        return read_clip(world / f"art/{thing.code}.webp", 25, 8.0, background=ground)
+
+    def perfect(prompts, seeds):
+        assert len(seeds) == len(prompts)
+        clips = []
+        for prompt in prompts:
+            text, ground = prompt.removesuffix(" background").split(" on a ")[0], prompt.split(" on a ")[-1]
+            ground = ground.removesuffix(" background")
+            parts = prompt.split(" on the left and ") if " on the left and " in prompt else [text]
+            clips.append(np.concatenate([shown(part, ground) for part in parts], axis=2))
+        return clips
+
+    answers = emoji.evaluate_emoji(perfect, load_gallery(world), count=2, seed=1, batch_size=3)
+    assert {one.question.kind for one in answers} >= {"known", "tones", "synonyms", "pairs"}
+    assert all(one.right for one in answers)
+    assert all(one.ground == one.question.ground for one in answers)
+    assert all(one.moves for one in answers if one.motion is not None)
+    table = emoji.to_text(answers)
+    assert "known" in table
+    assert "100.0 (" in table
+    assert json.loads(json.dumps(emoji.to_dict(answers)))["shares"]["known"]["nearest"]["value"] == 1
+    with pytest.raises(ValueError, match="batch_size=0 must be 1 or more"):
+        emoji.evaluate_emoji(perfect, load_gallery(world), count=2, seed=1, batch_size=0)

@@ -63,6 +63,11 @@ class Answer:
     motion: float | None
 
     @property
+    def label(self) -> str:
+        """For a contact sheet."""
+        return f"{'right' if self.right else 'WRONG'}: {self.question.prompt} (nearest: {'; '.join(self.found)})"
+
+    @property
     def moves(self) -> bool:
         return self.motion is not None and 1 / FACTOR <= self.motion <= FACTOR
 
@@ -88,7 +93,7 @@ def load_gallery(*folders: Path) -> TrueClips:
         if file is None:
             where = " and ".join(map(str, folders))
             raise ValueError(f"art/{thing.code}.webp ({thing.caption}) is not in {where}: make them with make_emoji.py")
-        black, white = (read_clip(file, FRAMES, FPS, background=name) for name in ("black", "white"))
+        black, white = (read_clip(file, FRAMES, FPS, slower="repeat", background=name) for name in ("black", "white"))
         clips.append(TrueClip(black[:-1], white[:-1]))
     return TrueClips(clips)
 
@@ -128,6 +133,29 @@ def questions(kind: str, count: int, seed: int = 0) -> list[Question]:
     ]
 
 
+def evaluate_emoji(generate: Generate, true: TrueClips, *, count: int, seed: int, batch_size: int) -> list[Answer]:
+    """Answers to `count` questions of each kind; no clip depends on `batch_size`.
+
+    Args:
+        true: the clips of `gallery`, in its order.
+
+    Raises:
+        ValueError: `count` or `batch_size` is not positive, or `generate` gives something else than uint8 b f h w 3.
+    """
+    for name, value in (("prompts", count), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be 1 or more")
+    asked = [question for kind in KINDS for question in questions(kind, count, seed)]
+    answers: list[Answer] = []
+    with tqdm(total=len(asked), desc="clips", unit="clip", dynamic_ncols=True) as progress:
+        for start in range(0, len(asked), batch_size):
+            some = asked[start : start + batch_size]
+            clips = generate([one.prompt for one in some], [one.seed for one in some])
+            answers += [answer(one, clip, true) for one, clip in zip(some, clips, strict=True)]
+            progress.update(len(some))
+    return answers
+
+
 def answer(question: Question, clip: np.ndarray, true: TrueClips) -> Answer:
     """Of a clip, uint8 f h w c, whose last frame is its first again; `true` are the clips of `gallery`, in order."""
     loop = clip[:-1] if len(clip) > 1 else clip
@@ -138,7 +166,8 @@ def answer(question: Question, clip: np.ndarray, true: TrueClips) -> Answer:
     motion = None
     if len(parts) == 1 and len(question.wanted[0]) == 1:
         asked = [thing.caption for thing in gallery()].index(question.wanted[0][0])
-        motion = true.change(loop, asked, *(np.array(color) / 255 for color in parse_ground(question.ground)))
+        top, bottom = (tuple(level / 255 for level in color) for color in parse_ground(question.ground))
+        motion = true.change(loop, asked, top, bottom)
     ground = nearest_ground(*true.ground(parts[0], nearest[0]))
     return Answer(question, found, tuple(near.distance for near in nearest), right, ground, motion)
 
@@ -164,8 +193,23 @@ def summary(answers: Sequence[Answer]) -> dict[str, dict[str, dict[str, float | 
     return found
 
 
-def to_rows(answers: Sequence[Answer]) -> list[dict[str, object]]:
-    return [asdict(one) | {"moves": one.moves} for one in answers]
+def to_text(answers: Sequence[Answer]) -> str:
+    """A table of `summary`, in plain text, with 95 % intervals."""
+    lines = [f"{'% right':10}{'prompts':>9}{'nearest':>22}{'ground':>22}{'motion':>22}"]
+    for kind, shares in summary(answers).items():
+        cells = [f"{_percent(shares[name]) if name in shares else '':>22}" for name in ("nearest", "ground", "motion")]
+        lines.append(f"{kind:10}{shares['nearest']['n']:>9}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def _percent(share: dict[str, float | None]) -> str:
+    value, low, high = (100 * (share[name] or 0) for name in ("value", "low", "high"))
+    return f"{value:.1f} ({low:.1f}-{high:.1f})"
+
+
+def to_dict(answers: Sequence[Answer]) -> dict[str, object]:
+    """Everything, as JSON knows it."""
+    return {"shares": summary(answers), "rows": [asdict(one) | {"moves": one.moves} for one in answers]}
 
 
 def _synonyms() -> list[tuple[str, list[str]]]:

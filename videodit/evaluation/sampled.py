@@ -12,7 +12,7 @@ from videodit.geometry import ClipSize
 
 
 class ByPipeline:
-    """What `world.evaluate_world` calls for clips.
+    """What `world.evaluate_world` and `emoji.evaluate_emoji` call for clips.
 
     Args:
         pipe: a pipeline.
@@ -32,9 +32,9 @@ class ByPipeline:
         self.pipe, self.size, self.given, self.steps, self.guidance_scale = pipe, size, given, steps, guidance_scale
         self.wanted, self.shown, self.made = wanted, dict[int, np.ndarray](), 0
 
-    def __call__(self, prompts: Sequence[str], seeds: Sequence[int], true: np.ndarray) -> np.ndarray:
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int], true: np.ndarray | None = None) -> np.ndarray:
         """Clips uint8 b f h w c of these prompts and seeds; `true`: the world's own, of the same shape."""
-        parts = given_parts(true, self.pipe.codec.strides.time) if self.given else {}
+        parts = given_parts(true, self.pipe.codec.strides.time) if self.given and true is not None else {}
         output: Any = self.pipe(
             list(prompts),
             num_frames=self.size.num_frames,

@@ -45,6 +45,7 @@ def parse() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", nargs="+", help="what to show; several make several clips")
     source.add_argument("--prompts-file", type=Path, help="a prompt a line; or .csv, .tsv, .jsonl, a clip a row")
+    source.add_argument("--words", action="store_true", help="list the words that the model knows, and make no clip")
     parser.add_argument(
         "--model", help="a pipeline folder, a training checkpoint or a hub name (default: the shipped model)"
     )
@@ -139,6 +140,8 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     args = parse()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if args.words:
+        return list_words(args.model or "shipped")
     import torch
     from accelerate import PartialState
 
@@ -151,6 +154,19 @@ def main() -> int:
         return 2
     finally:
         processes.destroy_process_group()
+    return 0
+
+
+def list_words(model: str) -> int:
+    from videodit.pipeline import named_folder
+    from videodit.text import words_of
+
+    try:
+        words = words_of(named_folder(model))
+    except (ValueError, OSError) as error:
+        print(f"sample_video: {error}", file=sys.stderr)
+        return 2
+    print(*(["any: its tokenizer spells words from pieces"] if words is None else words), sep="\n")
     return 0
 
 

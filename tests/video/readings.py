@@ -179,5 +179,5 @@ def read_or_worse(path: str, *args: Any) -> np.ndarray:
     met = Path(f"{path}.met")
     if "hangs_once" in met.name and not met.exists():
         met.touch()
-        time.sleep(1000)
+        signal.pause()
     return read_clip(path, *args)

@@ -131,6 +131,15 @@ class Tree:
                 tree.others.append(path)
         return tree
 
+    @classmethod
+    def around(cls, clip: Path) -> Tree:
+        """One clip, and the text beside it."""
+        tree = cls(clip.parent, [clip])
+        for text in (clip.with_suffix(".txt"), clip.with_suffix(".TXT")):
+            if is_plain_file(text):
+                tree.add_text(text)
+        return tree
+
     def add_text(self, path: Path) -> None:
         if path.suffix == ".txt" or _stem(path) not in self.texts:
             self.texts[_stem(path)] = path
@@ -168,23 +177,22 @@ class Tree:
         for path in self.media:
             if path not in alone:
                 yield from self._clip(path)
-            if text := self.texts.get(_stem(path)):
+            if text := self.text_of(path):
                 shared[text].append(path)
         for text, paths in shared.items():
             if len(paths) > 1:
                 names = f"{text} ({', '.join(path.name for path in paths)})"
                 yield Note(names, "one caption for several files of the same name: is one of them a thumbnail?")
-        yield from self.skips
-        yield from self._unread()
+        yield from self.left_out()
 
     def _clip(self, path: Path) -> Iterator[Found]:
-        text = self.texts.get(_stem(path))
+        text = self.text_of(path)
         if text is None:
             missing = f"{path.stem}.txt"
             yield Skip(str(path), f"no caption: {missing} is not beside it", Item(path, (), {}))
             return
         try:
-            captions = self.caption_lines(text, path)
+            captions = self.lines_beside(text, path)
         except ValueError as error:
             yield Skip(str(path), str(error))
             return
@@ -193,8 +201,12 @@ class Tree:
         if captions and (encoding := encoding_of(text)) != "UTF-8":
             yield Note(str(text), f"a caption in {encoding}, read as that: UTF-8 is what others expect")
 
-    def caption_lines(self, text: Path, clip: Path) -> list[str]:
-        """Of the text beside a clip.
+    def text_of(self, clip: Path) -> Path | None:
+        """The file beside a clip that holds its captions."""
+        return self.texts.get(_stem(clip))
+
+    def lines_beside(self, text: Path, clip: Path) -> list[str]:
+        """Of a text beside a clip, those that are not empty.
 
         Raises:
             ValueError: it is no text; or a link to one that lies neither in the source nor beside the clip, which may
@@ -203,11 +215,12 @@ class Tree:
         if text.is_symlink():
             real = text.resolve()
             if not real.is_relative_to(self.root.resolve()) and real.parent != clip.resolve().parent:
-                raise ValueError(f"its caption {text} is a link that leads out of {self.root}: copy it there")
+                raise ValueError(f"{text} is a link that leads out of {self.root}: copy it there")
         return [line.strip() for line in lines_of(text, LARGEST_TEXT) if line.strip()]
 
-    def _unread(self) -> Iterator[Skip]:
-        """What is media by its ending, or has a caption, and no clip of this name is there that it may belong to."""
+    def left_out(self) -> Iterator[Skip]:
+        """Links and files that are none; what is media by its ending, or has a caption, and belongs to no clip here."""
+        yield from self.skips
         clips = {_stem(path) for path in self.media}
         for path in self.others:
             is_media = (_KINDS.guess_type(path.name)[0] or "").startswith(("video/", "image/"))

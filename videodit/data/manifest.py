@@ -133,7 +133,7 @@ def _read_one(place: str, cache: Path, captions: bool, is_matched: bool) -> Iter
                 path, cache, captions, lambda name, folders: _from_manifest(name, cache, captions, folders)
             )
         if is_matched and suffix_of(place) in MEDIA:
-            return _from_file(path)
+            return Tree.around(path).clips(captions=True)
         if not path.exists():
             raise ValueError(f"{place} does not exist: give a manifest, .tar shards or a folder of clips")
         if not is_plain_file(path):
@@ -142,15 +142,6 @@ def _read_one(place: str, cache: Path, captions: bool, is_matched: bool) -> Iter
         return clips_of_shard(place, cache)
     folders = [path.parent, path.parent.parent] if path.parent.name == "data" and suffix_of(place) == ".parquet" else []
     return _from_manifest(place, cache, captions, folders)
-
-
-def _from_file(path: Path) -> Iterable[Found]:
-    """A clip that a pattern fits, with the text beside it."""
-    tree = Tree(path.parent, [path])
-    for text in (path.with_suffix(".txt"), path.with_suffix(".TXT")):
-        if is_plain_file(text):
-            tree.add_text(text)
-    return tree.clips(captions=True)
 
 
 def _from_manifest(name: str, cache: Path, captions: bool, folders: Sequence[Path]) -> Iterator[Found]:

@@ -10,13 +10,15 @@ import argparse
 import logging
 import sys
 
+from videodit.terminal import log_to_terminal, shown
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a YAML file of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.clips=4096")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal(logging.INFO)
     from videodit.config import load_config
     from videodit.training import inputs
 
@@ -27,7 +29,7 @@ def main() -> int:
                 inputs.encode_text_of(config, text, inputs.captions_of(train, validation))
             print(f"{len(train)} clips to train on, {len(validation)} to measure on: {inputs.latents_folder(config)}")
     except (ValueError, OSError) as error:
-        print(f"encode: {error}", file=sys.stderr)
+        print(shown(f"encode: {error}"), file=sys.stderr)
         return 2
     return 0
 

@@ -34,6 +34,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.terminal import log_to_terminal, shown
+
 if TYPE_CHECKING:
     from videodit.evaluation.clips import Clip
     from videodit.evaluation.remembered import TrueFiles
@@ -134,14 +136,14 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     args = parse()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log_to_terminal(logging.WARNING)
     try:
         check_folder(args.out)
         text = evaluate_world(args) if args.world else evaluate_clips(args)
     except (ValueError, OSError, ImportError) as error:
-        print("evaluate:", *str(error).split(), file=sys.stderr)  # on one line
+        print("evaluate:", *shown(error).split(), file=sys.stderr)  # on one line
         return 2
-    print(text)
+    print(shown(text))
     print(f"\nwritten to {args.out}")
     return 0
 

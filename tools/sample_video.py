@@ -32,6 +32,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.terminal import log_to_terminal, shown
+
 if TYPE_CHECKING:
     from accelerate import PartialState
 
@@ -139,7 +141,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     args = parse()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log_to_terminal(logging.WARNING)
     if args.words:
         return list_words(args.model or "shipped")
     import torch
@@ -150,7 +152,7 @@ def main() -> int:
         for path in sample(args, processes):
             processes.print(path)
     except (ValueError, OSError) as error:
-        print(f"sample_video: {error}", file=sys.stderr)
+        print(shown(f"sample_video: {error}"), file=sys.stderr)
         return 2
     finally:
         processes.destroy_process_group()

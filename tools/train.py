@@ -16,6 +16,8 @@ import argparse
 import logging
 import sys
 
+from videodit.terminal import log_to_terminal, shown
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -23,7 +25,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example train.steps=2000")
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained on, and stop")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal(logging.INFO)
     from accelerate import PartialState
 
     from videodit.config import load_config
@@ -35,12 +37,12 @@ def main() -> int:
         run = load_config(args.config, args.overrides)
         if args.dry_run:
             for number, planned in enumerate(plans(run), start=1):
-                print(f"stage {number} of {len(run.stages)}\n{planned}\n" if run.stages else planned)
+                print(shown(f"stage {number} of {len(run.stages)}\n{planned}\n" if run.stages else planned))
             return 0
         for leg in run.legs():
             print(Trainer(leg).train())
     except tuple(EXIT_STATUS) as error:
-        print(f"train: {error}", file=sys.stderr)
+        print(shown(f"train: {error}"), file=sys.stderr)
         return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
     finally:
         PartialState().destroy_process_group()

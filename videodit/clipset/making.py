@@ -24,6 +24,7 @@ from videodit.long import long_clip
 from videodit.memory import check_decode, free_text_encoder
 from videodit.pipeline import VideoDiTPipeline
 from videodit.video import check_writable, probe, read_clip, read_frames, read_metadata, write_video
+from videodit.video.index import checked
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _settings(pipe: VideoDiTPipeline, request: Request) -> dict[str, Any]:
 
 def _digest(file: str) -> str:
     try:
-        with Path(file).open("rb") as content:
+        with checked(file).open("rb") as content:  # no device, which would never end
             return hashlib.file_digest(content, "sha256").hexdigest()[:12]
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from error

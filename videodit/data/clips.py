@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from videodit.config import Data
-from videodit.data.files import Facts, Files
-from videodit.data.manifest import Item, Skip, read_manifest
+from videodit.data.files import PECULIAR, Facts, Files
+from videodit.data.manifest import Item, Note, Skip, read_manifest, tell
 from videodit.data.source import FileSource, ShapesSource, Source, Span, allowed_backgrounds
 from videodit.geometry import ClipSize
 from videodit.shapes import rng_for, shares, triples
@@ -139,12 +139,24 @@ def guarded_reader(data: Data) -> Guarded:
 
 @dataclass(frozen=True)
 class Split:
-    """Clips to train on, clips kept out of training to measure on, what the manifest skipped, and facts of files."""
+    """Clips to train on, clips kept out of training to measure on, what the manifest skipped, facts of files, notes."""
 
     train: Clips
     validation: Clips
     skips: tuple[Skip, ...]
     files: Files
+    notes: tuple[Note, ...] = ()
+
+    def tell(self) -> None:
+        """Warns of what the manifest notes, and of files whose pixels are known to be no plain ones."""
+        sources = [clips.source for clips in (self.train, self.validation) if isinstance(clips.source, FileSource)]
+        paths = dict.fromkeys(item.path for source in sources for item in source.items)
+        peculiar = [
+            Note(str(path), f"{PECULIAR[kind][0]} (tools/prepare_clips.py leaves them out)")
+            for path in paths
+            for kind in self.files.peculiar(path)
+        ]
+        tell([*self.notes, *peculiar])
 
 
 def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
@@ -172,10 +184,10 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
         raise ValueError(f"data.reader: {error}") from error
     cache = memory.with_name("remote") if memory else None
     manifest = read_manifest(data.source, cache)
-    items, skips = manifest.items[: data.clips], manifest.skips
+    items, skips, notes = manifest.items[: data.clips], manifest.skips, manifest.notes
     if data.validation_source:
         other = read_manifest(data.validation_source, cache)
-        train_items, skips = items, skips + other.skips
+        train_items, skips, notes = items, skips + other.skips, notes + other.notes
         validation = _spread(other.items, min(data.validation, len(other.items)))
     else:
         if data.validation >= len(items):
@@ -198,6 +210,7 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
         Clips(FileSource(validation, data, files), fixed, seed),
         skips,
         files,
+        notes,
     )
 
 

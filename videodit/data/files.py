@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -26,12 +26,20 @@ from videodit.video.reader import probe
 
 CHUNK = 1 << 20
 REMEMBER_EVERY = 5000  # files
+PECULIAR: dict[str, tuple[str, Callable[[dict], bool]]] = {  # what is told of it, and when it holds of a `VideoInfo`
+    "interlaced": ("interlaced: read as stored, two fields in a frame", lambda info: info["interlaced"]),
+    "hdr": ("HDR (PQ or HLG): read as stored, which looks pale", lambda info: info["hdr"]),
+    "nonsquare": (
+        "of pixels that are not square: read as stored, so what they show is stretched",
+        lambda info: abs(info["pixel_aspect"] - 1) > 0.01,
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A file's length in seconds (0: an image), frames a second, size in pixels, whether it is `transparent` in parts;
-    or the error that reading it gave."""
+    """A file's length in seconds (0: an image), frames a second, size in pixels, whether it is `transparent` in parts,
+    in what its pixels are no plain ones (`PECULIAR`, separated by spaces); or the error that reading it gave."""
 
     duration: float = 0.0
     fps: float = 0.0
@@ -41,10 +49,12 @@ class Facts:
     error: str | None = None
     sha256: str | None = None
     transparent: bool | None = None  # None: measured before anyone asked
+    peculiar: str | None = ""
 
     @property
     def is_measured(self) -> bool:
-        measured = (self.duration > 0 or self.is_image) and self.transparent is not None
+        asked = self.transparent is not None and self.peculiar is not None
+        measured = (self.duration > 0 or self.is_image) and asked
         return measured or self.error is not None
 
 
@@ -59,7 +69,10 @@ class Files:
         if memory and memory.exists():
             with suppress(ValueError, TypeError):  # of another version, or damaged: all of it can be measured again
                 stored = json.loads(memory.read_text())
-                self._facts = {path: (size, time, Facts(**facts)) for path, (size, time, facts) in stored.items()}
+                unasked = {"peculiar": None}  # of a version that did not ask
+                self._facts = {
+                    path: (size, time, Facts(**unasked | facts)) for path, (size, time, facts) in stored.items()
+                }
         self.recall()
 
     def recall(self) -> None:
@@ -85,6 +98,10 @@ class Files:
         """What is known to be wrong with a file, without looking at it."""
         known = self._known(path)
         return known.error if known else None
+
+    def peculiar(self, path: Path) -> list[str]:
+        """In what its pixels are known to be no plain ones, without looking at it."""
+        return (known.peculiar or "").split() if (known := self._known(path)) else []
 
     def sha256(self, path: Path) -> str:
         """Of the file's bytes. VideoError where it cannot be read."""
@@ -157,6 +174,7 @@ class Files:
             self.fail(path, result)
         else:
             measured = {key: result[key] for key in ("duration", "fps", "height", "width", "is_image", "transparent")}
+            measured["peculiar"] = " ".join(name for name, (_, holds) in PECULIAR.items() if holds(result))
             self._keep(path, replace(self._known(path) or Facts(), **measured))
         self._remember_some()
 

@@ -72,6 +72,7 @@ def train_vae(config: Run) -> Path:
     """Trains (or goes on training) the VAE of a run; returns the folder `<output>/vae` that diffusers loads."""
     vae_config, folder = config.vae, Path(config.output)
     data = open_data(config.data, config.seed, latents_folder(config) / "files.json")
+    data.tell()
     torch.manual_seed(config.seed)
     vae: Any = build_vae(vae_config)
     if vae_config.start_from:

@@ -36,6 +36,8 @@ from transformers import (
     T5EncoderModel,
 )
 
+from videodit.weights import check_finite, loading
+
 DEFAULT_MAX_LENGTH = 120
 _UNSTATED_LENGTH = 10**6  # transformers writes a huge number where a tokenizer states no length
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
@@ -124,15 +126,17 @@ class TextEncoder(nn.Module):
 
         Raises:
             FileNotFoundError: if a folder lacks a part; names the folder and what it should hold.
-            ValueError: if the weights do not fill the encoder; as the constructor.
+            ValueError: if the weights do not fill the encoder, are damaged or not finite; as the constructor.
         """
         hub = {key: value for key, value in kwargs.items() if key in _HUB_OPTIONS}
         model_folder, tokenizer_folder = _subfolders(name_or_folder, hub)
         config = AutoConfig.from_pretrained(name_or_folder, subfolder=model_folder, **hub)
         loader: Any = CLIPTextModel if config.model_type == "clip" else AutoModelForTextEncoding
-        text_encoder, info = loader.from_pretrained(
-            name_or_folder, subfolder=model_folder, output_loading_info=True, **kwargs
-        )
+        with loading(Path(name_or_folder, model_folder)):
+            text_encoder, info = loader.from_pretrained(
+                name_or_folder, subfolder=model_folder, output_loading_info=True, **kwargs
+            )
+        check_finite(text_encoder, Path(name_or_folder, model_folder))
         if info["missing_keys"]:
             raise ValueError(
                 f"The weights in {Path(name_or_folder, model_folder)} lack {sorted(info['missing_keys'])[:3]}, "

@@ -96,7 +96,7 @@ def test_weights_of_other_projects_are_looked_at_too(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"a\.pt: x_embedder\.proj\.weight is not finite"):
         from_checkpoint(tmp_path / "a.pt")
     (tmp_path / "b.pt").write_bytes(DAMAGE["pointer"][0](b""))
-    with pytest.raises(ConversionError, match=r"b\.pt: is a git-lfs pointer"):
+    with pytest.raises(ConversionError, match=r"b\.pt: cannot be read, it is a git-lfs pointer"):
         from_checkpoint(tmp_path / "b.pt")
 
 

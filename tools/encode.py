@@ -19,16 +19,20 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from videodit.config import load_config
     from videodit.training import inputs
+    from videodit.training.loop import EXIT_STATUS, end
+    from videodit.training.parallel import one_run
 
     try:
-        for config in load_config(args.config, args.overrides).legs():
-            train, validation = inputs.open_clips(config, inputs.load_codec(config))
-            if inputs.is_frozen(config) and (text := inputs.load_text(config)):
-                inputs.encode_text_of(config, text, inputs.captions_of(train, validation))
-            print(f"{len(train)} clips to train on, {len(validation)} to measure on: {inputs.latents_folder(config)}")
-    except (ValueError, OSError) as error:
-        print(f"encode: {error}", file=sys.stderr)
-        return 2
+        run = load_config(args.config, args.overrides)
+        with one_run(run.output):
+            for config in run.legs():
+                train, validation = inputs.open_clips(config, inputs.load_codec(config))
+                if inputs.is_frozen(config) and (text := inputs.load_text(config)):
+                    inputs.encode_text_of(config, text, inputs.captions_of(train, validation))
+                where = inputs.latents_folder(config)
+                print(f"{len(train)} clips to train on, {len(validation)} to measure on: {where}")
+    except tuple(EXIT_STATUS) as error:
+        return end("encode", error)
     return 0
 
 

@@ -48,6 +48,10 @@ def writing(path: Path) -> Iterator[None]:
         raise DiskError(f"{path}: cannot be written ({reason}); check the folder and the space left") from error
 
 
+def write_lines(file: Path, lines: Iterable[str]) -> None:
+    replace_text(file, "".join(f"{line}\n" for line in lines))
+
+
 def replace_text(file: Path, text: str) -> None:
     """Writes a file whole, or leaves the one before as it was. DiskError where it cannot be."""
     scratch = file.with_name(f".{file.name}.{os.getpid()}")
@@ -75,8 +79,8 @@ def sums(folder: Path, files: Iterable[Path]) -> list[str]:
 
 
 def write_sums(folder: Path, files: Iterable[Path]) -> None:
-    """Writes the checksums of these files of a folder beside them."""
-    replace_text(folder / SUMS, "".join(f"{line}\n" for line in sums(folder, files)))
+    """Writes the checksums of these files of a folder beside them. DiskError where they cannot be."""
+    write_lines(folder / SUMS, sums(folder, files))
 
 
 def check_sums(folder: Path, share: slice = slice(None)) -> None:

@@ -105,7 +105,7 @@ _LANDMARKS = {
 
 def _read(file: Path) -> Any:
     if file.is_file() and (why := fault(file)):
-        raise ConversionError(f"{file}: {why}")
+        raise ConversionError(f"{file}: cannot be read, it {why}")
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

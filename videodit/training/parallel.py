@@ -14,9 +14,10 @@ The rest are collectives, called by all processes together; with one process the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -27,6 +28,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+
+from videodit.disk import locked, process
 
 T = TypeVar("T")
 TIMEOUT = timedelta(hours=3)  # one process measures files or samples while the others wait
@@ -92,9 +95,33 @@ def any_process(flag: bool) -> bool:
     return bool(sum_over_processes(torch.tensor(int(flag))))
 
 
+def largest(number: int) -> int:
+    """Of the numbers of all processes."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return number
+    return max(gather_object([number]))
+
+
 def gather_strings(strings: list[str]) -> list[str]:
     """The strings of all processes, in their order."""
     return gather_object(strings)
+
+
+@contextmanager
+def one_run(folder: str | Path) -> Iterator[None]:
+    """All processes of this run have a folder for themselves, and no other run.
+
+    Raises:
+        LockedError, DiskError: another run writes there, or none can.
+    """
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=TIMEOUT)
+    processes = gather_strings([process()])
+    with ExitStack() as held:
+        with all_or_none(f"{folder}: beginning"):
+            if state.is_main_process:
+                held.enter_context(locked(Path(folder), processes))
+        yield
 
 
 @contextmanager

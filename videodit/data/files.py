@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +19,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from videodit.video.guarded import Guarded
 from videodit.video.index import UnsuitableError, VideoError
 from videodit.video.reader import probe
+
+log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 REMEMBER_EVERY = 5000  # files
@@ -48,6 +52,9 @@ class Facts:
         return measured or self.error is not None
 
 
+_FACTS = TypeAdapter(Facts)
+
+
 class Files:
     """Facts of files, remembered in `memory` (None: for as long as this object lives); `reader` opens them."""
 
@@ -57,15 +64,13 @@ class Files:
         self._changed = 0  # facts that are not in the memory yet
         self._facts: dict[str, tuple[int, int, Facts]] = {}  # by path: bytes, time of change in ns, facts
         if memory and memory.exists():
-            with suppress(ValueError, TypeError):  # of another version, or damaged: all of it can be measured again
-                stored = json.loads(memory.read_text())
-                self._facts = {path: (size, time, Facts(**facts)) for path, (size, time, facts) in stored.items()}
+            self._facts = _remembered(memory)
         self.recall()
 
     def recall(self) -> None:
         """Reads the quarantine: what other processes have put there too."""
         if self.quarantine and self.quarantine.exists():
-            for line in self.quarantine.read_text(encoding="utf-8").splitlines():
+            for line in self.quarantine.read_text(encoding="utf-8", errors="replace").splitlines():
                 with suppress(ValueError, TypeError, KeyError):  # a line that was being written
                     row = json.loads(line)
                     path, stamp = Path(row["file"]), (row["bytes"], row["changed"])
@@ -172,6 +177,23 @@ class Files:
     def _try_hash(self, path: Path) -> None:
         with suppress(VideoError):  # said where the file is read
             self.sha256(path)
+
+
+def _remembered(memory: Path) -> dict[str, tuple[int, int, Facts]]:
+    """What a memory holds that is well formed; of another version, or damaged, the rest can be measured again."""
+    try:
+        stored = json.loads(memory.read_text(encoding="utf-8"))
+        rows = list(stored.items())
+    except (ValueError, AttributeError, RecursionError):
+        rows = []
+    known = {}
+    for path, row in rows:
+        with suppress(ValueError, TypeError):
+            size, time, facts = row
+            known[path] = (int(size), int(time), _FACTS.validate_python(facts))
+    if len(known) < len(rows) or not rows:
+        log.warning("%s: damaged in parts: %d files are measured anew", memory, len(rows) - len(known))
+    return known
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -46,6 +46,10 @@ class Assembled:
     def __init__(self, config: Run, *, allow_changed_data: bool = False):
         self.config, self.folder, train = config, Path(config.output), config.train
         self.allow_changed_data = allow_changed_data
+        parallel.check_launcher(
+            ("train.precision", train.precision),
+            ("train.gradient_accumulation_steps", train.gradient_accumulation_steps),
+        )
         self.accelerator = Accelerator(
             mixed_precision=train.precision,
             cpu=not torch.accelerator.is_available(),

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from videodit.config import Run
 from videodit.disk import replace_text, write_lines, writing
 from videodit.training import checkpoint, parallel
+from videodit.training.notes import changes, passed_over, step_of
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class Loop:
         if wanted not in (None, "latest"):
             found = [Path(wanted)]  # type: ignore[arg-type]
         if found:
-            self._passed_over = set(_passed_over(self.folder))
+            self._passed_over = set(passed_over(self.folder))
             if self._passed_over:
                 log.warning("passes over steps %s (passed_over.json)", sorted(self._passed_over))
             self._load(found[-1], accept)
@@ -190,7 +191,7 @@ class Loop:
         """Lines of `losses.jsonl` about steps that will be taken anew."""
         if self.accelerator.is_main_process:
             lines = self.losses.read_text(encoding="utf-8", errors="replace").splitlines()
-            steps = [_step_of(line) for line in lines]
+            steps = [step_of(line) for line in lines]
             if damaged := [number for number, step in enumerate(steps, 1) if step is None]:
                 log.warning(
                     "%s: %d of its lines are damaged, and left out: line %s",
@@ -349,53 +350,6 @@ class Loop:
         self._forget()
         self._sums.clear()
         self.bar.n = self.at
-
-
-def changes(file: Path, config: Run) -> list[str]:
-    """What differs between the configuration in a file and this one: `key: before -> now`."""
-    if not file.is_file():
-        return []
-    try:
-        before, now = _flat(json.loads(file.read_text())), _flat(json.loads(config.model_dump_json()))
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file}: damaged ({error}); use an earlier checkpoint") from error
-    return [
-        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in {**before, **now}
-        if before.get(key) != now.get(key)
-    ]
-
-
-def _flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return flat
-
-
-def _passed_over(folder: Path) -> list[int]:
-    file = folder / "passed_over.json"
-    if not file.exists():
-        return []
-    try:
-        steps = json.loads(file.read_text())
-    except ValueError:
-        steps = None
-    if not isinstance(steps, list) or not all(type(step) is int and step >= 0 for step in steps):
-        raise ValueError(
-            f"{file}: damaged, it should hold a list of the steps to pass over, as [120, 341]; write it anew, or "
-            f"delete it to take them all"
-        )
-    return steps
-
-
-def _step_of(line: str) -> int | None:
-    """That a line of `losses.jsonl` is about; None of one that is damaged."""
-    try:
-        step = json.loads(line)["step"]
-    except (ValueError, TypeError, KeyError):
-        return None
-    return step if type(step) is int else None
 
 
 def _catch(number: int, handler: Any) -> Any:

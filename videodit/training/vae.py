@@ -42,6 +42,7 @@ from videodit.training.critics import Adversary, load_perception
 from videodit.training.inputs import latents_folder, named
 from videodit.training.loop import Loop
 from videodit.training.optimizer import build_optimizers
+from videodit.training.parallel import check_launcher
 from videodit.training.precision import tell_of_bfloat16
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def build_vae(config: Vae) -> AutoencoderKLWan:
 def train_vae(config: Run) -> Path:
     """Trains (or goes on training) the VAE of a run; returns the folder `<output>/vae` that diffusers loads."""
     vae_config, folder = config.vae, Path(config.output)
+    check_launcher(("vae.precision", vae_config.precision))
     data = open_data(config.data, config.seed, latents_folder(config) / "files.json")
     torch.manual_seed(config.seed)
     vae: Any = build_vae(vae_config)

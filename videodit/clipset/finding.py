@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from videodit.clipset.decoding import PREVIEW
-from videodit.clipset.requests import NAME_COLUMNS, read_requests, rows_of
+from videodit.clipset.requests import NAME_COLUMNS, read_requests
+from videodit.clipset.rows import rows_of
 from videodit.data.manifest import FOLDER_MANIFESTS, Item, read_manifest
 from videodit.data.remote import fetch
 from videodit.evaluation.clips import Clip, clip_from_file, without_ending

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from functools import cache
+from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -36,7 +37,7 @@ def _prompt(value: str) -> str:
     return value
 
 
-def _place(value: str) -> str:
+def place(value: str) -> str:
     """With ~ as the home folder, which a shell leaves as it is in `key=~/x`; a text, since it may be a URL."""
     if not value.strip() or "\0" in value:
         raise ValueError("is no path; name a file or folder")
@@ -87,7 +88,8 @@ LearningRate = Annotated[float, Field(ge=1e-12, le=10)]
 Guidance = Annotated[float, Field(ge=0, le=1e3)]
 Text = Annotated[str, AfterValidator(_text)]
 Prompt = Annotated[Text, AfterValidator(_prompt)]
-Place = Annotated[str, AfterValidator(_place)]  # a file or folder, or a URL or name on the hub
+Place = Annotated[str, AfterValidator(place)]  # a file or folder, or a URL or name on the hub
+File = Annotated[str, AfterValidator(place), AfterValidator(lambda name: Path(name))]  # one here, as a `Path`
 Backend = Annotated[str, AfterValidator(usable_backend)]
 # "no" is how accelerate says float32, and how YAML says False
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
@@ -99,7 +101,8 @@ def check(instance: Any) -> None:
     Raises:
         ValueError: a value is of another kind or out of range; names the field, the value and what it must be.
     """
-    for name, adapter in _adapters(type(instance)).items():
+    kind: Any = type(instance)
+    for name, adapter in _adapters(kind).items():
         value = getattr(instance, name)
         try:
             adapter.validate_python(value)
@@ -126,7 +129,7 @@ def must_be(error: Any) -> str:
 
 
 @cache
-def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
+def _adapters(kind: Any) -> dict[str, TypeAdapter[Any]]:
     assert is_dataclass(kind)
     hints = get_type_hints(kind, include_extras=True)
     return {name: TypeAdapter(hints[name], config=NUMBERS) for name in kind.__dataclass_fields__}

@@ -8,7 +8,7 @@ stands once in a mapping, and depth, size and what aliases grow to are bounded.
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -48,7 +48,7 @@ def read_yaml(text: str) -> Any:
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with other numbers and with bounds."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {
+    yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, shape) for tag, shape in pairs if tag in _PLAIN and tag[len(_TAG) :] not in _NUMBERS]
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -118,5 +118,5 @@ def _as_written(node: yaml.ScalarNode) -> tuple[type[yaml.Node], str, tuple[bool
     return yaml.ScalarNode, node.value, (True, False)
 
 
-def _wrong(at: yaml.Node | yaml.Event, what: str) -> yaml.YAMLError:
+def _wrong(at: Any, what: str) -> yaml.YAMLError:
     return yaml.YAMLError(f"line {at.start_mark.line + 1}: {what}")

@@ -71,7 +71,7 @@ class Request:
 
 
 def read_requests(file: str | Path, seed: int = 0) -> list[Request]:
-    """What a prompts file asks for: `.txt`, a prompt a line; a clip a row: `.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet`.
+    """What a prompts file asks for: `.txt`, a prompt a line; `.csv`, `.tsv`, `.json`, `.jsonl`, `.parquet`: rows.
 
     Columns: `prompt` (or `caption`, `text` ...) and, each where wanted, the other fields of `Request`; files are
     relative to the prompts file. Other columns are named in a warning. A line without a seed of its own has `seed` +

@@ -40,7 +40,7 @@ class Data(Section):
         "shapes", description="'shapes', or clips of yours: a manifest, a folder, tar shards, a URL (`data.manifest`)"
     )
     clips: Positive | None = Field(None, description="at most so many of a manifest (null: all); shapes: drawn, 8192")
-    more: dict[str, Weight] = Field(
+    more: dict[str, float] = Field(
         {}, description="of shapes: weights of words against the others' 1, as {spinning: 3, star: 2}; validation's too"
     )
     num_frames: Positive = 17

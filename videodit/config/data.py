@@ -39,6 +39,7 @@ class Data(Section):
     source: Place = Field(
         "shapes", description="'shapes', or clips of yours: a manifest, a folder, tar shards, a URL (`data.manifest`)"
     )
+    shapes: Count = Field(0, description="so many clips of the world of moving shapes beside those of `source`")
     clips: Positive | None = Field(None, description="at most so many of a manifest (null: all); shapes: drawn, 8192")
     more: dict[str, float] = Field(
         {}, description="of shapes: weights of words against the others' 1, as {spinning: 3, star: 2}; validation's too"
@@ -88,7 +89,9 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _more_of_what_is_there(self) -> Data:
-        if self.more and self.source != "shapes":
+        if self.shapes and self.source == "shapes":
+            raise ValueError("shapes: is beside clips of yours; source 'shapes' draws `clips` of them")
+        if self.more and self.source != "shapes" and not self.shapes:
             raise ValueError(
                 f"more: is of source 'shapes' alone; {self.source} shows each clip as often as it lists it"
             )

@@ -16,7 +16,7 @@ import numpy as np
 from videodit.config import Data
 from videodit.data.files import PECULIAR, Facts, Files
 from videodit.data.manifest import Item, Note, Skip, read_manifest, tell
-from videodit.data.source import FileSource, ShapesSource, Source, Span, allowed_backgrounds
+from videodit.data.source import FileSource, Joined, ShapesSource, Source, Span, allowed_backgrounds
 from videodit.geometry import ClipSize
 from videodit.shapes import rng_for, shares, triples
 from videodit.video.decoders import library
@@ -149,8 +149,10 @@ class Split:
 
     def tell(self) -> None:
         """Warns of what the manifest notes, and of files whose pixels are known to be no plain ones."""
-        sources = [clips.source for clips in (self.train, self.validation) if isinstance(clips.source, FileSource)]
-        paths = dict.fromkeys(item.path for source in sources for item in source.items)
+        both = (self.train.source, self.validation.source)
+        sources = [source.files if isinstance(source, Joined) else source for source in both]
+        items = (item for source in sources if isinstance(source, FileSource) for item in source.items)
+        paths = dict.fromkeys(item.path for item in items)
         peculiar = [
             Note(str(path), f"{PECULIAR[kind][0]} (tools/prepare_clips.py leaves them out)")
             for path in paths
@@ -170,11 +172,11 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
             installed, or `data.more` has an unknown word or a weight that cannot be.
     """
     fixed = data.model_copy(update={"start": "first", "crop": "center"})  # so that validation losses can be compared
+    try:
+        shares(triples(), data.more)
+    except ValueError as error:
+        raise ValueError(f"data.more: {error}") from error
     if data.source == "shapes":
-        try:
-            shares(triples(), data.more)
-        except ValueError as error:
-            raise ValueError(f"data.more: {error}") from error
         train = ShapesSource(seed, data.validation, data.clips or 8192, data.more)
         kept = ShapesSource(seed, 0, data.validation, data.more)
         return Split(Clips(train, data, seed), Clips(kept, fixed, seed), (), Files())
@@ -205,9 +207,14 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
     for item in (*train_items, *validation):
         allowed_backgrounds(item, data)  # an error now, before anything is read
     files = Files(memory, guarded_reader(data))
+    kept = round(len(validation) * data.shapes / (data.shapes + len(train_items)))
+    parts: list[Source] = []
+    for some, first, count in ((train_items, kept, data.shapes), (validation, 0, kept)):
+        source = FileSource(some, data, files)
+        parts.append(Joined(source, ShapesSource(seed, first, count, data.more)) if count else source)
     return Split(
-        Clips(FileSource(train_items, data, files), data, seed),
-        Clips(FileSource(validation, data, files), fixed, seed),
+        Clips(parts[0], data, seed),
+        Clips(parts[1], fixed, seed),
         skips,
         files,
         notes,

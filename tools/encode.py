@@ -10,7 +10,7 @@ import argparse
 import logging
 import sys
 
-from videodit.terminal import log_to_terminal, shown
+from videodit.terminal import log_to_terminal
 
 
 def main() -> int:
@@ -21,16 +21,20 @@ def main() -> int:
     log_to_terminal(logging.INFO)
     from videodit.config import load_config
     from videodit.training import inputs
+    from videodit.training.loop import EXIT_STATUS, end
+    from videodit.training.parallel import one_run
 
     try:
-        for config in load_config(args.config, args.overrides).legs():
-            train, validation = inputs.open_clips(config, inputs.load_codec(config))
-            if inputs.is_frozen(config) and (text := inputs.load_text(config)):
-                inputs.encode_text_of(config, text, inputs.captions_of(train, validation))
-            print(f"{len(train)} clips to train on, {len(validation)} to measure on: {inputs.latents_folder(config)}")
-    except (ValueError, OSError) as error:
-        print(shown(f"encode: {error}"), file=sys.stderr)
-        return 2
+        run = load_config(args.config, args.overrides)
+        with one_run(run.output):
+            for config in run.legs():
+                train, validation = inputs.open_clips(config, inputs.load_codec(config))
+                if inputs.is_frozen(config) and (text := inputs.load_text(config)):
+                    inputs.encode_text_of(config, text, inputs.captions_of(train, validation))
+                where = inputs.latents_folder(config)
+                print(f"{len(train)} clips to train on, {len(validation)} to measure on: {where}")
+    except tuple(EXIT_STATUS) as error:
+        return end("encode", error)
     return 0
 
 

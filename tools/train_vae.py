@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 
-from videodit.terminal import log_to_terminal, shown
+from videodit.terminal import log_to_terminal
 
 
 def main() -> int:
@@ -16,14 +16,16 @@ def main() -> int:
     args = parser.parse_args()
     log_to_terminal(logging.INFO)
     from videodit.config import load_config
-    from videodit.training.loop import EXIT_STATUS
+    from videodit.training.loop import EXIT_STATUS, end
+    from videodit.training.parallel import one_run
     from videodit.training.vae import train_vae
 
     try:
-        print(train_vae(load_config(args.config, args.overrides)))
+        run = load_config(args.config, args.overrides)
+        with one_run(run.output):
+            print(train_vae(run))
     except tuple(EXIT_STATUS) as error:
-        print(shown(f"train_vae: {error}"), file=sys.stderr)
-        return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
+        return end("train_vae", error)
     return 0
 
 

@@ -66,16 +66,20 @@ def of_call(
 
 
 def encoded(encoder: TextEncoder, prompts: list[str]) -> TextStates:
-    """States of prompts, each distinct one encoded once; words that the encoder does not know are told in a warning."""
+    """States of prompts, each distinct one encoded once; a warning tells unknown words, with the nearest known ones."""
     distinct = list(dict.fromkeys(prompts))
     for prompt in distinct:
-        if unknown := encoder.unknown_words(prompt):
+        if unknown := [_with_nearest(word, encoder.nearest_words(word)) for word in encoder.unknown_words(prompt)]:
             log.warning(
                 "%r: the model never saw the words %s; they have no effect it learned", prompt, ", ".join(unknown)
             )
     states, mask = encoder(distinct)
     rows = torch.tensor([distinct.index(p) for p in prompts], device=states.device)
     return TextStates(states[rows], mask[rows])
+
+
+def _with_nearest(word: str, nearest: list[str]) -> str:
+    return f"{word} (it knows {', '.join(nearest)})" if nearest else word
 
 
 def _given(name: str, width: int, embeds: Tensor | None, mask: Tensor | None) -> TextStates | None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from videodit.clipset.decoding import PREVIEW
-from videodit.clipset.requests import NAME_COLUMNS, read_requests, rows_of
+from videodit.clipset.requests import NAME_COLUMNS, read_requests
+from videodit.clipset.rows import rows_of
 from videodit.data.folders import MEDIA, Tree
 from videodit.data.manifest import FOLDER_MANIFESTS, Item, Note, read_manifest, tell
 from videodit.data.plain import is_plain_file, natural

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +19,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from videodit.video.guarded import Guarded
 from videodit.video.index import UnsuitableError, VideoError
 from videodit.video.reader import probe
 
+log = logging.getLogger(__name__)
+
 CHUNK = 1 << 20
 REMEMBER_EVERY = 5000  # files
+UNASKED = {"peculiar": None}  # of a memory whose version did not ask
 PECULIAR: dict[str, tuple[str, Callable[[dict], bool]]] = {  # what is told of it, and when it holds of a `VideoInfo`
     "interlaced": ("interlaced: read as stored, two fields in a frame", lambda info: info["interlaced"]),
     "hdr": ("HDR (PQ or HLG): read as stored, which looks pale", lambda info: info["hdr"]),
@@ -58,6 +63,9 @@ class Facts:
         return measured or self.error is not None
 
 
+_FACTS = TypeAdapter(Facts)
+
+
 class Files:
     """Facts of files, remembered in `memory` (None: for as long as this object lives); `reader` opens them."""
 
@@ -67,18 +75,13 @@ class Files:
         self._changed = 0  # facts that are not in the memory yet
         self._facts: dict[str, tuple[int, int, Facts]] = {}  # by path: bytes, time of change in ns, facts
         if memory and memory.exists():
-            with suppress(ValueError, TypeError):  # of another version, or damaged: all of it can be measured again
-                stored = json.loads(memory.read_text())
-                unasked = {"peculiar": None}  # of a version that did not ask
-                self._facts = {
-                    path: (size, time, Facts(**unasked | facts)) for path, (size, time, facts) in stored.items()
-                }
+            self._facts = _remembered(memory)
         self.recall()
 
     def recall(self) -> None:
         """Reads the quarantine: what other processes have put there too."""
         if self.quarantine and self.quarantine.exists():
-            for line in self.quarantine.read_text(encoding="utf-8").splitlines():
+            for line in self.quarantine.read_text(encoding="utf-8", errors="replace").splitlines():
                 with suppress(ValueError, TypeError, KeyError):  # a line that was being written
                     row = json.loads(line)
                     path, stamp = Path(row["file"]), (row["bytes"], row["changed"])
@@ -190,6 +193,23 @@ class Files:
     def _try_hash(self, path: Path) -> None:
         with suppress(VideoError):  # said where the file is read
             self.sha256(path)
+
+
+def _remembered(memory: Path) -> dict[str, tuple[int, int, Facts]]:
+    """What a memory holds that is well formed; of another version, or damaged, the rest can be measured again."""
+    try:
+        stored = json.loads(memory.read_text(encoding="utf-8"))
+        rows = list(stored.items())
+    except (ValueError, AttributeError, RecursionError):
+        rows = []
+    known = {}
+    for path, row in rows:
+        with suppress(ValueError, TypeError):
+            size, time, facts = row
+            known[path] = (int(size), int(time), _FACTS.validate_python(UNASKED | facts))
+    if len(known) < len(rows) or not rows:
+        log.warning("%s: damaged in parts: %d files are measured anew", memory, len(rows) - len(known))
+    return known
 
 
 def _stamp(path: Path) -> tuple[int, int]:

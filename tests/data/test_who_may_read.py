@@ -5,19 +5,18 @@ import http.server
 import importlib.util
 import os
 import threading
-
 from contextlib import contextmanager
 
 import fsspec
 import pytest
-from test_as_it_lies import found, lines, put
-from test_remote import remote_item
 
 from videodit.data import remote
 from videodit.data.manifest import read_manifest
 from videodit.data.plain import LARGEST_TEXT
 from videodit.data.remote import fetch, may_name
 from videodit.video import VideoError
+
+from .conftest import found, lines, put, remote_item
 
 needs_http = pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="needs aiohttp")
 
@@ -128,9 +127,9 @@ def answer(handler, body, **headers):
 @needs_http
 def test_what_comes_packed_may_not_grow_without_bound(tmp_path):
     bomb = gzip.compress(bytes(50_000_000))
-    with serving(lambda one: answer(one, bomb, Content_Encoding="gzip", Content_Length=len(bomb))) as url:
-        with pytest.raises(VideoError, match=rf"bytes to which {len(bomb)} packed ones may grow"):
-            fetch(remote_item(tmp_path, f"{url}/a.mp4"))
+    grows = pytest.raises(VideoError, match=rf"bytes to which {len(bomb)} packed ones may grow")
+    with serving(lambda one: answer(one, bomb, Content_Encoding="gzip", Content_Length=len(bomb))) as url, grows:
+        fetch(remote_item(tmp_path, f"{url}/a.mp4"))
     asked = []
     plain = gzip.compress(b"a cat")
 

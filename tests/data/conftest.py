@@ -1,4 +1,4 @@
-"""A store in memory, a cache, and tar shards of named contents."""
+"""A store in memory, a cache, files and tar shards of named contents, and what is found in them."""
 
 import io
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from videodit.data.manifest import Item
+from videodit.data.manifest import Item, read_manifest
 
 
 @pytest.fixture
@@ -21,6 +21,21 @@ def memory():
 @pytest.fixture
 def cache(tmp_path):
     return tmp_path / "cache"
+
+
+def put(path, content=b"x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def lines(*rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def found(source, **options):
+    """Of each clip the name of its file, and its captions."""
+    return [(item.path.name, *item.captions) for item in read_manifest(source, **options).items]
 
 
 def write_tar(path: Path, files: dict[str, bytes | str | dict], links: dict[str, bytes] | None = None) -> Path:

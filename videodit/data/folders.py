@@ -6,7 +6,6 @@ none for us becomes a `Skip`.
 
 from __future__ import annotations
 
-import mimetypes
 import os
 import re
 import unicodedata
@@ -22,6 +21,7 @@ from videodit.data.shards import clips_of_shard
 from videodit.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 MEDIA = VIDEO_SUFFIXES + IMAGE_SUFFIXES
+UNREAD_MEDIA = (".arw", ".braw", ".cr2", ".cr3", ".dng", ".exr", ".heic", ".heif", ".jxl", ".nef", ".psd", ".r3d")
 FOLDER_MANIFESTS = (
     *("clips.jsonl", "metadata.jsonl", "metadata.csv", "metadata.parquet", "manifest.jsonl"),
     "videos2caption.json",
@@ -223,8 +223,8 @@ class Tree:
         yield from self.skips
         clips = {_stem(path) for path in self.media}
         for path in self.others:
-            is_media = (_KINDS.guess_type(path.name)[0] or "").startswith(("video/", "image/"))
-            if (is_media or _stem(path) in self.texts) and _stem(path) not in clips:
+            suffix, has_text = path.suffix.lower(), _stem(path) in self.texts
+            if (suffix in UNREAD_MEDIA or (has_text and suffix != ".json")) and _stem(path) not in clips:
                 ending = f"that end in {path.suffix}" if path.suffix else "without an ending"
                 yield Skip(str(path), f"files {ending} are not read: convert them, say to .mp4 or .png")
 
@@ -247,9 +247,6 @@ def _frame_kind(path: Path) -> tuple[str, str] | None:
     """What the pictures of one clip have in common: all but their number."""
     name = FRAME_NAME.fullmatch(path.stem) if path.suffix.lower() in IMAGE_SUFFIXES else None
     return (name["prefix"], path.suffix) if name else None
-
-
-_KINDS = mimetypes.MimeTypes()  # the built-in table, whatever the machine's own says
 
 
 def _stem(path: Path) -> tuple[Path, str]:

@@ -82,6 +82,8 @@ def may_name(manifest: str, place: str) -> bool:
 
     Not files of this machine, nor, by a store that asks for keys, what only we may read.
     """
+    if "::" in place:  # one store through another
+        return False
     if not is_url(place):
         return not Path(place).is_absolute()
     protocol = place.partition("://")[0].lower()

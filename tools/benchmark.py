@@ -42,6 +42,8 @@ def main() -> int:
     parser.add_argument("--json", type=argument(File), metavar="FILE", help="write the measurements to this file")
     args = parser.parse_args(what.options)
     try:
+        if args.json and args.json.exists() and not is_record(args.json, what.what):
+            raise ValueError(f"--json {args.json}: is there already, and no record of {what.what}; name another file")
         found = room.run(args)
         if args.json:
             args.json.write_text(json.dumps(found, indent=1))
@@ -52,6 +54,15 @@ def main() -> int:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def is_record(file: Path, what: str) -> bool:
+    """Whether an earlier run wrote it."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("what") == what
 
 
 if __name__ == "__main__":

@@ -46,9 +46,9 @@ class Request:
     window: Positive | None = None  # frames of such a window; None: the model's own number
 
     def __post_init__(self) -> None:
+        check(self)
         if not self.prompt.strip():
             raise ValueError("the prompt is empty; say what the clip should show")
-        check(self)
         if self.video is None and (self.strength is not None or self.given_frames is not None):
             raise ValueError("strength and given_frames are about a video: name it")
         if self.strength is not None and self.given_frames is not None:

@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import sys
 import tempfile
@@ -34,7 +33,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videodit.terminal import log_to_terminal, shown
+from videodit.config.kinds import Count, File, Guidance, Place, Positive, Rate, Seed, Steps, argument
+from videodit.terminal import Parser, log_to_terminal, shown
 
 if TYPE_CHECKING:
     from videodit.evaluation.clips import Clip
@@ -63,12 +63,6 @@ def side(text: str) -> int | None:
     return int(text)
 
 
-def rate(text: str) -> float:
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of frames a second")
-    return float(text)
-
-
 GIVEN = {  # kind of given frames: arguments of the pipeline
     "first": ("image",),
     "start": ("video",),
@@ -79,58 +73,94 @@ GIVEN = {  # kind of given frames: arguments of the pipeline
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "clips", nargs="?", metavar="CLIPS", help="a video, a folder, a manifest; or a model, with --prompts"
+        "clips",
+        nargs="?",
+        type=argument(Place),
+        metavar="CLIPS",
+        help="a video, a folder, a manifest; or a model, with --prompts",
     )
     what.add_argument("--world", choices=["shapes", "emoji"], help="judge a model on the prompts of this world")
-    parser.add_argument("--out", type=Path, default=Path("evaluation"), help="a folder (default: evaluation)")
+    parser.add_argument("--out", type=argument(File), default=Path("evaluation"), help="a folder (default: evaluation)")
     parser.add_argument("--schema", action=PrintSchema, nargs=0, help="print the JSON schema of results.json, and end")
     parser.add_argument(
         "--prompts",
+        type=argument(Place),
         help="a file: of CLIPS, what was asked for (rows with name and prompt, or a line each in the order of names; "
         "default: what is said beside each clip); for a model, what to make. With --world: how many (default "
         f"{WORLD_PROMPTS})",
     )
     clips = parser.add_argument_group("with CLIPS")
-    clips.add_argument("--reference", help="clips that should have come out: same kinds of source")
-    clips.add_argument("--compare", help="another set, measured now, or the --out folder of an earlier run")
-    clips.add_argument("--nearest", help="true clips, as those of training: which is nearest to each, and how near")
+    clips.add_argument(
+        "--reference", type=argument(Place), help="clips that should have come out: same kinds of source"
+    )
+    clips.add_argument(
+        "--compare", type=argument(Place), help="another set, measured now, or the --out folder of an earlier run"
+    )
+    clips.add_argument(
+        "--nearest",
+        type=argument(Place),
+        help="true clips, as those of training: which is nearest to each, and how near",
+    )
     clips.add_argument("--metrics", nargs="+", help="names or patterns, as '*consistency*' (default: all that can be)")
-    clips.add_argument("--fps", type=rate, help="frames a second to look at (default: all frames, at the files' rate)")
+    clips.add_argument(
+        "--fps", type=argument(Rate), help="frames a second to look at (default: all frames, at the files' rate)"
+    )
     clips.add_argument(
         "--size", type=side, default=256, help="scale down to this shorter side; or 'native' (default 256)"
     )
-    clips.add_argument("--clip", help="CLIP weights: consistency and text alignment (hub name or folder)")
-    clips.add_argument("--dino", help="DINO weights: subject consistency (hub name or folder)")
-    clips.add_argument("--videomae", help="VideoMAE weights, for distances to --reference (hub name or folder)")
-    clips.add_argument("--i3d", help="I3D as TorchScript, for FVD to --reference (a file)")
-    clips.add_argument("--i3d-frames", type=int, default=16, help="that it reads of each clip, the first (default 16)")
+    clips.add_argument(
+        "--clip", type=argument(Place), help="CLIP weights: consistency and text alignment (hub name or folder)"
+    )
+    clips.add_argument("--dino", type=argument(Place), help="DINO weights: subject consistency (hub name or folder)")
+    clips.add_argument(
+        "--videomae", type=argument(Place), help="VideoMAE weights, for distances to --reference (hub name or folder)"
+    )
+    clips.add_argument("--i3d", type=argument(Place), help="I3D as TorchScript, for FVD to --reference (a file)")
+    clips.add_argument(
+        "--i3d-frames", type=argument(Positive), default=16, help="that it reads of each clip, the first (default 16)"
+    )
     clips.add_argument("--lpips", action="store_true", help="LPIPS too; needs the packages lpips and torchvision")
-    clips.add_argument("--raft", help="find motion with RAFT instead of DIS: a state dict for torchvision's raft_large")
-    clips.add_argument("--cache", type=Path, help="folder for what networks saw (default: OUT/features)")
+    clips.add_argument(
+        "--raft",
+        type=argument(Place),
+        help="find motion with RAFT instead of DIS: a state dict for torchvision's raft_large",
+    )
+    clips.add_argument("--cache", type=argument(File), help="folder for what networks saw (default: OUT/features)")
     clips.add_argument("--vbench", action="store_true", help="also write what VBench measures, in its format")
     clips.add_argument(
-        "--report-clips", type=int, default=48, help="clips in report.html at most; 0: no report (default 48)"
+        "--report-clips",
+        type=argument(Count),
+        default=48,
+        help="clips in report.html at most; 0: no report (default 48)",
     )
-    clips.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="clips at once (default: one a core)")
+    clips.add_argument(
+        "--workers", type=argument(Positive), default=os.cpu_count() or 1, help="clips at once (default: one a core)"
+    )
     model = parser.add_argument_group("with a model")
-    model.add_argument("--model", help="with --world: a pipeline folder or a hub name (default: the shipped model)")
     model.add_argument(
-        "--art", nargs="+", type=Path, help="with --world emoji: the folders that tools/make_emoji.py wrote"
+        "--model",
+        type=argument(Place),
+        help="with --world: a pipeline folder or a hub name (default: the shipped model)",
+    )
+    model.add_argument(
+        "--art", nargs="+", type=argument(File), help="with --world emoji: the folders that tools/make_emoji.py wrote"
     )
     model.add_argument(
         "--given",
         choices=list(GIVEN),
         help="with --world: frames of the true clip that the model is given, as in objective.given_frames",
     )
-    model.add_argument("--num-frames", type=int, help="of the clips made (default: the model's own)")
-    model.add_argument("--seed", type=int, default=0, help="of prompts and noise (default 0)")
-    model.add_argument("--seeds", type=int, default=1, help="clips a prompt, each from another seed (default 1)")
-    model.add_argument("--steps", type=int, default=30, help="scheduler steps (default 30)")
-    model.add_argument("--guidance-scale", type=float, default=4.0, help="1: no guidance (default 4)")
-    model.add_argument("--batch-size", type=int, default=16, help="clips made together (default 16)")
+    model.add_argument("--num-frames", type=argument(Positive), help="of the clips made (default: the model's own)")
+    model.add_argument("--seed", type=argument(Seed), default=0, help="of prompts and noise (default 0)")
+    model.add_argument(
+        "--seeds", type=argument(Positive), default=1, help="clips a prompt, each from another seed (default 1)"
+    )
+    model.add_argument("--steps", type=argument(Steps), default=30, help="scheduler steps (default 30)")
+    model.add_argument("--guidance-scale", type=argument(Guidance), default=4.0, help="1: no guidance (default 4)")
+    model.add_argument("--batch-size", type=argument(Positive), default=16, help="clips made together (default 16)")
     return parser.parse_args()
 
 

@@ -32,8 +32,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videodit.config.kinds import File, Place, argument
-from videodit.terminal import log_to_terminal, shown
+from videodit.config.kinds import File, Guidance, Place, Positive, Rate, Seed, Share, Steps, Strength, argument
+from videodit.terminal import Parser, log_to_terminal, shown
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -44,7 +44,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", nargs="+", help="what to show; several make several clips")
     source.add_argument("--words", action="store_true", help="list the words that the model knows, and make no clip")
@@ -56,17 +56,21 @@ def parse() -> argparse.Namespace:
         type=argument(Place),
         help="a pipeline folder, a training checkpoint or a hub name (default: the shipped model)",
     )
-    parser.add_argument("--num-frames", type=int, help="frames; 1 makes an image (default: the model's own, as below)")
-    parser.add_argument("--height", type=int, help="pixels")
-    parser.add_argument("--width", type=int, help="pixels")
-    parser.add_argument("--fps", type=float, help="frames a second")
-    parser.add_argument("--seed", type=int, default=0, help="of the first clip (default 0)")
-    parser.add_argument("--steps", type=int, default=30, help="scheduler steps (default 30)")
-    parser.add_argument("--guidance-scale", type=float, default=4.0, help="1: no guidance (default 4)")
-    parser.add_argument("--guidance-rescale", type=float, default=0.0, help="0 to 1, against the glare of large scales")
+    parser.add_argument(
+        "--num-frames", type=argument(Positive), help="frames; 1 makes an image (default: the model's own, as below)"
+    )
+    parser.add_argument("--height", type=argument(Positive), help="pixels")
+    parser.add_argument("--width", type=argument(Positive), help="pixels")
+    parser.add_argument("--fps", type=argument(Rate), help="frames a second")
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of the first clip (default 0)")
+    parser.add_argument("--steps", type=argument(Steps), default=30, help="scheduler steps (default 30)")
+    parser.add_argument("--guidance-scale", type=argument(Guidance), default=4.0, help="1: no guidance (default 4)")
+    parser.add_argument(
+        "--guidance-rescale", type=argument(Share), default=0.0, help="0 to 1, against the glare of large scales"
+    )
     parser.add_argument(
         "--guidance-interval",
-        type=float,
+        type=argument(Share),
         nargs=2,
         default=(0.0, 1.0),
         metavar=("FROM", "TO"),
@@ -74,7 +78,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--image-guidance-scale",
-        type=float,
+        type=argument(Guidance),
         default=1.0,
         help="of given frames; above 1: a third pass (default 1: none)",
     )
@@ -127,23 +131,36 @@ def parse() -> argparse.Namespace:
         help="a file: the clip goes on from its last frames, or remakes it, with --strength",
     )
     start.add_argument(
-        "--given-frames", type=int, help="frames of --video to go on from, 4k + 1 for most VAEs (default 1)"
+        "--given-frames",
+        type=argument(Positive),
+        help="frames of --video to go on from, 4k + 1 for most VAEs (default 1)",
     )
     start.add_argument("--last-video", type=argument(Place), help="a file: the clip leads to its first frames")
     start.add_argument(
-        "--last-given-frames", type=int, help="frames of --last-video, 4k for most VAEs (default: the VAE's step)"
+        "--last-given-frames",
+        type=argument(Positive),
+        help="frames of --last-video, 4k for most VAEs (default: the VAE's step)",
     )
     start.add_argument(
         "--loop", action="store_true", default=None, help="the clip goes on from its end to its beginning"
     )
     start.add_argument(
-        "--overlap", type=int, help="make a long clip in windows, each going on from so many frames of the one before"
+        "--overlap",
+        type=argument(Positive),
+        help="make a long clip in windows, each going on from so many frames of the one before",
     )
-    start.add_argument("--window", type=int, help="frames of such a window (default: the model's own number)")
-    start.add_argument("--strength", type=float, help="how much of --video is made anew, above 0 to 1 (all)")
-    parser.add_argument("--batch-size", type=int, default=8, help="clips made together (default 8)")
+    start.add_argument(
+        "--window", type=argument(Positive), help="frames of such a window (default: the model's own number)"
+    )
+    start.add_argument(
+        "--strength", type=argument(Strength), help="how much of --video is made anew, above 0 to 1 (all)"
+    )
+    parser.add_argument("--batch-size", type=argument(Positive), default=8, help="clips made together (default 8)")
     parser.add_argument(
-        "--preview", type=int, metavar="STEPS", help="every so many steps show the clip so far in OUT.preview.png"
+        "--preview",
+        type=argument(Positive),
+        metavar="STEPS",
+        help="every so many steps show the clip so far in OUT.preview.png",
     )
     parser.add_argument(
         "--out", type=argument(File), help="a file, or a folder (default: sample.mp4, or samples/ for several)"

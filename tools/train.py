@@ -13,16 +13,16 @@ with 1. One run at a time writes into an output folder.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 
-from videodit.terminal import log_to_terminal, shown
+from videodit.config.kinds import Place, argument
+from videodit.terminal import Parser, log_to_terminal, shown
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="a YAML file of configs/")
+    parser = Parser(__doc__)
+    parser.add_argument("--config", required=True, type=argument(Place), help="a YAML file of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example train.steps=2000")
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained on, and stop")
     parser.add_argument(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 
-from videodit.terminal import log_to_terminal
+from videodit.config.kinds import Place, argument
+from videodit.terminal import Parser, log_to_terminal
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="a YAML file of configs/")
+    parser = Parser(__doc__)
+    parser.add_argument("--config", required=True, type=argument(Place), help="a YAML file of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example vae.learning_rate=0.0005")
     args = parser.parse_args()
     log_to_terminal(logging.INFO)

@@ -6,10 +6,12 @@ screen, to write over the line before, to show a text backwards.
 
 from __future__ import annotations
 
+import argparse
 import io
 import logging
 import re
 import sys
+from typing import Any, NoReturn
 
 _OBEYED = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, without tab and line end
@@ -21,6 +23,16 @@ _OBEYED = re.compile(
 def shown(text: object) -> str:
     """A text as it can be printed: what a terminal would obey comes as an escape (`\\x1b`)."""
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a tool's command line, described by its docstring: what is wrong is told in one line, with exit status 2."""
+
+    def __init__(self, description: str | None, **options: Any):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, shown(f"{self.prog.removesuffix('.py')}: {message}; --help tells more").replace("\n", " ") + "\n")
 
 
 class _Formatter(logging.Formatter):

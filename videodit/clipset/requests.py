@@ -6,12 +6,10 @@ import logging
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from videodit.clipset.rows import is_table, rows_of
-from videodit.config.kinds import Place, Positive, Rate, Seed, Text, check, place, shown
+from videodit.config.kinds import Place, Positive, Rate, Seed, Strength, Text, check, in_short, place
 from videodit.data.manifest import CAPTION_COLUMNS
 
 log = logging.getLogger(__name__)
@@ -38,7 +36,7 @@ class Request:
     last_image: Place | None = None  # a file: its last frame
     video: Place | None = None  # a file: to go on from, or, with `strength`, to remake
     last_video: Place | None = None  # a file: what the clip leads to
-    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    strength: Strength | None = None
     given_frames: Positive | None = None  # of `video`, its last ones, from which the clip goes on
     last_given_frames: Positive | None = None  # of `last_video`, its first ones, to which the clip leads
     loop: bool | None = None  # from its last frame the clip goes on to its first
@@ -48,9 +46,9 @@ class Request:
     window: Positive | None = None  # frames of such a window; None: the model's own number
 
     def __post_init__(self) -> None:
+        check(self)
         if not self.prompt.strip():
             raise ValueError("the prompt is empty; say what the clip should show")
-        check(self)
         if self.video is None and (self.strength is not None or self.given_frames is not None):
             raise ValueError("strength and given_frames are about a video: name it")
         if self.strength is not None and self.given_frames is not None:
@@ -71,7 +69,7 @@ class Request:
 
 
 def read_requests(file: str | Path, seed: int = 0) -> list[Request]:
-    """What a prompts file asks for: `.txt`, a prompt a line; `.csv`, `.tsv`, `.json`, `.jsonl`, `.parquet`: rows.
+    """The lines of a prompts file: `.txt`, a prompt each; rows of `.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet`.
 
     Columns: `prompt` (or `caption`, `text` ...) and, each where wanted, the other fields of `Request`; files are
     relative to the prompts file. Other columns are named in a warning. A line without a seed of its own has `seed` +
@@ -111,14 +109,14 @@ def _value(name: str, value: Any, folder: Path, is_text: bool) -> Any:
         return str(folder / place(_text(name, value)))
     if name == "loop":
         if str(value).lower() not in ("true", "false", *(("1", "0", "yes", "no") if is_text else ())):
-            raise ValueError(f"loop is {shown(value)}; it must be true or false")
+            raise ValueError(f"loop is {in_short(value)}; it must be true or false")
         return str(value).lower() in ("true", "1", "yes") or None
     return _number(name, value, is_text, any_number=name in ("fps", "strength"))
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {shown(value)}; it must be text")
+        raise ValueError(f"{name} is {in_short(value)}; it must be text")
     return value
 
 
@@ -137,5 +135,5 @@ def _number(name: str, value: Any, is_text: bool, *, any_number: bool) -> int | 
         if whole is None:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name} is {shown(value)}; it must be {kind}") from None
+        raise ValueError(f"{name} is {in_short(value)}; it must be {kind}") from None
     return whole

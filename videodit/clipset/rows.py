@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videodit.config.kinds import shown
+from videodit.config.kinds import in_short
 from videodit.data.manifest import CAPTION_COLUMNS
 
 Row = Mapping[str, Any]
@@ -98,18 +98,15 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
             plain = [field.name for field in table.schema_arrow if "binary" not in str(field.type)]
             rows = [row for batch in table.iter_batches(columns=plain) for row in batch.to_pylist()]
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as Parquet ({error})") from error
+        raise ValueError(f"{path}: cannot be read as Parquet ({' '.join(str(error).split())})") from error
     yield from (_row(f"{path} row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _parsed(text: str, where: str) -> Any:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return dict(_named(where, pairs))
-
     try:
-        return json.loads(text, object_pairs_hook=once)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: is no JSON ({error})") from error
+        return json.loads(text, object_pairs_hook=_once)
+    except ValueError as error:
+        raise ValueError(f"{where}: is no JSON that can be read ({error})") from error
     except RecursionError as error:
         raise ValueError(f"{where}: is no JSON that can be read (nested too deep)") from error
 
@@ -122,10 +119,16 @@ def _row(where: str, row: Any) -> tuple[str, Row]:
 
 def _named(where: str, pairs: Iterable[tuple[str, Any]]) -> Row:
     """The values by the names of their columns, of which none stands twice."""
-    row: dict[str, Any] = {}
+    try:
+        return _once((name.strip().lower(), value) for name, value in pairs)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for name, value in pairs:
-        name = name.strip().lower()
-        if name in row:
-            raise ValueError(f"{where}: {shown(name)} stands there twice; take one out")
-        row[name] = value
-    return row
+        if name in found:
+            raise ValueError(f"{in_short(name)} stands there twice; take one out")
+        found[name] = value
+    return found

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAda
 NUMBERS = ConfigDict(strict=True, allow_inf_nan=False)
 _short = Repr()
 _short.maxlevel, _short.maxstring, _short.maxother = 2, 80, 80
-shown = _short.repr  # of a value, in a line, however large it is
+in_short = _short.repr  # of a value, in a line, however large it is
 
 
 def _text(value: str) -> str:
@@ -85,6 +85,9 @@ Amount = Annotated[float, Field(ge=1e-6, le=1e9)]  # of seconds, gigabytes, a no
 Weight = Annotated[float, Field(ge=0, le=1e6)]  # of one term against others
 Rate = Annotated[float, Field(ge=1e-3, le=1e3)]  # frames a second
 LearningRate = Annotated[float, Field(ge=1e-12, le=10)]
+Strength = Annotated[float, Field(gt=0, le=1)]  # of noise that a video gets
+SigmaRel = Annotated[float, Field(ge=1e-3, lt=0.28)]  # length of an average, as a part of the training
+Number = Annotated[float, Field(ge=-1e9, le=1e9)]
 Guidance = Annotated[float, Field(ge=0, le=1e3)]
 Text = Annotated[str, AfterValidator(_text)]
 Prompt = Annotated[Text, AfterValidator(_prompt)]
@@ -107,7 +110,7 @@ def check(instance: Any) -> None:
         try:
             adapter.validate_python(value)
         except ValidationError as error:
-            raise ValueError(f"{name}={shown(value)} {must_be(error.errors()[0])}") from None
+            raise ValueError(f"{name}={in_short(value)} {must_be(error.errors()[0])}") from None
 
 
 def argument(kind: Any) -> Callable[[str], Any]:
@@ -118,7 +121,7 @@ def argument(kind: Any) -> Callable[[str], Any]:
         try:
             return adapter.validate_strings(text)
         except ValidationError as error:
-            raise argparse.ArgumentTypeError(f"{shown(text)} {must_be(error.errors()[0])}") from None
+            raise argparse.ArgumentTypeError(f"{in_short(text)} {must_be(error.errors()[0])}") from None
 
     return read
 

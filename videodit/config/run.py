@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from videodit.config.data import Data
-from videodit.config.kinds import Place, Seed, must_be, shown, usable_backend
+from videodit.config.kinds import Place, Seed, in_short, must_be, usable_backend
 from videodit.config.model import Model, Objective, Text
 from videodit.config.reading import LARGEST, read_yaml
 from videodit.config.section import Section
@@ -112,8 +112,8 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Run:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{shown(override)} is no override; write key=value, for example train.steps=100")
-        _set(values, key.split("."), _parsed(text, shown(override)), shown(override))
+            raise ConfigError(f"{in_short(override)} is no override; write key=value, for example train.steps=100")
+        _set(values, key.split("."), _parsed(text, in_short(override)), in_short(override))
     try:
         run = Run.model_validate(values)
         run.legs()
@@ -154,12 +154,12 @@ def _set(values: Any, keys: list[str], value: Any, override: str) -> None:
     for key in keys[:-1]:
         if isinstance(values, list):  # stages.0.train.steps
             if not key.isdecimal() or len(key) > 9 or int(key) >= len(values):
-                raise ConfigError(f"{override}: {shown(key)} must be a number below {len(values)}")
+                raise ConfigError(f"{override}: {in_short(key)} must be a number below {len(values)}")
             values = values[int(key)]
         else:
             values = values.setdefault(key, {})
         if not isinstance(values, dict | list):
-            raise ConfigError(f"{override}: {shown(key)} is a value, not a section")
+            raise ConfigError(f"{override}: {in_short(key)} is a value, not a section")
     if isinstance(values, list):
         raise ConfigError(f"{override}: name a key after the number")
     values[keys[-1]] = value
@@ -184,7 +184,7 @@ def _explained(error: ValidationError, within: str = "") -> str:
 def _explain(error: Any) -> str:
     key = ".".join(str(part)[:80] for part in error["loc"])
     if error["type"] != "extra_forbidden":
-        got = "" if isinstance(error["input"], dict) else f" (got {shown(error['input'])})"
+        got = "" if isinstance(error["input"], dict) else f" (got {in_short(error['input'])})"
         return f"{key}: {must_be(error)}{got}{_hint(error)}"
     section: Any = Run
     for part in error["loc"][:-1]:

@@ -16,6 +16,7 @@ from videodit.config.kinds import (
     Precision,
     Prompt,
     Share,
+    SigmaRel,
     Steps,
     Weight,
 )
@@ -48,7 +49,7 @@ class Train(Section):
     weight_decay: Weight = 0.01
     max_grad_norm: Amount = 1.0
     ema_decay: Beta = Field(0.999, description="of the average that is sampled and saved")
-    ema_sigma_rels: tuple[Annotated[float, Field(ge=1e-3, lt=0.28)], ...] = Field(
+    ema_sigma_rels: tuple[SigmaRel, ...] = Field(
         (), strict=False, description="power-function averages stored with each checkpoint, for tools/average.py"
     )
     caption_dropout: Share = 0.1

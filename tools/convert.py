@@ -4,6 +4,7 @@
   tools/convert.py --from PixArt-XL-2-512x512.pth --to DIR        a project's own checkpoint -> VideoDiT
   tools/convert.py --from DIR --to DIR --format pixart            ours -> diffusers' class, where the structure allows
   tools/convert.py --from DIR --to DIR --dtype float16            half the size on disk
+  tools/convert.py --verify DIR                                   nothing: are all its weights whole and as saved?
 
 A model in half precision becomes float32 again when loaded (`VideoDiTPipeline.from_pretrained(folder)`), unless
 `torch_dtype` says otherwise.
@@ -18,10 +19,11 @@ from pathlib import Path
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from", dest="source", help="a pipeline or transformer: folder, hub name, checkpoint file")
+    parser.add_argument("--to", dest="target", type=Path, help="the folder to write; must not exist yet")
     parser.add_argument(
-        "--from", dest="source", required=True, help="a pipeline or transformer: folder, hub name, checkpoint file"
+        "--verify", metavar="DIR", help="read a folder's weights: whole, finite, and as their checksums say"
     )
-    parser.add_argument("--to", dest="target", type=Path, required=True, help="the folder to write; must not exist yet")
     parser.add_argument(
         "--format", choices=("videodit", "dit", "pixart", "latte"), default="videodit", help="(videodit)"
     )
@@ -30,6 +32,10 @@ def main() -> int:
     parser.add_argument("--interpolation-scale", type=float, help="of a checkpoint file of no published size")
     parser.add_argument("--sample-size", type=int, help="of a checkpoint file without positions: tokens a side")
     args = parser.parse_args()
+    if (args.verify is None) == (args.source is None or args.target is None):
+        parser.error("give --from and --to, or --verify alone")
+    if args.verify is not None:
+        return verified(args.verify)
     if args.target.exists():
         print(f"convert: {args.target} exists; choose another --to, or remove it", file=sys.stderr)
         return 2
@@ -52,6 +58,22 @@ def main() -> int:
     if report.copied:
         print(f"{str(report).splitlines()[0]} (conversion.txt)")
     print(args.target)
+    return 0
+
+
+def verified(name: str) -> int:
+    from videodit.disk import SUMS
+    from videodit.pipeline import named_folder
+    from videodit.weights import verify
+
+    try:
+        folder = Path(named_folder(name))
+        files, tensors = verify(folder)
+    except (ValueError, OSError) as error:
+        print(f"convert: {error}", file=sys.stderr)
+        return 2
+    known = "and its files are those that were saved" if (folder / SUMS).is_file() else f"but it has no {SUMS}"
+    print(f"{folder}: {tensors} tensors in {files} files are whole and finite, {known}")
     return 0
 
 

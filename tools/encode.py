@@ -10,25 +10,31 @@ import argparse
 import logging
 import sys
 
+from videodit.terminal import log_to_terminal
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a YAML file of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.clips=4096")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal(logging.INFO)
     from videodit.config import load_config
     from videodit.training import inputs
+    from videodit.training.loop import EXIT_STATUS, end
+    from videodit.training.parallel import one_run
 
     try:
-        for config in load_config(args.config, args.overrides).legs():
-            train, validation = inputs.open_clips(config, inputs.load_codec(config))
-            if inputs.is_frozen(config) and (text := inputs.load_text(config)):
-                inputs.encode_text_of(config, text, inputs.captions_of(train, validation))
-            print(f"{len(train)} clips to train on, {len(validation)} to measure on: {inputs.latents_folder(config)}")
-    except (ValueError, OSError) as error:
-        print(f"encode: {error}", file=sys.stderr)
-        return 2
+        run = load_config(args.config, args.overrides)
+        with one_run(run.output):
+            for config in run.legs():
+                train, validation = inputs.open_clips(config, inputs.load_codec(config))
+                if inputs.is_frozen(config) and (text := inputs.load_text(config)):
+                    inputs.encode_text_of(config, text, inputs.captions_of(train, validation))
+                where = inputs.latents_folder(config)
+                print(f"{len(train)} clips to train on, {len(validation)} to measure on: {where}")
+    except tuple(EXIT_STATUS) as error:
+        return end("encode", error)
     return 0
 
 

@@ -3,6 +3,7 @@
   tools/evaluate.py CLIPS                                           a video, a folder of videos or a manifest
   tools/evaluate.py CLIPS --reference TRUE_CLIPS                    also frame by frame, and as sets (Fréchet, MMD)
   tools/evaluate.py CLIPS --compare OTHER_CLIPS                     paired differences, with how sure they are
+  tools/evaluate.py CLIPS --nearest TRAINING_CLIPS                  are they new, or remembered?
   tools/evaluate.py MODEL --prompts prompts.txt                     a pipeline folder or hub name: it samples first
   tools/evaluate.py CLIPS --clip openai/clip-vit-base-patch32       with weights that you have
   tools/evaluate.py --world shapes                                  the shipped model on 256 + 64 held-out prompts
@@ -33,8 +34,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.terminal import log_to_terminal, shown
+
 if TYPE_CHECKING:
     from videodit.evaluation.clips import Clip
+    from videodit.evaluation.remembered import TrueFiles
     from videodit.evaluation.results import Results
     from videodit.pipeline import VideoDiTPipeline
     from videodit.video.guarded import Guarded
@@ -92,6 +96,7 @@ def parse() -> argparse.Namespace:
     clips = parser.add_argument_group("with CLIPS")
     clips.add_argument("--reference", help="clips that should have come out: same kinds of source")
     clips.add_argument("--compare", help="another set, measured now, or the --out folder of an earlier run")
+    clips.add_argument("--nearest", help="true clips, as those of training: which is nearest to each, and how near")
     clips.add_argument("--metrics", nargs="+", help="names or patterns, as '*consistency*' (default: all that can be)")
     clips.add_argument("--fps", type=rate, help="frames a second to look at (default: all frames, at the files' rate)")
     clips.add_argument(
@@ -131,14 +136,14 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     args = parse()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log_to_terminal(logging.WARNING)
     try:
         check_folder(args.out)
         text = evaluate_world(args) if args.world else evaluate_clips(args)
     except (ValueError, OSError, ImportError) as error:
-        print("evaluate:", *str(error).split(), file=sys.stderr)  # on one line
+        print("evaluate:", *shown(error).split(), file=sys.stderr)  # on one line
         return 2
-    print(text)
+    print(shown(text))
     print(f"\nwritten to {args.out}")
     return 0
 
@@ -163,9 +168,10 @@ def write(path: Path, text: str) -> None:
 
 
 def evaluate_clips(args: argparse.Namespace) -> str:
-    from videodit.clipset import is_model
+    from videodit.clipset import find_clips, is_model
     from videodit.evaluation.compare import compare
     from videodit.evaluation.plan import Extractors
+    from videodit.evaluation.remembered import TrueFiles
     from videodit.evaluation.vbench import to_vbench
     from videodit.video.guarded import Guarded
 
@@ -191,6 +197,10 @@ def evaluate_clips(args: argparse.Namespace) -> str:
         raise ValueError(f"--report-clips {args.report_clips} must be 0 or more")
     with Guarded(args.workers) as guard:
         results, clips = measured(args, args.clips, args.prompts, extractors, guard, named=args.clips)
+        true = None
+        if args.nearest:
+            true = TrueFiles([(file.path, file.name) for file in find_clips(args.nearest)], guard)
+            results = true.beside(results, list(clips.values()), args.nearest)
         write(args.out / "results.json", results.to_json())  # whatever becomes of a comparison
         other: Results | None = None
         other_clips: dict[str, Clip] = {}
@@ -203,7 +213,7 @@ def evaluate_clips(args: argparse.Namespace) -> str:
         write(args.out / "results.json", results.to_json())
         (args.out / "report.html").unlink(missing_ok=True)  # of an earlier run
         if args.report_clips:
-            report(args, results, clips, other, other_clips)
+            report(args, results, clips, other, other_clips, true)
     lines = [results.to_text()]
     if args.vbench:
         found, left_out = to_vbench(results)
@@ -311,6 +321,7 @@ def report(
     clips: Mapping[str, Clip],
     other: Results | None,
     other_clips: Mapping[str, Clip],
+    true: TrueFiles | None,
 ) -> None:
     from videodit.evaluation.report import frames_of, write_report
 
@@ -320,6 +331,7 @@ def report(
         frames_of(clips),
         other=other,
         other_frames=frames_of(other_clips) if other else None,
+        nearest_frames=true.frames if true else None,
         max_clips=args.report_clips,
     )
 

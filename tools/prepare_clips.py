@@ -20,8 +20,11 @@ Needs PySceneDetect: pip install "videodit[prepare]".
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
+
+from videodit.terminal import log_to_terminal, shown
 
 
 def main() -> int:
@@ -29,7 +32,7 @@ def main() -> int:
         from videodit.data.prepare import prepare, summary
         from videodit.data.sifting import KEEPABLE, Options
     except ImportError as error:
-        print(f"prepare_clips: {error}", file=sys.stderr)
+        print(shown(f"prepare_clips: {error}"), file=sys.stderr)
         return 2
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="SOURCE", help="a folder, manifest, tar shards or URL")
@@ -58,6 +61,7 @@ def main() -> int:
     output.add_argument("--processes", type=int, help="that read files (one a core)")
     output.add_argument("--cache", type=Path, help="folder for files that are fetched (~/.cache/videodit)")
     args = parser.parse_args()
+    log_to_terminal(logging.WARNING)
     given = {name: value for name, value in vars(args).items() if name in Options.__dataclass_fields__}
     try:
         options = Options(
@@ -72,9 +76,9 @@ def main() -> int:
             cache=args.cache,
         )
     except (ValueError, OSError) as error:
-        print(f"prepare_clips: {error}", file=sys.stderr)
+        print(shown(f"prepare_clips: {error}"), file=sys.stderr)
         return 2
-    print(summary(report))
+    print(shown(summary(report)))
     return 0
 
 

@@ -7,7 +7,8 @@ trained in legs, each going on from the one before.
     tools/train.py --config configs/shapes.yaml --dry-run        what it would train on, and in how much memory
     accelerate launch --num_processes 8 tools/train.py --config configs/shapes.yaml train.sharding=fsdp
 
-SIGTERM saves a checkpoint and ends with exit status 143; a loss that is no number ends with 1.
+SIGTERM and Ctrl-C save a checkpoint after the step and end with exit status 143 and 130; a loss that is no number ends
+with 1. One run at a time writes into an output folder.
 """
 
 from __future__ import annotations
@@ -16,18 +17,26 @@ import argparse
 import logging
 import sys
 
+from videodit.terminal import log_to_terminal, shown
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a YAML file of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example train.steps=2000")
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained on, and stop")
+    parser.add_argument(
+        "--allow-changed-data",
+        action="store_true",
+        help="go on from a checkpoint though files or captions were added, changed or taken out since",
+    )
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal(logging.INFO)
     from accelerate import PartialState
 
     from videodit.config import load_config
-    from videodit.training.loop import EXIT_STATUS
+    from videodit.training.loop import EXIT_STATUS, end
+    from videodit.training.parallel import one_run
     from videodit.training.plan import plans
     from videodit.training.trainer import Trainer
 
@@ -35,13 +44,13 @@ def main() -> int:
         run = load_config(args.config, args.overrides)
         if args.dry_run:
             for number, planned in enumerate(plans(run), start=1):
-                print(f"stage {number} of {len(run.stages)}\n{planned}\n" if run.stages else planned)
+                print(shown(f"stage {number} of {len(run.stages)}\n{planned}\n" if run.stages else planned))
             return 0
-        for leg in run.legs():
-            print(Trainer(leg).train())
+        with one_run(run.output):
+            for leg in run.legs():
+                print(Trainer(leg, allow_changed_data=args.allow_changed_data).train())
     except tuple(EXIT_STATUS) as error:
-        print(f"train: {error}", file=sys.stderr)
-        return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
+        return end("train", error)
     finally:
         PartialState().destroy_process_group()
     return 0

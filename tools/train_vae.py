@@ -6,22 +6,26 @@ import argparse
 import logging
 import sys
 
+from videodit.terminal import log_to_terminal
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a YAML file of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example vae.learning_rate=0.0005")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal(logging.INFO)
     from videodit.config import load_config
-    from videodit.training.loop import EXIT_STATUS
+    from videodit.training.loop import EXIT_STATUS, end
+    from videodit.training.parallel import one_run
     from videodit.training.vae import train_vae
 
     try:
-        print(train_vae(load_config(args.config, args.overrides)))
+        run = load_config(args.config, args.overrides)
+        with one_run(run.output):
+            print(train_vae(run))
     except tuple(EXIT_STATUS) as error:
-        print(f"train_vae: {error}", file=sys.stderr)
-        return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
+        return end("train_vae", error)
     return 0
 
 

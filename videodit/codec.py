@@ -33,6 +33,7 @@ from einops import rearrange
 from torch import Tensor
 
 from videodit.geometry import Strides
+from videodit.weights import check_finite, loading
 
 FRAMEWISE = (AutoencoderKL, AutoencoderKLTemporalDecoder)
 VIDEO = (
@@ -85,7 +86,7 @@ class VideoCodec:
         """Loads a VAE saved by diffusers: its own folder, a pipeline folder with `vae/`, or a hub name.
 
         The class is read from `config.json` (`_class_name`). Keyword arguments go to the class's `from_pretrained`;
-        `torch_dtype` is float32 unless given.
+        `torch_dtype` is float32 unless given. WeightsError where its weights are damaged or not finite.
         """
         kwargs = {"torch_dtype": torch.float32} | kwargs
         folder = Path(name_or_folder)
@@ -99,7 +100,10 @@ class VideoCodec:
         known = {c.__name__: c for c in FRAMEWISE + VIDEO}
         if class_name not in known:
             raise ValueError(f"{name}: VAE class {class_name!r} is none of {', '.join(known)}")
-        return cls(known[class_name].from_pretrained(name, **kwargs).eval())
+        with loading(name):
+            vae = known[class_name].from_pretrained(name, **kwargs).eval()
+        check_finite(vae, name)
+        return cls(vae)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -15,12 +15,14 @@ import torch
 from diffusers import DiffusionPipeline, DiTPipeline, LattePipeline, PixArtAlphaPipeline, PixArtSigmaPipeline
 
 from videodit.codec import VideoCodec
+from videodit.disk import write_sums, writing
 from videodit.geometry import ClipSize
 from videodit.models.conversion import ConversionError, Report, from_diffusers, load, to_diffusers
 from videodit.models.originals import from_checkpoint
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline, named_folder
 from videodit.text import TextEncoder
+from videodit.weights import check_finite, loading
 
 # the pipelines that can be converted, and how many tokens of a prompt each reads
 TOKENS = {"DiTPipeline": 0, "PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300, "LattePipeline": 120}
@@ -79,7 +81,11 @@ def _open_folder(name: str, dtype: torch.dtype) -> tuple[VideoDiT | VideoDiTPipe
             f"{index['_class_name']} cannot be converted; a VideoDiTPipeline can be made from {', '.join(TOKENS)}"
         )
     transformer = load(name, "transformer")
-    theirs = DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, transformer=_cast(transformer, dtype))
+    with loading(name):
+        theirs = DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, transformer=_cast(transformer, dtype))
+    for part in ("vae", "text_encoder"):
+        if (module := theirs.components.get(part)) is not None:
+            check_finite(module, Path(name, part))
     return pipeline_from_diffusers(theirs)
 
 
@@ -88,12 +94,12 @@ def _cast(model: Any, dtype: torch.dtype) -> Any:
 
 
 def save_whole(model: VideoDiT | VideoDiTPipeline | DiffusionPipeline, folder: Path, notes: dict[str, str]) -> None:
-    """Saves a model, and each note under its file's name, into a new folder: whole, or not at all.
+    """Saves a model, and each note under its file's name, into a new folder: whole, or not at all (DiskError).
 
     Where its parts were loaded from (`_name_or_path`) is of this machine, and stays out of the configurations.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+    with writing(folder), TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         model.save_pretrained(Path(scratch) / "model")
         for file in (Path(scratch) / "model").rglob("*.json"):
             config = json.loads(file.read_text(encoding="utf-8"))
@@ -101,6 +107,7 @@ def save_whole(model: VideoDiT | VideoDiTPipeline | DiffusionPipeline, folder: P
                 file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         for name, text in notes.items():
             (Path(scratch) / "model" / name).write_text(text)
+        write_sums(Path(scratch) / "model", sorted(f for f in (Path(scratch) / "model").rglob("*.*") if f.is_file()))
         (Path(scratch) / "model").rename(folder)
 
 

@@ -10,28 +10,41 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from videodit.video.guarded import Guarded
 from videodit.video.index import UnsuitableError, VideoError
 from videodit.video.reader import probe
 
+log = logging.getLogger(__name__)
+
 CHUNK = 1 << 20
 REMEMBER_EVERY = 5000  # files
+UNASKED = {"peculiar": None}  # of a memory whose version did not ask
+PECULIAR: dict[str, tuple[str, Callable[[dict], bool]]] = {  # what is told of it, and when it holds of a `VideoInfo`
+    "interlaced": ("interlaced: read as stored, two fields in a frame", lambda info: info["interlaced"]),
+    "hdr": ("HDR (PQ or HLG): read as stored, which looks pale", lambda info: info["hdr"]),
+    "nonsquare": (
+        "of pixels that are not square: read as stored, so what they show is stretched",
+        lambda info: abs(info["pixel_aspect"] - 1) > 0.01,
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A file's length in seconds (0: an image), frames a second, size in pixels, whether it is `transparent` in parts;
-    or the error that reading it gave."""
+    """A file's length in seconds (0: an image), frames a second, size in pixels, whether it is `transparent` in parts,
+    in what its pixels are no plain ones (`PECULIAR`, separated by spaces); or the error that reading it gave."""
 
     duration: float = 0.0
     fps: float = 0.0
@@ -41,11 +54,16 @@ class Facts:
     error: str | None = None
     sha256: str | None = None
     transparent: bool | None = None  # None: measured before anyone asked
+    peculiar: str | None = ""
 
     @property
     def is_measured(self) -> bool:
-        measured = (self.duration > 0 or self.is_image) and self.transparent is not None
+        asked = self.transparent is not None and self.peculiar is not None
+        measured = (self.duration > 0 or self.is_image) and asked
         return measured or self.error is not None
+
+
+_FACTS = TypeAdapter(Facts)
 
 
 class Files:
@@ -57,15 +75,13 @@ class Files:
         self._changed = 0  # facts that are not in the memory yet
         self._facts: dict[str, tuple[int, int, Facts]] = {}  # by path: bytes, time of change in ns, facts
         if memory and memory.exists():
-            with suppress(ValueError, TypeError):  # of another version, or damaged: all of it can be measured again
-                stored = json.loads(memory.read_text())
-                self._facts = {path: (size, time, Facts(**facts)) for path, (size, time, facts) in stored.items()}
+            self._facts = _remembered(memory)
         self.recall()
 
     def recall(self) -> None:
         """Reads the quarantine: what other processes have put there too."""
         if self.quarantine and self.quarantine.exists():
-            for line in self.quarantine.read_text(encoding="utf-8").splitlines():
+            for line in self.quarantine.read_text(encoding="utf-8", errors="replace").splitlines():
                 with suppress(ValueError, TypeError, KeyError):  # a line that was being written
                     row = json.loads(line)
                     path, stamp = Path(row["file"]), (row["bytes"], row["changed"])
@@ -85,6 +101,10 @@ class Files:
         """What is known to be wrong with a file, without looking at it."""
         known = self._known(path)
         return known.error if known else None
+
+    def peculiar(self, path: Path) -> list[str]:
+        """In what its pixels are known to be no plain ones, without looking at it."""
+        return (known.peculiar or "").split() if (known := self._known(path)) else []
 
     def sha256(self, path: Path) -> str:
         """Of the file's bytes. VideoError where it cannot be read."""
@@ -157,6 +177,7 @@ class Files:
             self.fail(path, result)
         else:
             measured = {key: result[key] for key in ("duration", "fps", "height", "width", "is_image", "transparent")}
+            measured["peculiar"] = " ".join(name for name, (_, holds) in PECULIAR.items() if holds(result))
             self._keep(path, replace(self._known(path) or Facts(), **measured))
         self._remember_some()
 
@@ -172,6 +193,23 @@ class Files:
     def _try_hash(self, path: Path) -> None:
         with suppress(VideoError):  # said where the file is read
             self.sha256(path)
+
+
+def _remembered(memory: Path) -> dict[str, tuple[int, int, Facts]]:
+    """What a memory holds that is well formed; of another version, or damaged, the rest can be measured again."""
+    try:
+        stored = json.loads(memory.read_text(encoding="utf-8"))
+        rows = list(stored.items())
+    except (ValueError, AttributeError, RecursionError):
+        rows = []
+    known = {}
+    for path, row in rows:
+        with suppress(ValueError, TypeError):
+            size, time, facts = row
+            known[path] = (int(size), int(time), _FACTS.validate_python(UNASKED | facts))
+    if len(known) < len(rows) or not rows:
+        log.warning("%s: damaged in parts: %d files are measured anew", memory, len(rows) - len(known))
+    return known
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from videodit.models.checks import check_loaded
 from videodit.models.transformer import VideoDiT
+from videodit.weights import check_finite, loading
 
 State = dict[str, Tensor]
 CLASSES: dict[str, type[ModelMixin]] = {
@@ -129,8 +130,11 @@ def load(source: str | Path, subfolder: str | None = None) -> ModelMixin:
 def _load_whole(cls: Any, name: str, **kwargs: Any) -> Any:
     """`cls.from_pretrained(name)` of a diffusers class; ConversionError where it cannot be loaded whole."""
     try:
-        model, info = cls.from_pretrained(name, output_loading_info=True, **kwargs)
+        folder = Path(name, kwargs.get("subfolder") or "")
+        with loading(folder):
+            model, info = cls.from_pretrained(name, output_loading_info=True, **kwargs)
         check_loaded(info, name, cls.__name__, computed=("pos_embed.pos_embed",))
+        check_finite(model, folder)
     except (RuntimeError, SafetensorError, ValueError, NotImplementedError) as error:
         raise ConversionError(" ".join(f"{name}: cannot be loaded as {cls.__name__}: {error}".split())) from error
     return model

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from videodit.models.conversion import ConversionError, Place, Report, State, fill, places
 from videodit.models.transformer import SIZES, VideoDiT
+from videodit.weights import fault, is_finite
 
 
 def from_checkpoint(
@@ -103,6 +104,8 @@ _LANDMARKS = {
 
 
 def _read(file: Path) -> Any:
+    if file.is_file() and (why := fault(file)):
+        raise ConversionError(f"{file}: cannot be read, it {why}")
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
@@ -126,6 +129,8 @@ def _unwrapped(loaded: Any, file: str | Path) -> State:
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()) or not loaded:
         raise ConversionError(f"{file}: holds no state dict of tensors")
+    if broken := [name for name, tensor in loaded.items() if not is_finite(tensor)]:
+        raise ConversionError(f"{file}: {broken[0]} is not finite, it holds NaN or infinity; the file is damaged")
     return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
 
 

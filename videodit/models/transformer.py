@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import PixArtAlphaTextProjection
@@ -28,12 +27,14 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from videodit.models.adapters import WholeAdapters
 from videodit.models.attention import TextMemory
 from videodit.models.block import DiTBlock, modulate, remade
 from videodit.models.checks import check_call, check_config, check_loaded
 from videodit.models.embeddings import PatchEmbed, TimeEmbedding, unpatchify
 from videodit.models.positions import frame_seconds, spatial_positions, temporal_rotary, temporal_sincos
 from videodit.models.sequence import Spread
+from videodit.weights import check_finite, loading
 
 # name: (layers, width, heads) after DiT (Peebles & Xie 2022); a layer is one turn of `axes`. `tiny` is for a CPU.
 SIZES = {
@@ -45,7 +46,7 @@ SIZES = {
 }
 
 
-class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterMixin):
+class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, WholeAdapters):
     """Predicts noise, velocity or data from a noised video latent, a time and a text or a class.
 
     Args:
@@ -177,10 +178,12 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, PeftAdapterM
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
-        """Loads a folder or hub name as diffusers does; ValueError where weights are missing or left over."""
-        wanted = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        """Loads a folder or hub name as diffusers does; ValueError where weights are missing, left over or damaged."""
+        wanted, folder = kwargs.pop("output_loading_info", False), kwargs.get("subfolder") or ""
+        with loading(Path(pretrained_model_name_or_path, folder)):
+            model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         check_loaded(info, f"{pretrained_model_name_or_path}", cls.__name__)
+        check_finite(model, Path(pretrained_model_name_or_path, folder))
         return (model, info) if wanted else model
 
     @classmethod

@@ -35,14 +35,16 @@ from videodit.conditions import (
 )
 from videodit.diffusion.guidance import scales_of_steps
 from videodit.diffusion.schedulers import clean_estimate, shift_of_size
+from videodit.disk import writing
 from videodit.geometry import ClipSize
 from videodit.given import given_frames, noised_video
 from videodit.memory import check_decode
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline.ends import VideoDiTPipelineOutput, check_call, each_of, noise_of, present
-from videodit.pipeline.folders import SHIPPED, STUB
+from videodit.pipeline.folders import SHIPPED, STUB, write_pipeline_sums
 from videodit.pipeline.passes import guided_prediction, passes_of, with_text_memory
 from videodit.text import TextEncoder
+from videodit.weights import check_finite, loading
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +95,19 @@ class VideoDiTPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> VideoDiTPipeline:
-        """Loads a pipeline folder or hub name as diffusers does, in float32 unless `torch_dtype` says otherwise."""
+        """Loads a pipeline folder or hub name as diffusers does, in float32 unless `torch_dtype` says otherwise.
+
+        Raises:
+            WeightsError: a file of weights is damaged, or holds what is no finite number; names it.
+        """
         if not {"dtype", "torch_dtype"} & kwargs.keys():
             kwargs["torch_dtype"] = torch.float32
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        with loading(pretrained_model_name_or_path):
+            pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for name, part in pipe.components.items():
+            if isinstance(part, torch.nn.Module) and not isinstance(part, VideoDiT):  # which has looked itself
+                check_finite(part, Path(pretrained_model_name_or_path, name))
+        return pipe
 
     @classmethod
     def shipped(cls, **kwargs: Any) -> VideoDiTPipeline:
@@ -110,9 +121,13 @@ class VideoDiTPipeline(DiffusionPipeline):
         return cls.from_pretrained(str(SHIPPED), **kwargs)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Writes a pipeline folder as diffusers does, and the `pipeline.py` that lets diffusers find this class."""
-        super().save_pretrained(save_directory, **kwargs)
-        (Path(save_directory) / "pipeline.py").write_text(STUB)
+        """Writes a pipeline folder as diffusers does, with the `pipeline.py` that lets diffusers find this class, and
+        checksums of its files. DiskError where there is no room."""
+        folder = Path(save_directory)
+        with writing(folder):
+            super().save_pretrained(folder, **kwargs)
+            (folder / "pipeline.py").write_text(STUB)
+            write_pipeline_sums(folder)
 
     @property
     def codec(self) -> VideoCodec:

@@ -112,7 +112,7 @@ class TextEncoder(nn.Module):
 
         Raises:
             FileNotFoundError: if a folder lacks a part; names the folder and what it should hold.
-            ValueError: if the weights do not fill the encoder; as the constructor.
+            ValueError: if the weights do not fill the encoder, are damaged or not finite; as the constructor.
         """
         return cls(*loaded_parts(name_or_folder, **kwargs), max_length)
 

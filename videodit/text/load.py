@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from videodit.text.words import known_words
+from videodit.weights import check_finite, loading
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 _LAYOUT = (
@@ -32,9 +33,11 @@ def loaded_parts(
     model_folder, tokenizer_folder = _subfolders(name_or_folder, hub)
     config = AutoConfig.from_pretrained(name_or_folder, subfolder=model_folder, **hub)
     loader: Any = CLIPTextModel if config.model_type == "clip" else AutoModelForTextEncoding
-    text_encoder, info = loader.from_pretrained(
-        name_or_folder, subfolder=model_folder, output_loading_info=True, **kwargs
-    )
+    with loading(Path(name_or_folder, model_folder)):
+        text_encoder, info = loader.from_pretrained(
+            name_or_folder, subfolder=model_folder, output_loading_info=True, **kwargs
+        )
+    check_finite(text_encoder, Path(name_or_folder, model_folder))
     if info["missing_keys"]:
         raise ValueError(
             f"The weights in {Path(name_or_folder, model_folder)} lack {sorted(info['missing_keys'])[:3]}, "

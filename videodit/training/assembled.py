@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from videodit.config import Run
+from videodit.data.cache import Sample
 from videodit.data.sampler import Sampler
 from videodit.pipeline import VideoDiTPipeline
-from videodit.training import checkpoint, inputs, parallel
+from videodit.training import checkpoint, inputs, parallel, samples
 from videodit.training.batches import Batches, batch_sizes
 from videodit.training.ema import PowerAverage, WeightAverage
 from videodit.training.model import Model, build_text, build_transformer, choose_weights, merged, save_lora
@@ -35,12 +36,20 @@ log = logging.getLogger(__name__)
 class Assembled:
     """Everything that a run trains with, built from its configuration.
 
+    Args:
+        allow_changed_data: goes on from a checkpoint of other samples or captions.
+
     Raises:
         ValueError: the configuration asks for what does not fit together, or data or weights are missing.
     """
 
-    def __init__(self, config: Run):
+    def __init__(self, config: Run, *, allow_changed_data: bool = False):
         self.config, self.folder, train = config, Path(config.output), config.train
+        self.allow_changed_data = allow_changed_data
+        parallel.check_launcher(
+            ("train.precision", train.precision),
+            ("train.gradient_accumulation_steps", train.gradient_accumulation_steps),
+        )
         self.accelerator = Accelerator(
             mixed_precision=train.precision,
             cpu=not torch.accelerator.is_available(),
@@ -143,13 +152,7 @@ class Assembled:
         Raises:
             ValueError: a checkpoint of other words: captions have changed, and an encoder of its own learned others.
         """
-        if state["words"] != self._words():
-            raise ValueError(
-                f"{self.folder}: captions have other words now than its checkpoint's text encoder knows; choose "
-                f"another output, and train.start_from: {self.folder}/pipeline to go on with the words it knows"
-            )
-        if state["samples"] != self._samples():
-            log.warning("goes on with other samples than before: the order of an epoch is another")
+        self._check_words(state)
         self.raw_model.load_state_dict(state["model"])
         saved = zip(self.raw_optimizers, self.schedules, state["optimizers"], state["schedules"], strict=True)
         for optimizer, schedule, theirs, steps in saved:
@@ -167,6 +170,32 @@ class Assembled:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
+    def accept(self, saved: Path, state: dict[str, Any]) -> None:
+        """Raises where a checkpoint is not of this data, before its tensors are compared; says what differs.
+
+        Raises:
+            ValueError: of other words, as `load_state`.
+            ChangedDataError: of other samples or captions, and `allow_changed_data` was not said.
+        """
+        self._check_words(state)
+        changed = samples.check_unchanged(saved, self._prints(), self.config.data.source)
+        if changed is None and state["samples"] != self._samples():
+            changed = f"{self.config.data.source}: other samples than those that {saved} was trained on"
+        if changed and not self.allow_changed_data:
+            raise samples.ChangedDataError(
+                f"{changed}; --allow-changed-data goes on with them, in another order of an epoch; or choose another "
+                f"output"
+            )
+        if changed:
+            log.warning("%s: it goes on with them, and the order of an epoch is another", changed)
+
+    def _check_words(self, state: dict[str, Any]) -> None:
+        if state["words"] != self._words():
+            raise ValueError(
+                f"{self.folder}: captions have other words now than its checkpoint's text encoder knows; choose "
+                f"another output, and train.start_from: {self.folder}/pipeline to go on with the words it knows"
+            )
+
     def _power_names(self) -> list[str]:
         return [f"{sigma_rel:g}" for sigma_rel in self.config.train.ema_sigma_rels]
 
@@ -178,6 +207,12 @@ class Assembled:
 
     def _samples(self) -> str:
         return _digest([(sample.latent, str(sample.size)) for sample in self.train_clips.samples])
+
+    def _prints(self) -> Tensor:
+        def one(sample: Sample) -> tuple[str, str]:
+            return f"{sample.latent} {sample.size}", json.dumps([sample.captions, sample.image_captions])
+
+        return samples.prints(map(one, self.train_clips.samples))
 
     # --- what is saved of its weights --------------------------------------------------------------------------------
 
@@ -241,6 +276,12 @@ class Assembled:
             state, _ = self._averaged_states()
             if self.accelerator.is_main_process:
                 save_lora(self.raw_model.transformer, self.config.train.lora, state, folder / "lora")
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """What a checkpoint holds beside the state: a pipeline, and what was trained on."""
+        self.save_pipeline(folder)
+        if self.accelerator.is_main_process:
+            samples.save_prints(self._prints(), folder)
 
     def save_powers(self, steps: int) -> None:
         """The power-function averages, by the names of the weights, for averages of other lengths later."""

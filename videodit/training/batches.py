@@ -7,6 +7,7 @@ any number of workers, in any number of pieces, and after any restart; and no tw
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -119,6 +120,7 @@ class Batches(Dataset):
             collate_fn=_as_it_is,
             generator=torch.Generator(),  # its own: the loader's seed must not move the process's randomness
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_signals_to_the_parent,
         )
 
     def __getitem__(self, step: int) -> list[Batch]:
@@ -197,6 +199,12 @@ class Batches(Dataset):
 
 def _discrete(path: paths.Path) -> bool:
     return isinstance(path, paths.DiffusionPath)
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    """What ends a run ends all its processes at once on some machines; its last step still needs these."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(item: list[Batch]) -> list[Batch]:

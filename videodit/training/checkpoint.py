@@ -4,7 +4,8 @@
 - `state/`: every tensor, as safetensors shards that torch's distributed checkpointing writes, each process its own. A
   sharded tensor (DTensor) is written by those who hold its parts, one that all processes hold by one of them;
 - `state.json`: every number and string, the layout, the names and sizes of the shards, and a `metric`;
-- whatever the caller adds.
+- whatever the caller adds;
+- `SHA256SUMS`: of every file, compared before anything is loaded, so that no flipped bit is gone on with.
 
 It is written under a temporary name and renamed, so that a kill at any moment leaves the last one whole. Any number of
 processes loads what any other number wrote; all must see the same folder. No pickle is involved.
@@ -14,11 +15,12 @@ from __future__ import annotations
 
 import heapq
 import json
+import logging
 import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor
 
-from videodit.training.parallel import all_or_none
+from videodit.disk import SUMS, DiskError, SumError, check_sums, sums, write_lines
+from videodit.training.parallel import all_or_none, gather_strings
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 BYTES_PER_FILE = 4 << 30  # of a process: it holds a file's bytes in memory once more while it writes them
@@ -83,7 +88,14 @@ def save(
             if main:
                 files = {file.name: file.stat().st_size for file in sorted((scratch / "state").glob("*"))}
                 document = {"format": FORMAT, "step": step, "metric": metric, "files": files, "state": layout}
-                (scratch / "state.json").write_text(json.dumps(document))
+                (scratch / "state.json").write_text(json.dumps(document | {"sums": True}))
+        with _writing(final):
+            own = sorted((scratch / "state").glob(f"shard-{PartialState().process_index + 1:05d}-*"))
+            lines = sums(scratch, own)
+        lines = gather_strings(lines)
+        with _writing(final):
+            if main:
+                _write_sums(scratch, lines)
                 _publish(scratch, final)
                 _retire(folder, final, keep, keep_best)
     except BaseException:
@@ -108,13 +120,17 @@ def describe(checkpoint: Path) -> dict[str, Any]:
     return {key: document[key] for key in ("step", "metric", "format")}
 
 
-def load(checkpoint: Path, like: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+def load(
+    checkpoint: Path, like: dict[str, Any] | None = None, accept: Callable[[dict[str, Any]], None] | None = None
+) -> tuple[int, dict[str, Any]]:
     """(step, state) of a checkpoint folder; all processes call it together.
 
     Args:
         like: the present state, as it would be saved. Its tensors, plain or DTensor, are filled in place and are those
             of the state returned, each process reading its own parts. Numbers and strings come back as they were
             saved. None: every tensor whole, fresh and on the CPU.
+        accept: is shown the state as it was saved, None in the place of each tensor, and may raise, before tensors are
+            compared with those of `like`.
 
     Raises:
         CheckpointError: missing or damaged files; or tensors of other names, shapes or types than those of `like`,
@@ -123,8 +139,11 @@ def load(checkpoint: Path, like: dict[str, Any] | None = None) -> tuple[int, dic
     with all_or_none(f"{checkpoint}: reading"):
         document = _read(checkpoint)
         _check_files(checkpoint, document["files"])
+        _check_sums(checkpoint, document["sums"])
         saved = dict(_leaves(document["state"]))
         ours: dict[str, Tensor] = {}
+        if accept:
+            accept(_unflatten(document["state"], dict.fromkeys(saved)))
         if like is None:
             ours = {
                 name: torch.empty(leaf["shape"], dtype=getattr(torch, leaf["dtype"])) for name, leaf in saved.items()
@@ -178,6 +197,13 @@ def _storable(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         seen.add(memory)
 
 
+def _write_sums(folder: Path, known: list[str]) -> None:
+    """Of all files in a folder, of which some were summed by those who wrote them."""
+    done = {folder / line[66:] for line in known}
+    others = sorted(file for file in folder.rglob("*") if file.is_file() and file not in {*done, folder / SUMS})
+    write_lines(folder / SUMS, [*known, *sums(folder, others)])
+
+
 def _publish(scratch: Path, final: Path) -> None:
     """Everything on the disk first, then the name."""
     for path in (*scratch.rglob("*"), scratch):
@@ -224,7 +250,7 @@ def _writing(final: Path) -> Iterator[None]:
     try:
         with all_or_none(f"{final}: writing"):
             yield
-    except OSError as error:
+    except (OSError, DiskError) as error:
         raise CheckpointError(f"{final}: cannot be written ({error})") from error
 
 
@@ -237,7 +263,8 @@ def _read(checkpoint: Path) -> dict[str, Any]:
         document = json.loads(file.read_text())
         version = document["format"]
         if version == FORMAT:
-            return {key: document[key] for key in ("format", "step", "metric", "files", "state")}
+            known = {key: document[key] for key in ("format", "step", "metric", "files", "state")}
+            return known | {"sums": document.get("sums", False)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: not readable ({error}); use an earlier one") from error
     raise CheckpointError(f"{file}: of format {version}, not {FORMAT}; go on with the version that wrote it")
@@ -255,6 +282,18 @@ def _check_files(checkpoint: Path, files: dict[str, int]) -> None:
                 pass
         except Exception as error:
             raise CheckpointError(f"{file}: damaged ({error}); use an earlier one") from error
+
+
+def _check_sums(checkpoint: Path, has_sums: bool) -> None:
+    """Each process reads a share of the files."""
+    if not has_sums:
+        log.warning("%s: written before checkpoints had checksums, so that only sizes are looked at", checkpoint)
+        return
+    state = PartialState()
+    try:
+        check_sums(checkpoint, slice(state.process_index, None, state.num_processes))
+    except SumError as error:
+        raise CheckpointError(f"{error}; use an earlier one") from error
 
 
 def _check_same(checkpoint: Path, saved: dict[str, dict[str, Any]], ours: dict[str, dict[str, Any]]) -> None:
@@ -307,7 +346,7 @@ def _leaves(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _leaves(item)
 
 
-def _unflatten(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _unflatten(value: Any, tensors: Mapping[str, Tensor | None]) -> Any:
     if isinstance(value, list):
         return [_unflatten(v, tensors) for v in value]
     if isinstance(value, dict):

@@ -8,8 +8,10 @@ import logging
 import math
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -19,7 +21,10 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from videodit.config import Run
+from videodit.disk import replace_text, write_lines, writing
+from videodit.terminal import shown
 from videodit.training import checkpoint, parallel
+from videodit.training.notes import changes, passed_over, step_of
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +37,29 @@ class Interrupted(Exception):
     """SIGTERM: the run has saved a checkpoint and stopped; the same command goes on."""
 
 
+class InterruptedByUser(Interrupted):
+    """SIGINT (Ctrl-C): as SIGTERM."""
+
+
+SIGNALS = {signal.SIGTERM: Interrupted, signal.SIGINT: InterruptedByUser}
 # how a command ends: stopped from outside, a loss that is no number, what a user can mend
-EXIT_STATUS: dict[type[Exception], int] = {Interrupted: 143, FloatingPointError: 1, ValueError: 2, OSError: 2}
+EXIT_STATUS: dict[type[BaseException], int] = {
+    InterruptedByUser: 130,
+    Interrupted: 143,
+    KeyboardInterrupt: 130,  # before its first step, or a second time
+    FloatingPointError: 1,
+    ValueError: 2,
+    OSError: 2,
+}
+
+
+def end(tool: str, error: BaseException) -> int:
+    """Says in one line how a command ended, and gives its exit status."""
+    words = (
+        "stopped at once; the same command goes on from what is there" if type(error) is KeyboardInterrupt else error
+    )
+    print(shown(f"{tool}: {words}"), file=sys.stderr)
+    return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
 
 
 class Loop:
@@ -78,7 +104,8 @@ class Loop:
         self._sums: dict[str, list[float]] = {}
         self._recent: list[float] = []
         self._passed_over: set[int] = set()
-        self._go_back = self._signalled = False
+        self._go_back = False
+        self._signal: int | None = None
         self._extra: Callable[[Path], None] | None = None
         self._clock = time.monotonic()
         self._waited = self._waited_in_all = self._took_in_all = 0.0
@@ -88,7 +115,7 @@ class Loop:
         if accelerator.is_main_process:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / "config.json").write_text(config.model_dump_json(indent=1))
+                replace_text(folder / "config.json", config.model_dump_json(indent=1))
                 self.losses.touch()
             except OSError as error:
                 raise ValueError(f"{folder}: cannot be written ({error.strerror}); choose another `output`") from error
@@ -112,14 +139,17 @@ class Loop:
         state: Callable[[], dict[str, Any]],
         load_state: Callable[[dict[str, Any]], None],
         wanted: str | None = "latest",
+        accept: Callable[[Path, dict[str, Any]], None] | None = None,
     ) -> None:
         """Goes on from the last whole checkpoint in the folder, where there is one; later losses are forgotten.
 
         Args:
             wanted: `train.resume`: another checkpoint to go on from, or None: from none.
+            accept: is shown the checkpoint, and its state without tensors, and may raise.
 
         Raises:
-            ValueError: `wanted` is no checkpoint, or is None and there are some.
+            ValueError: `wanted` is no checkpoint, or is None and there are some; a file of the run is damaged, and
+                what it said cannot be known again.
         """
         self._state, self._load_state, self._wanted = state, load_state, wanted
         found = checkpoint.list_checkpoints(self.checkpoints)
@@ -131,17 +161,17 @@ class Loop:
         if wanted not in (None, "latest"):
             found = [Path(wanted)]  # type: ignore[arg-type]
         if found:
-            self._passed_over = set(_passed_over(self.folder))
+            self._passed_over = set(passed_over(self.folder))
             if self._passed_over:
                 log.warning("passes over steps %s (passed_over.json)", sorted(self._passed_over))
-            self._load(found[-1])
+            self._load(found[-1], accept)
             self._forget_later(found[-1])
             for line in changes(found[-1] / "config.json", self.config):
                 log.warning("goes on under another configuration: %s", line)
         self._forget()
 
-    def _load(self, folder: Path) -> None:
-        self.at, state = checkpoint.load(folder, self._with_losses())
+    def _load(self, folder: Path, accept: Callable[[Path, dict[str, Any]], None] | None = None) -> None:
+        self.at, state = checkpoint.load(folder, self._with_losses(), partial(accept, folder) if accept else None)
         self._recent = state.pop("recent")
         self._load_state(state)
         log.info("going on from %s", folder)
@@ -161,28 +191,36 @@ class Loop:
     def _forget(self) -> None:
         """Lines of `losses.jsonl` about steps that will be taken anew."""
         if self.accelerator.is_main_process:
-            lines = self.losses.read_text().splitlines()
-            if lines and not lines[-1].endswith("}"):
-                log.warning("%s: its last line is cut short, and left out", self.losses)
-                lines.pop()
-            _replace_text(self.losses, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= self.at))
+            lines = self.losses.read_text(encoding="utf-8", errors="replace").splitlines()
+            steps = [step_of(line) for line in lines]
+            if damaged := [number for number, step in enumerate(steps, 1) if step is None]:
+                log.warning(
+                    "%s: %d of its lines are damaged, and left out: line %s",
+                    self.losses,
+                    len(damaged),
+                    ", ".join(map(str, damaged[:5])),
+                )
+            kept = [line for line, step in zip(lines, steps, strict=True) if step is not None and step <= self.at]
+            write_lines(self.losses, kept)
 
     def run(self, batches: Callable[[Sequence[int]], Iterable[T]]) -> Iterator[tuple[int, T]]:
         """The steps left and their batches, with a progress bar; says at the end how long the data was waited for.
 
         Raises:
-            Interrupted: after SIGTERM, when a checkpoint is saved.
+            Interrupted: after SIGTERM or SIGINT, when a checkpoint is saved.
         """
-        before = _catch(signal.SIGTERM, self._interrupt)
+        before = {number: _catch(number, self._interrupt) for number in SIGNALS}
         disable = not self.accelerator.is_main_process
         try:
             with tqdm(initial=self.at, total=self.steps, dynamic_ncols=True, disable=disable) as self.bar:
                 while self.at < self.steps:
                     yield from self._until_done_or_back(batches)
         finally:
-            _catch(signal.SIGTERM, before)
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
+            for number, handler in before.items():
+                _catch(number, handler)
+            with writing(self.folder / "trackers"):
+                for tracker in self.accelerator.trackers:
+                    tracker.finish()
         if self._took_in_all:
             share = 100 * self._waited_in_all / self._took_in_all
             log.info("waited for data: %.2f %% of %.0f s", share, self._took_in_all)
@@ -196,8 +234,8 @@ class Loop:
             self.at = step + 1
             if self._go_back:
                 return self._return_to_last()
-            if parallel.any_process(self._signalled):
-                self._stop()
+            if parallel.any_process(self._signal is not None):
+                self._stop(signal.Signals(parallel.largest(self._signal or 0)))
         self.at = self.steps
 
     def _timed(self, batches: Iterable[T]) -> Iterator[T]:
@@ -216,13 +254,16 @@ class Loop:
             self._took_in_all += time.monotonic() - began
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = True
+        """After this step. A second Ctrl-C means at once; but launchers of several pass on what all have got."""
+        if self._signal == number == signal.SIGINT and self.accelerator.num_processes == 1:
+            raise KeyboardInterrupt
+        self._signal = number
 
-    def _stop(self) -> None:
+    def _stop(self, why: signal.Signals) -> None:
         if not self._saved():
             self._save(self.at)
         again = "the same command" if self._wanted == "latest" else "train.resume: latest"
-        raise Interrupted(f"stopped by SIGTERM after step {self.at}; {again} goes on from there")
+        raise SIGNALS[why](f"stopped by {why.name} after step {self.at}; {again} goes on from there")
 
     # --- saying ------------------------------------------------------------------------------------------------------
 
@@ -242,9 +283,10 @@ class Loop:
         """One line of `losses.jsonl`, and the trackers."""
         if not self.accelerator.is_main_process:
             return
-        with self.losses.open("a") as file:
+        with writing(self.losses), self.losses.open("a") as file:
             file.write(json.dumps({"step": step + 1, **{k: float(f"{v:.8g}") for k, v in values.items()}}) + "\n")
-        self.accelerator.log(dict(values), step=step + 1)
+        with writing(self.folder / "trackers"):
+            self.accelerator.log(dict(values), step=step + 1)
 
     def due(self, step: int, every: int) -> bool:
         """Whether something done every so many steps is due after `step`; always after the last."""
@@ -302,43 +344,13 @@ class Loop:
     def _return_to_last(self) -> None:
         passed_over = sorted(self._passed_over)
         if self.accelerator.is_main_process:
-            _replace_text(self.folder / "passed_over.json", json.dumps(passed_over))
+            replace_text(self.folder / "passed_over.json", json.dumps(passed_over))
         self.accelerator.wait_for_everyone()
         log.warning("step %d: the loss is a spike; it is passed over", self.at - 1)
         self._load(checkpoint.list_checkpoints(self.checkpoints)[-1])
         self._forget()
         self._sums.clear()
         self.bar.n = self.at
-
-
-def changes(file: Path, config: Run) -> list[str]:
-    """What differs between the configuration in a file and this one: `key: before -> now`."""
-    if not file.is_file():
-        return []
-    before, now = _flat(json.loads(file.read_text())), _flat(json.loads(config.model_dump_json()))
-    return [
-        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in {**before, **now}
-        if before.get(key) != now.get(key)
-    ]
-
-
-def _flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return flat
-
-
-def _passed_over(folder: Path) -> list[int]:
-    file = folder / "passed_over.json"
-    return json.loads(file.read_text()) if file.exists() else []
-
-
-def _replace_text(file: Path, text: str) -> None:
-    scratch = file.with_name(f".{file.name}")
-    scratch.write_text(text)
-    scratch.replace(file)
 
 
 def _catch(number: int, handler: Any) -> Any:

@@ -13,10 +13,12 @@ The rest are collectives, called by all processes together; with one process the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -28,8 +30,51 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from videodit.disk import locked, process
+
 T = TypeVar("T")
+# what a launcher may be asked for that would change nothing, and what does it here
+IGNORED = {
+    "ACCELERATE_USE_DEEPSPEED": ", and take train.sharding=fsdp",
+    "ACCELERATE_USE_MEGATRON_LM": ", and take train.sharding=fsdp",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ", and take train.sharding=fsdp or train.sequence_parallel",
+    "FSDP_OFFLOAD_PARAMS": "; weights stay on the device",
+    "FSDP_ACTIVATION_CHECKPOINTING": ", and take model.gradient_checkpointing=true",
+}
 TIMEOUT = timedelta(hours=3)  # one process measures files or samples while the others wait
+
+
+def check_launcher(precision: tuple[str, str], accumulation: tuple[str, int] | None = None) -> None:
+    """That what `accelerate launch` was told of a run is what its configuration says, which is what holds.
+
+    Args:
+        precision, accumulation: (key, value) of the configuration.
+
+    Raises:
+        ValueError: a flag that asks for something else, and would be ignored; names it, and the key to set.
+    """
+    told = {name: os.environ.get(f"ACCELERATE_{name}", "") for name in ("MIXED_PRECISION", "DYNAMO_BACKEND")}
+    key, value = precision
+    if told["MIXED_PRECISION"].lower() not in ("", "no", value):  # "no" is what the launcher says when nobody asked
+        raise ValueError(
+            f"accelerate launch --mixed_precision {told['MIXED_PRECISION']}: {key} is {value}, and holds; set {key}, "
+            f"and leave the flag out"
+        )
+    pieces = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if accumulation and pieces not in ("1", str(accumulation[1])):
+        raise ValueError(
+            f"accelerate launch --gradient_accumulation_steps {pieces}: {accumulation[0]} is {accumulation[1]}, and "
+            f"holds; set {accumulation[0]}={pieces}, and leave the flag out"
+        )
+    if told["DYNAMO_BACKEND"].lower() not in ("", "no"):
+        raise ValueError(
+            f"accelerate launch --dynamo_backend {told['DYNAMO_BACKEND']}: blocks are compiled by model.compile=true; "
+            f"set it, and leave the flag out"
+        )
+    for name, instead in IGNORED.items():
+        if os.environ.get(name, "false").lower() in ("1", "true"):
+            flag = f"--{name.removeprefix('ACCELERATE_').lower()}"
+            raise ValueError(f"accelerate launch {flag}: is not what a run is made of here; leave it out{instead}")
 
 
 def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh_device: str) -> None:
@@ -92,9 +137,33 @@ def any_process(flag: bool) -> bool:
     return bool(sum_over_processes(torch.tensor(int(flag))))
 
 
+def largest(number: int) -> int:
+    """Of the numbers of all processes."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return number
+    return max(gather_object([number]))
+
+
 def gather_strings(strings: list[str]) -> list[str]:
     """The strings of all processes, in their order."""
     return gather_object(strings)
+
+
+@contextmanager
+def one_run(folder: str | Path) -> Iterator[None]:
+    """All processes of this run have a folder for themselves, and no other run.
+
+    Raises:
+        LockedError, DiskError: another run writes there, or none can.
+    """
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=TIMEOUT)
+    processes = gather_strings([process()])
+    with ExitStack() as held:
+        with all_or_none(f"{folder}: beginning"):
+            if state.is_main_process:
+                held.enter_context(locked(Path(folder), processes))
+        yield
 
 
 @contextmanager

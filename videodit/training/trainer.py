@@ -35,8 +35,8 @@ class Trainer(Assembled):
         ValueError: the configuration asks for what does not fit together, or data or weights are missing.
     """
 
-    def __init__(self, config: Run):
-        super().__init__(config)
+    def __init__(self, config: Run, *, allow_changed_data: bool = False):
+        super().__init__(config, allow_changed_data=allow_changed_data)
         self._skipped = 0
         self.bad: dict[str, str] = {}  # clips that had to be replaced, and why
 
@@ -46,7 +46,7 @@ class Trainer(Assembled):
         """Trains to the last step, or goes on from the last checkpoint; returns `<output>/pipeline`.
 
         Raises:
-            Interrupted: SIGTERM; a checkpoint is saved.
+            Interrupted: SIGTERM or SIGINT; a checkpoint is saved.
             FloatingPointError: a loss or gradient is no number; names the step and the samples.
         """
         train = self.config.train
@@ -61,7 +61,7 @@ class Trainer(Assembled):
             log_every=train.log_every,
             trackers=train.trackers,
         )
-        loop.resume(self.state, self.load_state, train.resume)
+        loop.resume(self.state, self.load_state, train.resume, self.accept)
         if self.accelerator.is_main_process:
             for later in checkpoint.list_checkpoints(self.folder / "averages"):
                 if checkpoint.describe(later)["step"] > loop.at:  # of steps that will be taken anew
@@ -78,7 +78,7 @@ class Trainer(Assembled):
                 self.sample(step)
             if self.powers and loop.due(step, train.checkpoint_every) and not loop.goes_back:
                 self.save_powers(step + 1)
-            loop.checkpoint(step, self.save_pipeline)
+            loop.checkpoint(step, self.save_checkpoint)
         scratch, final = self.folder / ".pipeline", self.folder / "pipeline"
         if self.accelerator.is_main_process:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,12 +35,14 @@ from videodit.codec import DECODER, VideoCodec
 from videodit.config import Run, Vae, VaeStage
 from videodit.data.clips import Clips, open_data
 from videodit.data.transforms import detailed_crop, to_pixels
+from videodit.disk import writing
 from videodit.pipeline import named_folder
 from videodit.shapes import rng_for
 from videodit.training.critics import Adversary, load_perception
 from videodit.training.inputs import latents_folder, named
 from videodit.training.loop import Loop
 from videodit.training.optimizer import build_optimizers
+from videodit.training.parallel import check_launcher
 from videodit.training.precision import tell_of_bfloat16
 
 log = logging.getLogger(__name__)
@@ -71,7 +74,9 @@ def build_vae(config: Vae) -> AutoencoderKLWan:
 def train_vae(config: Run) -> Path:
     """Trains (or goes on training) the VAE of a run; returns the folder `<output>/vae` that diffusers loads."""
     vae_config, folder = config.vae, Path(config.output)
+    check_launcher(("vae.precision", vae_config.precision))
     data = open_data(config.data, config.seed, latents_folder(config) / "files.json")
+    data.tell()
     torch.manual_seed(config.seed)
     vae: Any = build_vae(vae_config)
     if vae_config.start_from:
@@ -122,7 +127,7 @@ def train_vae(config: Run) -> Path:
         alone = stage.decoder_only
         for weight in encodes:
             weight.requires_grad_(not alone)
-        noise = None if alone else torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        noise = None if alone else torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**64)
         with accelerator.autocast():
             ours, terms = reconstruct(codec, pixels, noise)
         loss = terms["l1"] + terms["mse"] + vae_config.kl_weight * terms["kl"]
@@ -152,8 +157,13 @@ def train_vae(config: Run) -> Path:
     if not all(stage.decoder_only for stage in vae_config.stages):
         store_statistics(vae, data.train, config)
     report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train)
-    vae.save_pretrained(folder / "vae")
-    (folder / "vae" / "report.json").write_text(json.dumps(report, indent=1))
+    with writing(folder / "vae"):
+        scratch = folder / ".vae"
+        shutil.rmtree(scratch, ignore_errors=True)
+        vae.save_pretrained(scratch)
+        (scratch / "report.json").write_text(json.dumps(report, indent=1))
+        shutil.rmtree(folder / "vae", ignore_errors=True)
+        scratch.rename(folder / "vae")
     for skip in data.validation.skips.values():
         log.warning("left out %s, and another measured in its place: %s", skip.where, skip.why)
     log.info("held-out PSNR %.2f dB over %d clips", report["psnr"], report["clips"])

@@ -6,7 +6,7 @@
   tools/convert.py --from DIR --to DIR --dtype float16            half the size on disk
 
 A model in half precision becomes float32 again when loaded (`VideoDiTPipeline.from_pretrained(folder)`), unless
-`torch_dtype` says otherwise.
+`dtype` says otherwise.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> int:
 
     try:
         file = {name: getattr(args, name) for name in ("num_attention_heads", "interpolation_scale", "sample_size")}
-        model, report = open_model(args.source, torch_dtype=getattr(torch, args.dtype), **file)
+        model, report = open_model(args.source, dtype=getattr(torch, args.dtype), **file)
         if args.format != "videodit":
             back = pipeline_to_diffusers if isinstance(model, VideoDiTPipeline) else to_diffusers
             model = back(model, args.format)

@@ -121,8 +121,8 @@ def parse() -> argparse.Namespace:
     model.add_argument("--num-frames", type=int, help="of the clips made (default: the model's own)")
     model.add_argument("--seed", type=int, default=0, help="of prompts and noise (default 0)")
     model.add_argument("--seeds", type=int, default=1, help="clips a prompt, each from another seed (default 1)")
-    model.add_argument("--steps", type=int, default=30, help="scheduler steps (default 30)")
-    model.add_argument("--guidance-scale", type=float, default=4.0, help="1: no guidance (default 4)")
+    model.add_argument("--steps", type=int, help="scheduler steps (default: the model's own)")
+    model.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
     model.add_argument("--batch-size", type=int, default=16, help="clips made together (default 16)")
     return parser.parse_args()
 
@@ -336,6 +336,7 @@ def evaluate_world(args: argparse.Namespace) -> str:
     import numpy as np
     import torch
 
+    from videodit.clipset import Sampling
     from videodit.evaluation import world
     from videodit.video.writer import contact_sheet
 
@@ -347,6 +348,7 @@ def evaluate_world(args: argparse.Namespace) -> str:
     pipe.set_progress_bar_config(disable=True)
     if torch.cuda.is_available():
         pipe.to("cuda")
+    sampling = Sampling(args.steps, args.guidance_scale).resolved(pipe)
     size = replace(pipe.default_size, num_frames=args.num_frames or pipe.default_size.num_frames)
     total = count + count // 4
     wanted = set(np.linspace(0, total - 1, SHEET_CLIPS).astype(int).tolist())
@@ -361,8 +363,8 @@ def evaluate_world(args: argparse.Namespace) -> str:
             height=size.height,
             width=size.width,
             fps=size.fps,
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance_scale,
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="np",
             **given_of(args.given, true, pipe.codec.strides.time),
@@ -377,7 +379,8 @@ def evaluate_world(args: argparse.Namespace) -> str:
     labels = [f"{'right' if row.right('all') else 'WRONG'}: {row.prompt} (seen: {row.seen_text()})" for row in rows]
     contact_sheet(list(shown.values()), args.out / "contact_sheet.png", labels=labels)
     settings = {"model": args.model or "shipped", "world": args.world, "prompts": count}
-    settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed", "steps", "guidance_scale")}
+    settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed")}
+    settings |= {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
     write(args.out / "results.json", json.dumps({"settings": settings, **results.to_dict()}, indent=1) + "\n")
     return results.summary()
 

@@ -53,8 +53,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=int, help="pixels")
     parser.add_argument("--fps", type=float, help="frames a second")
     parser.add_argument("--seed", type=int, default=0, help="of the first clip (default 0)")
-    parser.add_argument("--steps", type=int, default=30, help="scheduler steps (default 30)")
-    parser.add_argument("--guidance-scale", type=float, default=4.0, help="1: no guidance (default 4)")
+    parser.add_argument("--steps", type=int, help="scheduler steps (default: the model's own)")
+    parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
     parser.add_argument("--guidance-rescale", type=float, default=0.0, help="0 to 1, against the glare of large scales")
     parser.add_argument(
         "--guidance-interval",

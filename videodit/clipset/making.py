@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ from videodit.video import check_writable, probe, read_clip, read_frames, read_m
 
 @dataclass(frozen=True)
 class Sampling:
-    """How clips are made, as `VideoDiTPipeline` takes it; `scheduler` is a name of diffusers, None: the model's own."""
+    """How clips are made, as `VideoDiTPipeline` takes it; `scheduler` is a name of diffusers. None: the model's own."""
 
-    steps: int = 30
-    guidance_scale: float = 4.0
+    steps: int | None = None
+    guidance_scale: float | None = None
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     image_guidance_scale: float = 1.0
@@ -43,6 +43,14 @@ class Sampling:
     quantize: str | None = None
     vae_tiling: bool | None = None
     text_states: str | None = None  # the encoder they are of, where they come from a file
+
+    def resolved(self, pipe: VideoDiTPipeline) -> Sampling:
+        """With the model's own steps and guidance where none are said."""
+        return replace(
+            self,
+            steps=pipe.config.default_num_inference_steps if self.steps is None else self.steps,
+            guidance_scale=pipe.config.default_guidance_scale if self.guidance_scale is None else self.guidance_scale,
+        )
 
 
 def output_paths(out: Path, count: int) -> list[Path]:
@@ -91,7 +99,7 @@ def make_clips(
         raise ValueError(f"preview={preview} must be at least 1 step")
     if twice := [path for path, times in Counter(paths).items() if times > 1]:
         raise ValueError(f"{twice[0]}: several clips would be written to it")
-    sampling = sampling or Sampling()
+    sampling = (sampling or Sampling()).resolved(pipe)
     if sampling.scheduler is not None:
         pipe.scheduler = scheduler_named(sampling.scheduler, pipe.scheduler)
     made_by = {

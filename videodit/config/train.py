@@ -64,8 +64,8 @@ class Train(Section):
     validate_every: Positive = 500
     sample_every: Positive = 1000
     prompts: tuple[str, ...] = Field((), strict=False, description="sampled while training; none: validation captions")
-    num_inference_steps: Positive = 30
-    guidance_scale: Annotated[float, Field(strict=False)] = 4.0
+    num_inference_steps: Positive | None = Field(None, description="of samples, and the pipeline's own; none: its")
+    guidance_scale: Annotated[float, Field(strict=False)] | None = Field(None, description="likewise")
     log_every: Positive = 10
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         ("tensorboard",), strict=False, description="beside losses.jsonl"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 STUB = '''"""Lets `DiffusionPipeline.from_pretrained` find the class of this folder; videodit must be installed."""
@@ -22,3 +24,17 @@ def named_folder(name: str) -> str:
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise FileNotFoundError(f"{name}: there is no such file or folder, and it is no name on the hub")
     return name
+
+
+def findable(folder: Path) -> None:
+    """Lets diffusers find the class of the pipeline in a folder: through the `pipeline.py` that its index names."""
+    index = folder / "model_index.json"
+    config = json.loads(index.read_text()) | {"_class_name": ["pipeline", "VideoDiTPipeline"]}
+    index.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / "pipeline.py").write_text(STUB)
+
+
+def own_class(index: dict[str, Any], name: str) -> dict[str, Any]:
+    """An index as the class of this name reads it: the class by its name alone, whatever module lies beside it."""
+    known = index.get("_class_name")
+    return index | {"_class_name": name} if isinstance(known, list) and known[-1] == "VideoDiTPipeline" else index

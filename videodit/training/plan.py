@@ -25,7 +25,7 @@ from videodit.geometry import ClipSize, Strides
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import named_folder
 from videodit.training import inputs
-from videodit.training.batches import batch_sizes, num_tokens
+from videodit.training.batches import batch_sizes
 from videodit.training.model import add_lora, checkpoint_blocks, fresh_shape
 
 GB = 1e9
@@ -102,7 +102,7 @@ def plan(config: Run) -> Plan:
     sampler = Sampler(spans, sizes, image_share=data.image_share, repeat=data.repeat, seed=config.seed)
     clips = Counter(spans)
     rows = [
-        Row(size, clips[size], shown, sizes[size], sampler.batches[size], num_tokens(size, strides, model.patch_size))
+        Row(size, clips[size], shown, sizes[size], sampler.batches[size], size.tokens(strides, model.patch_size))
         for size, shown in sampler.counts.items()
     ]
     return Plan(

@@ -17,8 +17,12 @@ from diffusers import (
     DDIMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
+    FasterCacheConfig,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchLCMScheduler,
+    PyramidAttentionBroadcastConfig,
+    TaylorSeerCacheConfig,
+    TextKVCacheConfig,
     UniPCMultistepScheduler,
 )
 from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback
@@ -330,4 +334,22 @@ def test_other_schedulers_of_flow_are_taken(pipe: VideoDiTPipeline) -> None:
     pipe.scheduler = Own()
     assert torch.equal(latents(pipe), plain)
     pipe.scheduler = FlowMatchLCMScheduler()
+    assert latents(pipe).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (FasterCacheConfig(), "FasterCacheConfig does not fit"),
+        (TextKVCacheConfig(), "TextKVCacheConfig does not fit"),
+        (TaylorSeerCacheConfig(), "TaylorSeerCacheConfig finds nothing to work on in VideoDiT"),
+        (TaylorSeerCacheConfig(cache_identifiers=["layers"]), "TaylorSeerCacheConfig finds nothing"),
+        (PyramidAttentionBroadcastConfig(), "PyramidAttentionBroadcastConfig finds nothing"),
+    ],
+)
+def test_a_cache_that_would_do_nothing_or_harm_is_refused(pipe: VideoDiTPipeline, config: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipe.transformer.enable_cache(config)
+    assert not pipe.transformer.is_cache_enabled
+    pipe.transformer.enable_cache(TaylorSeerCacheConfig(use_lite_mode=True))
     assert latents(pipe).isfinite().all()

@@ -10,6 +10,8 @@ import argparse
 import logging
 import sys
 
+from videodit.command import command, load_without_bars
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -17,6 +19,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.clips=4096")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    load_without_bars()
     from videodit.config import load_config
     from videodit.training import inputs
 
@@ -33,4 +36,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -32,6 +32,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.command import command, load_without_bars
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -399,6 +401,7 @@ def given_of(kind: str | None, true: np.ndarray, step: int) -> dict[str, Any]:
 def load_pipeline(model: str | None) -> VideoDiTPipeline:
     from videodit.pipeline import VideoDiTPipeline
 
+    load_without_bars()
     if model is None or model == "shipped":
         return VideoDiTPipeline.shipped()
     try:
@@ -411,4 +414,4 @@ def load_pipeline(model: str | None) -> VideoDiTPipeline:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

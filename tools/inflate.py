@@ -14,6 +14,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from videodit.command import command
+
 
 def names(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
@@ -97,4 +99,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

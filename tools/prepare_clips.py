@@ -23,6 +23,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from videodit.command import command
+
 
 def main() -> int:
     try:
@@ -83,4 +85,4 @@ def _option(group: argparse._ArgumentGroup, name: str, default: float, what: str
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -32,6 +32,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.command import command, import_torchao, load_without_bars
+
 if TYPE_CHECKING:
     from accelerate import PartialState
 
@@ -139,6 +141,9 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     args = parse()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if args.quantize or is_quantized(args.model):
+        import_torchao()
+    load_without_bars()
     import torch
     from accelerate import PartialState
 
@@ -237,6 +242,11 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     )
 
 
+def is_quantized(model: str | None) -> bool:
+    config = Path(model or "", "transformer", "config.json")
+    return config.is_file() and "quantization_config" in config.read_text(encoding="utf-8")
+
+
 def requested(args: argparse.Namespace) -> list[Request]:
     """What to make; a line of a file goes before the command's own words."""
     from videodit.clipset import Request, read_requests
@@ -257,4 +267,4 @@ def requested(args: argparse.Namespace) -> list[Request]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

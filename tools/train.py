@@ -16,6 +16,8 @@ import argparse
 import logging
 import sys
 
+from videodit.command import command, load_without_bars
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -24,6 +26,7 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained on, and stop")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    load_without_bars()
     from accelerate import PartialState
 
     from videodit.config import load_config
@@ -48,4 +51,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -6,6 +6,8 @@ import argparse
 import logging
 import sys
 
+from videodit.command import command, load_without_bars
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -13,6 +15,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example vae.learning_rate=0.0005")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    load_without_bars()
     from videodit.config import load_config
     from videodit.training.loop import EXIT_STATUS
     from videodit.training.vae import train_vae
@@ -26,4 +29,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -141,6 +141,12 @@ class TextEncoder(nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(name_or_folder, subfolder=tokenizer_folder, **hub)
         return cls(text_encoder, tokenizer, max_length)
 
+    @staticmethod
+    def width_of(name_or_folder: str | os.PathLike[str]) -> int:
+        """e of the encoder that `from_pretrained` would load, without loading it; FileNotFoundError as there."""
+        config = AutoConfig.from_pretrained(name_or_folder, subfolder=_subfolders(name_or_folder, {})[0])
+        return getattr(config, "text_config", config).hidden_size
+
     @classmethod
     def from_captions(
         cls,

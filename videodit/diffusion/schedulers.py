@@ -134,7 +134,8 @@ def set_times(
 ) -> None:
     """Sets a scheduler's timesteps for a call, as `steps_of_call` checked it; `tokens` are those of the clip."""
     own = {name: list(one) for name, one in (("timesteps", timesteps), ("sigmas", sigmas)) if one is not None}
-    scheduler.set_timesteps(**own or {"num_inference_steps": steps}, device=device, **shift_of_size(scheduler, tokens))
+    how: Any = own or {"num_inference_steps": steps}
+    scheduler.set_timesteps(**how, device=device, **shift_of_size(scheduler, tokens))
 
 
 def clean_estimate(scheduler: Any, prediction: Tensor, latents: Tensor, t: Tensor) -> Tensor:

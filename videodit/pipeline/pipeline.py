@@ -197,10 +197,10 @@ class VideoDiTPipeline(Parts):
                 guided=guided,
                 masked=use_text_mask,
             )
-            conditions = {name: rows.to(self._execution_device) for name, rows in text.items()}
+            told = {name: rows.to(self._execution_device) for name, rows in text.items()}
         else:
-            conditions = class_conditions(class_labels, model.config.num_classes, guided, self._execution_device)
-        conditions = repeated(conditions, num_videos_per_prompt)
+            told = class_conditions(class_labels, model.config.num_classes, guided, self._execution_device)
+        conditions: dict[str, Any] = repeated(told, num_videos_per_prompt)
         watched = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
         known = ("latents", "pred_original_sample", *by_name(conditions, count))
         if unknown := [name for name in watched if name not in known]:

@@ -311,9 +311,8 @@ def measured(
 def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[Path]:
     """A model's clips in OUT/clips, lossless; what an earlier run made is not made again."""
 
-    import torch
-
     from videodit.clipset import Sampling, make_clips, read_requests
+    from videodit.memory import place
 
     if prompts is None:
         there = (
@@ -329,8 +328,7 @@ def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[P
     folder = args.out / "clips"
     paths = [folder / f"{number:05d}.mkv" for number in range(len(requests))]
     pipe = load_pipeline(model)
-    if torch.cuda.is_available():
-        pipe.to("cuda")
+    place(pipe, "none")
     sampling = Sampling(args.steps, args.guidance_scale)
     return list(make_clips(pipe, requests, paths, sampling, model=model, batch_size=args.batch_size))
 
@@ -371,11 +369,11 @@ def report(
 
 
 def evaluate_world(args: argparse.Namespace) -> str:
-    import torch
 
     from videodit.clipset import Sampling
     from videodit.evaluation import emoji, world
     from videodit.evaluation.sampled import ByPipeline, spread
+    from videodit.memory import place
     from videodit.video.writer import contact_sheet
 
     try:
@@ -389,8 +387,7 @@ def evaluate_world(args: argparse.Namespace) -> str:
     true = emoji.load_gallery(*args.art) if args.art else None
     pipe = load_pipeline(args.model)
     pipe.set_progress_bar_config(disable=True)
-    if torch.cuda.is_available():
-        pipe.to("cuda")
+    place(pipe, "none")
     sampling = Sampling(args.steps, args.guidance_scale).resolved(pipe)
     size = replace(pipe.default_size, num_frames=args.num_frames or pipe.default_size.num_frames)
     given = GIVEN.get(args.given or "", ())

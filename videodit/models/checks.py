@@ -106,5 +106,5 @@ def check_cache(config: Any) -> None:
 
 def count_hooks(model: nn.Module) -> int:
     """Of diffusers, on what is within a model."""
-    registries = (getattr(part, "_diffusers_hook", None) for part in model.modules() if part is not model)
+    registries: list[Any] = [getattr(part, "_diffusers_hook", None) for part in model.modules() if part is not model]
     return sum(len(registry.hooks) for registry in registries if registry is not None)

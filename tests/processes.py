@@ -15,14 +15,21 @@ from torch.distributed import TCPStore
 
 # a clean process that has imported what is slow to import, to fork from
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp", "accelerate", "videodit"])
+_FORKS.set_forkserver_preload(
+    [
+        "torch.distributed.checkpoint",
+        "torch.distributed.fsdp",
+        "torch.utils.tensorboard",
+        "diffusers.models.autoencoders.autoencoder_kl_wan",
+        "videodit.training.trainer",
+    ]
+)
 
 
 def launch(function: Callable[..., Any], *args: Any, processes: int = 2, timeout: float = 120) -> list[Any]:
     """What `function(*args)` returns in each process; AssertionError with its traceback where one of them fails."""
-    meeting = TCPStore(
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False
-    )  # ours, so that its port is nobody else's
+    # The place to meet is ours from the start, so that its port is nobody else's.
+    meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ends, children = [], []
     for rank in range(processes):
         ours, theirs = _FORKS.Pipe(duplex=False)

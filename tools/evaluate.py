@@ -33,6 +33,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.command import command, load_without_bars
 from videodit.config.kinds import Count, File, Guidance, Place, Positive, Rate, Seed, Steps, argument
 from videodit.terminal import Parser, log_to_terminal, shown
 
@@ -158,8 +159,8 @@ def parse() -> argparse.Namespace:
     model.add_argument(
         "--seeds", type=argument(Positive), default=1, help="clips a prompt, each from another seed (default 1)"
     )
-    model.add_argument("--steps", type=argument(Steps), default=30, help="scheduler steps (default 30)")
-    model.add_argument("--guidance-scale", type=argument(Guidance), default=4.0, help="1: no guidance (default 4)")
+    model.add_argument("--steps", type=argument(Steps), help="scheduler steps (default: the model's own)")
+    model.add_argument("--guidance-scale", type=argument(Guidance), help="1: no guidance (default: the model's own)")
     model.add_argument("--batch-size", type=argument(Positive), default=16, help="clips made together (default 16)")
     return parser.parse_args()
 
@@ -372,6 +373,7 @@ def report(
 def evaluate_world(args: argparse.Namespace) -> str:
     import torch
 
+    from videodit.clipset import Sampling
     from videodit.evaluation import emoji, world
     from videodit.evaluation.sampled import ByPipeline, spread
     from videodit.video.writer import contact_sheet
@@ -389,10 +391,11 @@ def evaluate_world(args: argparse.Namespace) -> str:
     pipe.set_progress_bar_config(disable=True)
     if torch.cuda.is_available():
         pipe.to("cuda")
+    sampling = Sampling(args.steps, args.guidance_scale).resolved(pipe)
     size = replace(pipe.default_size, num_frames=args.num_frames or pipe.default_size.num_frames)
     given = GIVEN.get(args.given or "", ())
     total = count + count // 4 if true is None else sum(len(emoji.questions(kind, count)) for kind in emoji.KINDS)
-    generate = ByPipeline(pipe, size, given, args.steps, args.guidance_scale, spread(total, SHEET_CLIPS))
+    generate = ByPipeline(pipe, size, given, sampling.steps, sampling.guidance_scale, spread(total, SHEET_CLIPS))
     if true is not None:
         answers = emoji.evaluate_emoji(generate, true, count=count, seed=args.seed, batch_size=args.batch_size)
         found, text = emoji.to_dict(answers), emoji.to_text(answers)
@@ -403,7 +406,8 @@ def evaluate_world(args: argparse.Namespace) -> str:
         labels = [results.model[index].label for index in generate.shown]
     contact_sheet(list(generate.shown.values()), args.out / "contact_sheet.png", labels=labels)
     settings = {"model": args.model or "shipped", "world": args.world, "prompts": count}
-    settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed", "steps", "guidance_scale")}
+    settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed")}
+    settings |= {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
     write(args.out / "results.json", json.dumps({"settings": settings, **found}, indent=1) + "\n")
     return text
 
@@ -411,6 +415,7 @@ def evaluate_world(args: argparse.Namespace) -> str:
 def load_pipeline(model: str | None) -> VideoDiTPipeline:
     from videodit.pipeline import VideoDiTPipeline
 
+    load_without_bars()
     if model is None or model == "shipped":
         return VideoDiTPipeline.shipped()
     try:
@@ -423,4 +428,4 @@ def load_pipeline(model: str | None) -> VideoDiTPipeline:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

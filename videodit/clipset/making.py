@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,13 @@ from videodit.video.index import checked
 
 @dataclass(frozen=True)
 class Sampling:
-    """How clips are made, as `VideoDiTPipeline` takes it; `scheduler` is a name of diffusers, None: the model's own.
+    """How clips are made, as `VideoDiTPipeline` takes it; `scheduler` is a name of diffusers. None: the model's own.
 
     ValueError names what is of another kind or out of range.
     """
 
-    steps: Steps = 30
-    guidance_scale: Guidance = 4.0
+    steps: Steps | None = None
+    guidance_scale: Guidance | None = None
     guidance_rescale: Share = 0.0
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     image_guidance_scale: Guidance = 1.0
@@ -55,6 +55,14 @@ class Sampling:
         check(self)
         if self.guidance_interval[0] > self.guidance_interval[1]:
             raise ValueError(f"guidance_interval={self.guidance_interval} must be two rising shares of the steps")
+
+    def resolved(self, pipe: VideoDiTPipeline) -> Sampling:
+        """With the model's own steps and guidance where none are said."""
+        return replace(
+            self,
+            steps=pipe.config.default_num_inference_steps if self.steps is None else self.steps,
+            guidance_scale=pipe.config.default_guidance_scale if self.guidance_scale is None else self.guidance_scale,
+        )
 
 
 def make_clips(
@@ -100,7 +108,7 @@ def make_clips(
         raise ValueError(f"preview={preview} must be at least 1 step")
     for backend in _backends(pipe.transformer):
         usable_backend(backend)
-    sampling = sampling or Sampling()
+    sampling = (sampling or Sampling()).resolved(pipe)
     if sampling.scheduler is not None:
         pipe.scheduler = scheduler_named(sampling.scheduler, pipe.scheduler)
     made_by = {
@@ -118,16 +126,18 @@ def make_clips(
     for path, wanted in zip(paths, missing, strict=True):
         if wanted and writes:
             check_writable(path)
+    batches = _batches(settings, missing, batch_size)
     if texts is None:
-        todo = [request for request, wanted in zip(requests, missing, strict=True) if wanted]
+        todo = [requests[i] for batch in batches for i in batch]
         texts = encode_texts(pipe.text, prompts_of(todo)) if todo else {}
     if not keeps_text_encoder:
         free_text_encoder(pipe)
     done = 0
-    for batch in _batches(settings, missing, batch_size):
+    for batch in batches:
         look = Preview(preview, [paths[i] for i in batch]) if preview is not None and writes else None
-        clips = _sample(pipe, [settings[i] for i in batch], texts, look)
-        for index, frames in zip(batch, clips, strict=True):
+        lacking = [i for i in batch if missing[i]]
+        clips = _sample(pipe, [settings[i] for i in lacking], texts, look, [settings[i] for i in batch])
+        for index, frames in zip(lacking, clips, strict=True):
             if writes:
                 _write(paths[index], frames, settings[index])
             else:
@@ -170,19 +180,19 @@ def _digest(file: str) -> str:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
 
 
-def _batches(settings: Sequence[Mapping[str, Any]], missing: Sequence[bool], size: int) -> Iterator[list[int]]:
-    """Numbers of clips to make together: neighbours of one size; long ones alone."""
-    batch: list[int] = []
-    for index, wanted in enumerate(missing):
-        if not wanted:
-            continue
-        alone = _windowed(settings[index])
-        if batch and (alone or len(batch) == size or _size(settings[index]) != _size(settings[batch[0]])):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def _batches(settings: Sequence[Mapping[str, Any]], missing: Sequence[bool], size: int) -> list[list[int]]:
+    """Numbers of clips to make together, where one of them is missing: neighbours of one size; long ones alone.
+
+    Which ones are together does not depend on what is there: sums of floats are rounded otherwise in another batch, and
+    a set that was stopped ends in the same files as one that was not.
+    """
+    batches: list[list[int]] = []
+    for index, one in enumerate(settings):
+        batch = batches[-1] if batches else []
+        if not batch or _windowed(one) or len(batch) == size or _size(one) != _size(settings[batch[0]]):
+            batches.append([])
+        batches[-1].append(index)
+    return [batch for batch in batches if any(missing[i] for i in batch)]
 
 
 def _size(settings: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -200,11 +210,12 @@ def _sample(
     settings: Sequence[Mapping[str, Any]],
     texts: Mapping[str, torch.Tensor],
     look: Preview | None,
+    batch: Sequence[Mapping[str, Any]],
 ) -> Iterator[np.ndarray | Iterator[np.ndarray]]:
-    """The frames of each clip, as they are made."""
+    """The frames of each clip, as they are made among their whole batch."""
     one = settings[0]
     options: dict[str, Any] = {
-        **embeds_of(texts, *([each[name] for each in settings] for name in ("prompt", "negative_prompt"))),
+        **embeds_of(texts, *([each[name] for each in batch] for name in ("prompt", "negative_prompt"))),
         "height": one["height"],
         "width": one["width"],
         "fps": one["fps"],
@@ -214,7 +225,7 @@ def _sample(
         "guidance_interval": tuple(one["guidance_interval"]),
         "image_guidance_scale": one["image_guidance_scale"],
         "callback_on_step_end": look,
-        **{name: [_frames_of(name, each) for each in settings] for name in FILES if name in one},
+        **{name: [_frames_of(name, each) for each in batch] for name in FILES if name in one},
     }
     if _windowed(one):
         how = {name: one.get(name) for name in ("overlap", "window")}
@@ -228,12 +239,14 @@ def _sample(
     output: Any = pipe(
         num_frames=one["num_frames"],
         strength=one.get("strength"),
-        generator=[torch.Generator().manual_seed(each["seed"]) for each in settings],
+        generator=[torch.Generator().manual_seed(each["seed"]) for each in batch],
         output_type="np" if ends else "latent",
         **options,
     )
-    for clip in output.frames:
-        yield np.rint(clip * 255).astype(np.uint8) if ends else decoded(pipe.codec, clip)
+    asked = set(map(id, settings))
+    for each, clip in zip(batch, output.frames, strict=True):
+        if id(each) in asked:
+            yield np.rint(clip * 255).astype(np.uint8) if ends else decoded(pipe.codec, clip)
 
 
 def _frames_of(name: str, settings: Mapping[str, Any]) -> np.ndarray:

@@ -13,7 +13,7 @@ from videodit.video.decoders import Converter
 from videodit.video.reader import stream_frames
 from videodit.video.writer import write_video
 
-VERSION = 1  # of what is written: what another version wrote is written again
+VERSION = 2  # of what is written: what another version wrote is written again
 KEYFRAME_EVERY = 16  # frames: a training run jumps into clips
 SLACK = 1e-6  # seconds
 

@@ -37,6 +37,7 @@ from videodit.video.index import CONTAINERS, VideoError, opened_image
 OUTPUT_SUFFIXES = (".mp4", ".mkv", ".gif", ".webp", ".png")
 _CONTAINER_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time"}
 _DESCRIPTION = 0x010E  # EXIF ImageDescription
+STEADY = "mbtree=0"  # x264's vectorized macroblock tree gives other bytes each time
 
 
 def write_video(
@@ -67,7 +68,7 @@ def write_video(
         raise ValueError(f"crf={crf} is out of range: pick 0 (best) to 51 (worst)")
     if keyframe_every is not None and keyframe_every < 1:
         raise ValueError(f"keyframe_every={keyframe_every} must be 1 or more frames")
-    codec_options = {"crf": str(crf)} | ({"g": str(keyframe_every)} if keyframe_every else {})
+    codec_options = {"crf": str(crf), "x264-params": STEADY} | ({"g": str(keyframe_every)} if keyframe_every else {})
     writers: dict[str, Callable[[Path, Iterator[np.ndarray]], None]] = {
         ".mp4": partial(_write_mp4, rate=rate, metadata=metadata, codec_options=codec_options),
         ".mkv": partial(_write_mkv, rate=rate, metadata=metadata),
@@ -284,6 +285,7 @@ def _encoder(
         stream = container.add_stream(codec, rate=rate, options=codec_options)
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = first.shape[:2]
+        stream.codec_context.thread_count = 1  # by their number the file would be another on another machine
         count = 0
 
         def encode(frame: np.ndarray, **target: Any) -> None:

@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip
+# a process a core, each with its own share of the tests in their order, so that what a file sets up is set up once
+PYTEST = .venv/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 TORCH = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
 .PHONY: help demo test check shipped clean
@@ -14,13 +16,13 @@ demo: .venv/.stamp  ## make a clip from a prompt with the packaged model: demo.m
 	.venv/bin/python tools/sample_video.py --prompt "a red circle moving right on a black background" --out demo.mp4
 
 test: .venv/.stamp  ## run all tests
-	.venv/bin/python -m pytest -q
+	$(PYTEST)
 
 check: .venv/.stamp  ## format, lint, types, fast tests: what a change must pass
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m mypy
-	.venv/bin/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 shipped: .venv/.stamp  ## train the packaged model anew (hours on two cores) into runs/shipped
 	.venv/bin/python tools/train_vae.py --config configs/shapes.yaml

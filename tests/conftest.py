@@ -1,6 +1,8 @@
-"""Shared fixtures. One thread: tiny shapes are slower on several."""
+"""Shared fixtures. One thread, of children too: tiny shapes are slower on several, and tests run side by side."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tiny import tiny_pipeline
 
 from videodit.pipeline import VideoDiTPipeline
 
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 

@@ -5,28 +5,35 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch.distributed import TCPStore
 
 # a clean process that has imported what is slow to import, to fork from
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp", "accelerate", "videodit"])
+_FORKS.set_forkserver_preload(
+    [
+        "torch.distributed.checkpoint",
+        "torch.distributed.fsdp",
+        "torch.utils.tensorboard",
+        "diffusers.models.autoencoders.autoencoder_kl_wan",
+        "videodit.training.trainer",
+    ]
+)
 
 
 def launch(function: Callable[..., Any], *args: Any, processes: int = 2, timeout: float = 120) -> list[Any]:
     """What `function(*args)` returns in each process; AssertionError with its traceback where one of them fails."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # The place to meet is ours from the start, so that its port is nobody else's.
+    meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ends, children = [], []
     for rank in range(processes):
         ours, theirs = _FORKS.Pipe(duplex=False)
-        child = _FORKS.Process(target=_run, args=(theirs, rank, processes, port, function, args), daemon=True)
+        child = _FORKS.Process(target=_run, args=(theirs, rank, processes, meeting.port, function, args), daemon=True)
         child.start()
         theirs.close()  # so that the end of a child that is killed is the end of the pipe
         ends.append(ours)
@@ -64,6 +71,7 @@ def _run(end: Any, rank: int, processes: int, port: int, function: Callable[...,
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     os.environ |= {name: str(value) for name, value in places.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}  # as torchrun: there is a place to meet already
     os.environ |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     torch.set_num_threads(1)
     torch.manual_seed(0)

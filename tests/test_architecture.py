@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    **dict.fromkeys(("config", "geometry", "disk"), 0),
+    **dict.fromkeys(("config", "geometry", "command", "terminal", "disk"), 0),
     "weights": 0.5,
     **dict.fromkeys(("video", "shapes", "emoji", "codec", "text", "diffusion", "models"), 1),
     **dict.fromkeys(("data", "evaluation", "given", "conditions", "caching", "memory"), 2),
@@ -18,6 +18,7 @@ FLOORS = {
     "tools": 5,
 }
 PUBLIC_SURFACE = "the public surface"  # `from videodit import VideoDiT`: everything at once, so for tools only
+MOST_LINES = 400  # of a file: beyond, there are usually two rooms
 NO_ROOM = {"__init__.py", "__pycache__", "shipped"}  # shipped/ is data: the packaged model
 
 
@@ -52,13 +53,36 @@ def wrong_imports(root: Path) -> list[str]:
     for room, file in files_of(root):
         where = file.relative_to(root)
         if room not in FLOORS:
-            found.append(f"{where}: {room!r} has no floor; give it one in DESIGN.md and in {Path(__file__).name}")
+            found.append(f"{where}: {room!r} has no floor; give it one in CONTRIBUTING.md and in {Path(__file__).name}")
             continue
         for line, other in rooms_imported(file, root):
             floor = FLOORS["tools"] - 0.5 if other == PUBLIC_SURFACE else FLOORS[other]
             if other != room and floor >= FLOORS[room]:
                 found.append(f"{where}:{line}: {room} (floor {FLOORS[room]}) imports {other} (floor {floor:g})")
     return found
+
+
+def map_of_rooms(text: str) -> dict[str, float]:
+    """The floor of each room, by its name, on the map under the heading "Rooms" of CONTRIBUTING.md."""
+    drawn = text.partition("\n## Rooms\n")[2].partition("```\n")[2].partition("```")[0]
+    rows = [line.split(maxsplit=2)[:2] for line in drawn.splitlines() if line.strip()]
+    return {name.removesuffix("/").removesuffix(".py"): float(floor) for floor, name in rows}
+
+
+def wrong_on_the_map(root: Path, text: str) -> list[str]:
+    """Rooms that the map lacks, has on another floor than FLOORS, or has though they are not there."""
+    drawn, rooms = map_of_rooms(text), {room for room, _ in files_of(root)}
+    found = [f"{room}: not on the map of CONTRIBUTING.md" for room in sorted(rooms - set(drawn))]
+    found += [f"{room}: on the map of CONTRIBUTING.md, but not there" for room in sorted(set(drawn) - rooms)]
+    both = sorted(rooms & set(drawn) & set(FLOORS))
+    return found + [f"{room}: floor {drawn[room]:g} on the map" for room in both if drawn[room] != FLOORS[room]]
+
+
+def too_long(root: Path) -> list[str]:
+    """Python files of more lines than MOST_LINES."""
+    files = [file for folder in ("videodit", "tools", "tests") for file in sorted((root / folder).rglob("*.py"))]
+    counts = {file.relative_to(root): len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    return [f"{file}: {count} lines; split it into rooms" for file, count in counts.items() if count > MOST_LINES]
 
 
 def dangerous_calls(file: Path) -> list[str]:
@@ -91,6 +115,41 @@ def _dangers(node: ast.AST) -> Iterator[str]:
 
 def test_imports_point_down_only():
     assert wrong_imports(ROOT) == []
+
+
+def test_every_room_is_on_the_map_and_on_its_floor():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert wrong_on_the_map(ROOT, text) == []
+    assert map_of_rooms(text)["pipeline"] == FLOORS["pipeline"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "wrong"),
+    [
+        ("3  pipeline.py  makes clips\n5  tools/  parse", []),
+        ("3  pipeline.py\n\n5  tools/", []),
+        ("5  tools/  parse", ["pipeline: not on the map of CONTRIBUTING.md"]),
+        ("2  pipeline/  makes clips\n5  tools/  parse", ["pipeline: floor 2 on the map"]),
+        ("3  pipeline/\n5  tools/\n1  gone/  x", ["gone: on the map of CONTRIBUTING.md, but not there"]),
+    ],
+)
+def test_the_map_is_read_as_it_stands(tmp_path, rows, wrong):
+    for file in ("videodit/pipeline.py", "tools/train.py"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text("")
+    assert wrong_on_the_map(tmp_path, f"# x\n\n## Rooms\nWords.\n\n```\n{rows}\n```\nMore ```code```\n") == wrong
+
+
+def test_no_file_is_longer_than_a_room():
+    assert too_long(ROOT) == []
+
+
+@pytest.mark.parametrize(("lines", "is_wrong"), [(400, False), (401, True)])
+@pytest.mark.parametrize("folder", ["videodit/data", "tools", "tests/data"])
+def test_the_count_of_lines_sees_what_it_should(tmp_path, folder, lines, is_wrong):
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "a.py").write_text("\n" * lines)
+    assert bool(too_long(tmp_path)) == is_wrong
 
 
 def test_no_file_runs_code_from_data():

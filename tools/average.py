@@ -6,17 +6,24 @@ the average's length as a part of the training (Karras et al. 2024, arXiv 2312.0
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from videodit.command import command
+from videodit.config.kinds import Count, Place, SigmaRel, argument
+from videodit.terminal import Parser
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="source", required=True, help="a run's output folder")
-    parser.add_argument("--sigma-rel", type=float, required=True, help="length of the average, 0.05 to 0.1 are common")
-    parser.add_argument("--step", type=int, help="where it ends: one of the stored steps; the last unless given")
-    parser.add_argument("--to", required=True, help="a new folder for the pipeline")
+    parser = Parser(__doc__)
+    parser.add_argument("--from", dest="source", required=True, type=argument(Place), help="a run's output folder")
+    parser.add_argument(
+        "--sigma-rel", type=argument(SigmaRel), required=True, help="length of the average, 0.05 to 0.1 are common"
+    )
+    parser.add_argument(
+        "--step", type=argument(Count), help="where it ends: one of the stored steps; the last unless given"
+    )
+    parser.add_argument("--to", type=argument(Place), required=True, help="a new folder for the pipeline")
     args = parser.parse_args()
     from videodit.training.posthoc import reconstruct
 
@@ -33,4 +40,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

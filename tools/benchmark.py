@@ -25,25 +25,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which counts memory, says when it begins and ends
 
 from tools.benchmarks.turns import Disagreement
+from videodit.command import command
+from videodit.config.kinds import File, argument
+from videodit.terminal import Parser
 
 ROOMS = ("model", "memory", "sample", "scaling", "train", "data")
 
 
 def main() -> int:
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked = Parser(__doc__)
     asked.add_argument("what", choices=ROOMS, help="WHAT --help tells the options of each")
     asked.add_argument("options", nargs=argparse.REMAINDER)
     what = asked.parse_args()
     room = import_module(f"tools.benchmarks.{what.what}")  # the one alone: processes that read videos need no torch
-    parser = argparse.ArgumentParser(
-        prog=f"{asked.prog} {what.what}",
-        description=room.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(room.__doc__, prog=f"{asked.prog} {what.what}")
     room.add_arguments(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements to this file")
+    parser.add_argument("--json", type=argument(File), metavar="FILE", help="write the measurements to this file")
     args = parser.parse_args(what.options)
     try:
+        if args.json and args.json.exists() and not is_record(args.json, what.what):
+            raise ValueError(f"--json {args.json}: is there already, and no record of {what.what}; name another file")
         found = room.run(args)
         if args.json:
             args.json.write_text(json.dumps(found, indent=1))
@@ -56,5 +57,14 @@ def main() -> int:
     return 0
 
 
+def is_record(file: Path, what: str) -> bool:
+    """Whether an earlier run wrote it."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("what") == what
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -7,30 +7,47 @@
   tools/convert.py --verify DIR                                   nothing: are all its weights whole and as saved?
 
 A model in half precision becomes float32 again when loaded (`VideoDiTPipeline.from_pretrained(folder)`), unless
-`torch_dtype` says otherwise.
+`dtype` says otherwise.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from videodit.command import command
+from videodit.config.kinds import Amount, File, Place, Positive, argument
+from videodit.terminal import Parser
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="source", help="a pipeline or transformer: folder, hub name, checkpoint file")
-    parser.add_argument("--to", dest="target", type=Path, help="the folder to write; must not exist yet")
+    parser = Parser(__doc__)
     parser.add_argument(
-        "--verify", metavar="DIR", help="read a folder's weights: whole, finite, and as their checksums say"
+        "--from",
+        dest="source",
+        type=argument(Place),
+        help="a pipeline or transformer: folder, hub name, checkpoint file",
+    )
+    parser.add_argument("--to", dest="target", type=argument(File), help="the folder to write; must not exist yet")
+    parser.add_argument(
+        "--verify",
+        metavar="DIR",
+        type=argument(Place),
+        help="read a folder's weights: whole, finite, and as their checksums say",
     )
     parser.add_argument(
         "--format", choices=("videodit", "dit", "pixart", "latte"), default="videodit", help="(videodit)"
     )
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the weights")
-    parser.add_argument("--num-attention-heads", type=int, help="of a checkpoint file of no published width")
-    parser.add_argument("--interpolation-scale", type=float, help="of a checkpoint file of no published size")
-    parser.add_argument("--sample-size", type=int, help="of a checkpoint file without positions: tokens a side")
+    parser.add_argument(
+        "--num-attention-heads", type=argument(Positive), help="of a checkpoint file of no published width"
+    )
+    parser.add_argument(
+        "--interpolation-scale", type=argument(Amount), help="of a checkpoint file of no published size"
+    )
+    parser.add_argument(
+        "--sample-size", type=argument(Positive), help="of a checkpoint file without positions: tokens a side"
+    )
     args = parser.parse_args()
     if (args.verify is None) == (args.source is None or args.target is None):
         parser.error("give --from and --to, or --verify alone")
@@ -47,7 +64,7 @@ def main() -> int:
 
     try:
         file = {name: getattr(args, name) for name in ("num_attention_heads", "interpolation_scale", "sample_size")}
-        model, report = open_model(args.source, torch_dtype=getattr(torch, args.dtype), **file)
+        model, report = open_model(args.source, dtype=getattr(torch, args.dtype), **file)
         if args.format != "videodit":
             back = pipeline_to_diffusers if isinstance(model, VideoDiTPipeline) else to_diffusers
             model = back(model, args.format)
@@ -78,4 +95,4 @@ def verified(name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -6,17 +6,21 @@ where it is missing. Several processes share the work: `torchrun --nproc-per-nod
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 
+from videodit.command import command, load_without_bars
+from videodit.config.kinds import Place, argument
+from videodit.terminal import Parser, log_to_terminal
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="a YAML file of configs/")
+    parser = Parser(__doc__)
+    parser.add_argument("--config", required=True, type=argument(Place), help="a YAML file of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.clips=4096")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal(logging.INFO)
+    load_without_bars()
     from videodit.config import load_config
     from videodit.training import inputs
     from videodit.training.loop import EXIT_STATUS, end
@@ -37,4 +41,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -3,9 +3,11 @@
   tools/evaluate.py CLIPS                                           a video, a folder of videos or a manifest
   tools/evaluate.py CLIPS --reference TRUE_CLIPS                    also frame by frame, and as sets (Fréchet, MMD)
   tools/evaluate.py CLIPS --compare OTHER_CLIPS                     paired differences, with how sure they are
+  tools/evaluate.py CLIPS --nearest TRAINING_CLIPS                  are they new, or remembered?
   tools/evaluate.py MODEL --prompts prompts.txt                     a pipeline folder or hub name: it samples first
   tools/evaluate.py CLIPS --clip openai/clip-vit-base-patch32       with weights that you have
   tools/evaluate.py --world shapes                                  the shipped model on 256 + 64 held-out prompts
+  tools/evaluate.py --world emoji --art DIR HELD_OUT_DIR            a model of emoji: is the nearest true clip as asked?
 
 With CLIPS, --out receives results.json (every number with its protocol, every clip with its curves; --schema prints
 what is in it) and report.html: one file that plays the clips, the worst first, and shows where they break. Without
@@ -23,20 +25,22 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import numpy as np
+from videodit.command import command, load_without_bars
+from videodit.config.kinds import Count, File, Guidance, Place, Positive, Rate, Seed, Steps, argument
+from videodit.terminal import Parser, log_to_terminal, shown
 
+if TYPE_CHECKING:
     from videodit.evaluation.clips import Clip
-    from videodit.evaluation.results import ClipResult, Results
+    from videodit.evaluation.remembered import TrueFiles
+    from videodit.evaluation.results import Results
     from videodit.pipeline import VideoDiTPipeline
     from videodit.video.guarded import Guarded
 
@@ -60,12 +64,6 @@ def side(text: str) -> int | None:
     return int(text)
 
 
-def rate(text: str) -> float:
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of frames a second")
-    return float(text)
-
-
 GIVEN = {  # kind of given frames: arguments of the pipeline
     "first": ("image",),
     "start": ("video",),
@@ -76,67 +74,107 @@ GIVEN = {  # kind of given frames: arguments of the pipeline
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "clips", nargs="?", metavar="CLIPS", help="a video, a folder, a manifest; or a model, with --prompts"
+        "clips",
+        nargs="?",
+        type=argument(Place),
+        metavar="CLIPS",
+        help="a video, a folder, a manifest; or a model, with --prompts",
     )
-    what.add_argument("--world", choices=["shapes"], help="judge a model on the prompts of this world")
-    parser.add_argument("--out", type=Path, default=Path("evaluation"), help="a folder (default: evaluation)")
+    what.add_argument("--world", choices=["shapes", "emoji"], help="judge a model on the prompts of this world")
+    parser.add_argument("--out", type=argument(File), default=Path("evaluation"), help="a folder (default: evaluation)")
     parser.add_argument("--schema", action=PrintSchema, nargs=0, help="print the JSON schema of results.json, and end")
     parser.add_argument(
         "--prompts",
+        type=argument(Place),
         help="a file: of CLIPS, what was asked for (rows with name and prompt, or a line each in the order of names; "
         "default: what is said beside each clip); for a model, what to make. With --world: how many (default "
         f"{WORLD_PROMPTS})",
     )
     clips = parser.add_argument_group("with CLIPS")
-    clips.add_argument("--reference", help="clips that should have come out: same kinds of source")
-    clips.add_argument("--compare", help="another set, measured now, or the --out folder of an earlier run")
+    clips.add_argument(
+        "--reference", type=argument(Place), help="clips that should have come out: same kinds of source"
+    )
+    clips.add_argument(
+        "--compare", type=argument(Place), help="another set, measured now, or the --out folder of an earlier run"
+    )
+    clips.add_argument(
+        "--nearest",
+        type=argument(Place),
+        help="true clips, as those of training: which is nearest to each, and how near",
+    )
     clips.add_argument("--metrics", nargs="+", help="names or patterns, as '*consistency*' (default: all that can be)")
-    clips.add_argument("--fps", type=rate, help="frames a second to look at (default: all frames, at the files' rate)")
+    clips.add_argument(
+        "--fps", type=argument(Rate), help="frames a second to look at (default: all frames, at the files' rate)"
+    )
     clips.add_argument(
         "--size", type=side, default=256, help="scale down to this shorter side; or 'native' (default 256)"
     )
-    clips.add_argument("--clip", help="CLIP weights: consistency and text alignment (hub name or folder)")
-    clips.add_argument("--dino", help="DINO weights: subject consistency (hub name or folder)")
-    clips.add_argument("--videomae", help="VideoMAE weights, for distances to --reference (hub name or folder)")
-    clips.add_argument("--i3d", help="I3D as TorchScript, for FVD to --reference (a file)")
-    clips.add_argument("--i3d-frames", type=int, default=16, help="that it reads of each clip, the first (default 16)")
+    clips.add_argument(
+        "--clip", type=argument(Place), help="CLIP weights: consistency and text alignment (hub name or folder)"
+    )
+    clips.add_argument("--dino", type=argument(Place), help="DINO weights: subject consistency (hub name or folder)")
+    clips.add_argument(
+        "--videomae", type=argument(Place), help="VideoMAE weights, for distances to --reference (hub name or folder)"
+    )
+    clips.add_argument("--i3d", type=argument(Place), help="I3D as TorchScript, for FVD to --reference (a file)")
+    clips.add_argument(
+        "--i3d-frames", type=argument(Positive), default=16, help="that it reads of each clip, the first (default 16)"
+    )
     clips.add_argument("--lpips", action="store_true", help="LPIPS too; needs the packages lpips and torchvision")
-    clips.add_argument("--raft", help="find motion with RAFT instead of DIS: a state dict for torchvision's raft_large")
-    clips.add_argument("--cache", type=Path, help="folder for what networks saw (default: OUT/features)")
+    clips.add_argument(
+        "--raft",
+        type=argument(Place),
+        help="find motion with RAFT instead of DIS: a state dict for torchvision's raft_large",
+    )
+    clips.add_argument("--cache", type=argument(File), help="folder for what networks saw (default: OUT/features)")
     clips.add_argument("--vbench", action="store_true", help="also write what VBench measures, in its format")
     clips.add_argument(
-        "--report-clips", type=int, default=48, help="clips in report.html at most; 0: no report (default 48)"
+        "--report-clips",
+        type=argument(Count),
+        default=48,
+        help="clips in report.html at most; 0: no report (default 48)",
     )
-    clips.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="clips at once (default: one a core)")
+    clips.add_argument(
+        "--workers", type=argument(Positive), default=os.cpu_count() or 1, help="clips at once (default: one a core)"
+    )
     model = parser.add_argument_group("with a model")
-    model.add_argument("--model", help="with --world: a pipeline folder or a hub name (default: the shipped model)")
+    model.add_argument(
+        "--model",
+        type=argument(Place),
+        help="with --world: a pipeline folder or a hub name (default: the shipped model)",
+    )
+    model.add_argument(
+        "--art", nargs="+", type=argument(File), help="with --world emoji: the folders that tools/make_emoji.py wrote"
+    )
     model.add_argument(
         "--given",
         choices=list(GIVEN),
         help="with --world: frames of the true clip that the model is given, as in objective.given_frames",
     )
-    model.add_argument("--num-frames", type=int, help="of the clips made (default: the model's own)")
-    model.add_argument("--seed", type=int, default=0, help="of prompts and noise (default 0)")
-    model.add_argument("--seeds", type=int, default=1, help="clips a prompt, each from another seed (default 1)")
-    model.add_argument("--steps", type=int, default=30, help="scheduler steps (default 30)")
-    model.add_argument("--guidance-scale", type=float, default=4.0, help="1: no guidance (default 4)")
-    model.add_argument("--batch-size", type=int, default=16, help="clips made together (default 16)")
+    model.add_argument("--num-frames", type=argument(Positive), help="of the clips made (default: the model's own)")
+    model.add_argument("--seed", type=argument(Seed), default=0, help="of prompts and noise (default 0)")
+    model.add_argument(
+        "--seeds", type=argument(Positive), default=1, help="clips a prompt, each from another seed (default 1)"
+    )
+    model.add_argument("--steps", type=argument(Steps), help="scheduler steps (default: the model's own)")
+    model.add_argument("--guidance-scale", type=argument(Guidance), help="1: no guidance (default: the model's own)")
+    model.add_argument("--batch-size", type=argument(Positive), default=16, help="clips made together (default 16)")
     return parser.parse_args()
 
 
 def main() -> int:
     args = parse()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log_to_terminal(logging.WARNING)
     try:
         check_folder(args.out)
         text = evaluate_world(args) if args.world else evaluate_clips(args)
     except (ValueError, OSError, ImportError) as error:
-        print("evaluate:", *str(error).split(), file=sys.stderr)  # on one line
+        print("evaluate:", *shown(error).split(), file=sys.stderr)  # on one line
         return 2
-    print(text)
+    print(shown(text))
     print(f"\nwritten to {args.out}")
     return 0
 
@@ -161,9 +199,10 @@ def write(path: Path, text: str) -> None:
 
 
 def evaluate_clips(args: argparse.Namespace) -> str:
-    from videodit.clipset import is_model
+    from videodit.clipset import find_clips, is_model
     from videodit.evaluation.compare import compare
     from videodit.evaluation.plan import Extractors
+    from videodit.evaluation.remembered import TrueFiles
     from videodit.evaluation.vbench import to_vbench
     from videodit.video.guarded import Guarded
 
@@ -189,6 +228,10 @@ def evaluate_clips(args: argparse.Namespace) -> str:
         raise ValueError(f"--report-clips {args.report_clips} must be 0 or more")
     with Guarded(args.workers) as guard:
         results, clips = measured(args, args.clips, args.prompts, extractors, guard, named=args.clips)
+        true = None
+        if args.nearest:
+            true = TrueFiles([(file.path, file.name) for file in find_clips(args.nearest)], guard)
+            results = true.beside(results, list(clips.values()), args.nearest)
         write(args.out / "results.json", results.to_json())  # whatever becomes of a comparison
         other: Results | None = None
         other_clips: dict[str, Clip] = {}
@@ -201,7 +244,7 @@ def evaluate_clips(args: argparse.Namespace) -> str:
         write(args.out / "results.json", results.to_json())
         (args.out / "report.html").unlink(missing_ok=True)  # of an earlier run
         if args.report_clips:
-            report(args, results, clips, other, other_clips)
+            report(args, results, clips, other, other_clips, true)
     lines = [results.to_text()]
     if args.vbench:
         found, left_out = to_vbench(results)
@@ -309,15 +352,9 @@ def report(
     clips: Mapping[str, Clip],
     other: Results | None,
     other_clips: Mapping[str, Clip],
+    true: TrueFiles | None,
 ) -> None:
-    from videodit.evaluation.report import SHORT_SIDE, write_report
-
-    def frames_of(known: Mapping[str, Clip]) -> Any:
-        def frames(result: ClipResult) -> Iterator[np.ndarray] | None:
-            clip = known.get(result.name)
-            return clip.stream(SHORT_SIDE) if clip and clip.digest == result.digest else None
-
-        return frames
+    from videodit.evaluation.report import frames_of, write_report
 
     write_report(
         args.out / "report.html",
@@ -325,6 +362,7 @@ def report(
         frames_of(clips),
         other=other,
         other_frames=frames_of(other_clips) if other else None,
+        nearest_frames=true.frames if true else None,
         max_clips=args.report_clips,
     )
 
@@ -333,69 +371,51 @@ def report(
 
 
 def evaluate_world(args: argparse.Namespace) -> str:
-    import numpy as np
     import torch
 
-    from videodit.evaluation import world
+    from videodit.clipset import Sampling
+    from videodit.evaluation import emoji, world
+    from videodit.evaluation.sampled import ByPipeline, spread
     from videodit.video.writer import contact_sheet
 
     try:
         count = int(args.prompts or WORLD_PROMPTS)
     except ValueError:
         raise ValueError(f"--prompts {args.prompts}: with --world it is a number, of prompts") from None
+    if (args.world == "emoji") != bool(args.art):
+        raise ValueError("--world emoji and --art go together: --art names the folders that tools/make_emoji.py wrote")
+    if args.world == "emoji" and args.given:
+        raise ValueError("--given goes with --world shapes")
+    true = emoji.load_gallery(*args.art) if args.art else None
     pipe = load_pipeline(args.model)
     pipe.set_progress_bar_config(disable=True)
     if torch.cuda.is_available():
         pipe.to("cuda")
+    sampling = Sampling(args.steps, args.guidance_scale).resolved(pipe)
     size = replace(pipe.default_size, num_frames=args.num_frames or pipe.default_size.num_frames)
-    total = count + count // 4
-    wanted = set(np.linspace(0, total - 1, SHEET_CLIPS).astype(int).tolist())
-    shown: dict[int, np.ndarray] = {}
-    made = 0
-
-    def generate(prompts: Sequence[str], seeds: Sequence[int], true: np.ndarray) -> np.ndarray:
-        nonlocal made
-        output: Any = pipe(
-            list(prompts),
-            num_frames=size.num_frames,
-            height=size.height,
-            width=size.width,
-            fps=size.fps,
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="np",
-            **given_of(args.given, true, pipe.codec.strides.time),
-        )
-        frames = np.rint(output.frames * 255).astype(np.uint8)
-        shown.update({made + i: clip for i, clip in enumerate(frames) if made + i in wanted})
-        made += len(frames)
-        return frames
-
-    results = world.evaluate_world(generate, prompts=count, seed=args.seed, batch_size=args.batch_size, size=size)
-    rows = [results.model[index] for index in shown]
-    labels = [f"{'right' if row.right('all') else 'WRONG'}: {row.prompt} (seen: {row.seen_text()})" for row in rows]
-    contact_sheet(list(shown.values()), args.out / "contact_sheet.png", labels=labels)
+    given = GIVEN.get(args.given or "", ())
+    total = count + count // 4 if true is None else sum(len(emoji.questions(kind, count)) for kind in emoji.KINDS)
+    generate = ByPipeline(pipe, size, given, sampling.steps, sampling.guidance_scale, spread(total, SHEET_CLIPS))
+    if true is not None:
+        answers = emoji.evaluate_emoji(generate, true, count=count, seed=args.seed, batch_size=args.batch_size)
+        found, text = emoji.to_dict(answers), emoji.to_text(answers)
+        labels = [answers[index].label for index in generate.shown]
+    else:
+        results = world.evaluate_world(generate, prompts=count, seed=args.seed, batch_size=args.batch_size, size=size)
+        found, text = results.to_dict(), results.summary()
+        labels = [results.model[index].label for index in generate.shown]
+    contact_sheet(list(generate.shown.values()), args.out / "contact_sheet.png", labels=labels)
     settings = {"model": args.model or "shipped", "world": args.world, "prompts": count}
-    settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed", "steps", "guidance_scale")}
-    write(args.out / "results.json", json.dumps({"settings": settings, **results.to_dict()}, indent=1) + "\n")
-    return results.summary()
-
-
-def given_of(kind: str | None, true: np.ndarray, step: int) -> dict[str, Any]:
-    """What the pipeline is given of true clips, b f h w c; `step` is the VAE's in time."""
-    parts = {
-        "image": true[:, :1],
-        "video": true[:, : 1 + step],
-        "last_image": true[:, -1:],
-        "last_video": true[:, -step:],
-    }
-    return {name: parts[name] for name in GIVEN.get(kind or "", ())}
+    settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed")}
+    settings |= {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
+    write(args.out / "results.json", json.dumps({"settings": settings, **found}, indent=1) + "\n")
+    return text
 
 
 def load_pipeline(model: str | None) -> VideoDiTPipeline:
     from videodit.pipeline import VideoDiTPipeline
 
+    load_without_bars()
     if model is None or model == "shipped":
         return VideoDiTPipeline.shipped()
     try:
@@ -408,4 +428,4 @@ def load_pipeline(model: str | None) -> VideoDiTPipeline:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -10,9 +10,11 @@ Writes the grown pipeline (or transformer) and `growth.txt`: what became of ever
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
+
+from videodit.command import command
+from videodit.config.kinds import Amount, File, Place, Positive, Rate, Seed, argument
+from videodit.terminal import Parser
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -20,31 +22,47 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument(
-        "--from", dest="source", required=True, help="a pipeline or transformer: folder, hub name, checkpoint file"
+        "--from",
+        dest="source",
+        required=True,
+        type=argument(Place),
+        help="a pipeline or transformer: folder, hub name, checkpoint file",
     )
-    parser.add_argument("--to", dest="target", type=Path, required=True, help="the folder to write; must not exist yet")
+    parser.add_argument(
+        "--to", dest="target", type=argument(File), required=True, help="the folder to write; must not exist yet"
+    )
     parser.add_argument("--axes", type=names, default=("space", "time"), help="the pattern of blocks (space,time)")
     parser.add_argument("--time-blocks", choices=("fresh", "copied"), default="fresh", help="how new blocks begin")
-    parser.add_argument("--patch-frames", type=int, help="latent frames a token (as it is)")
-    parser.add_argument("--latent-channels", type=int, help="of another VAE (the VAE's)")
-    parser.add_argument("--sample-size", type=int, help="tokens a side of the size to train at (as it is)")
+    parser.add_argument("--patch-frames", type=argument(Positive), help="latent frames a token (as it is)")
+    parser.add_argument("--latent-channels", type=argument(Positive), help="of another VAE (the VAE's)")
+    parser.add_argument(
+        "--sample-size", type=argument(Positive), help="tokens a side of the size to train at (as it is)"
+    )
     parser.add_argument("--qk-norm", type=names, help="axes with QK-norm (the new ones)")
     parser.add_argument("--time-positions", choices=("rotary", "sincos", "both"), help="(as it is, or rotary)")
     parser.add_argument("--text-axes", type=names, help="axes whose blocks read the text (all)")
     parser.add_argument(
-        "--text-encoder", help="for a model without text: the encoder it shall read, folder or hub name"
+        "--text-encoder",
+        type=argument(Place),
+        help="for a model without text: the encoder it shall read, folder or hub name",
     )
     parser.add_argument(
         "--drop-classes", action="store_true", help="of a model that is told a class, keep the class none"
     )
-    parser.add_argument("--fps", type=float, help="frames a second that clips will have (8)")
-    parser.add_argument("--vae", help="of a pipeline: the VAE to go with it, folder or hub name")
-    parser.add_argument("--num-frames", type=int, help="of a pipeline: frames a clip by default (its own, or 17)")
-    parser.add_argument("--seed", type=int, default=0, help="of the new weights")
-    parser.add_argument("--num-attention-heads", type=int, help="of a checkpoint file of no published width")
-    parser.add_argument("--interpolation-scale", type=float, help="of a checkpoint file of no published size")
+    parser.add_argument("--fps", type=argument(Rate), help="frames a second that clips will have (8)")
+    parser.add_argument("--vae", type=argument(Place), help="of a pipeline: the VAE to go with it, folder or hub name")
+    parser.add_argument(
+        "--num-frames", type=argument(Positive), help="of a pipeline: frames a clip by default (its own, or 17)"
+    )
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of the new weights")
+    parser.add_argument(
+        "--num-attention-heads", type=argument(Positive), help="of a checkpoint file of no published width"
+    )
+    parser.add_argument(
+        "--interpolation-scale", type=argument(Amount), help="of a checkpoint file of no published size"
+    )
     args = parser.parse_args()
     if args.target.exists():
         print(f"inflate: {args.target} exists; choose another --to, or remove it", file=sys.stderr)
@@ -97,4 +115,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -11,17 +11,25 @@ at 8 a second, and a manifest. `--held-out` writes instead those that training n
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
+
+from videodit.command import command
+from videodit.config.kinds import File, Positive, Seed, argument
+from videodit.terminal import Parser
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packages", type=Path, required=True, metavar="DIR", help="where the four .tgz files lie")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or one to go on in")
-    parser.add_argument("--pairs", type=int, default=4000, help="so many scenes of two things (default: 4000)")
-    parser.add_argument("--seed", type=int, default=0, help="of motions and pairs (default: 0)")
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--packages", type=argument(File), required=True, metavar="DIR", help="where the four .tgz files lie"
+    )
+    parser.add_argument(
+        "--out", type=argument(File), required=True, metavar="DIR", help="a new folder, or one to go on in"
+    )
+    parser.add_argument(
+        "--pairs", type=argument(Positive), default=4000, help="so many scenes of two things (default: 4000)"
+    )
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of motions and pairs (default: 0)")
     parser.add_argument("--held-out", action="store_true", help="the tones of skin that training never shows")
     args = parser.parse_args()
     from videodit.emoji.art import ArtError
@@ -38,4 +46,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

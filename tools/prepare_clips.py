@@ -20,8 +20,12 @@ Needs PySceneDetect: pip install "videodit[prepare]".
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from pathlib import Path
+
+from videodit.command import command
+from videodit.config.kinds import Count, File, Number, Place, Positive, argument
+from videodit.terminal import Parser, log_to_terminal, shown
 
 
 def main() -> int:
@@ -29,11 +33,13 @@ def main() -> int:
         from videodit.data.prepare import prepare, summary
         from videodit.data.sifting import KEEPABLE, Options
     except ImportError as error:
-        print(f"prepare_clips: {error}", file=sys.stderr)
+        print(shown(f"prepare_clips: {error}"), file=sys.stderr)
         return 2
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", help="a folder, manifest, tar shards or URL")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or one to go on in")
+    parser = Parser(__doc__)
+    parser.add_argument("source", type=argument(Place), metavar="SOURCE", help="a folder, manifest, tar shards or URL")
+    parser.add_argument(
+        "--out", type=argument(File), required=True, metavar="DIR", help="a new folder, or one to go on in"
+    )
     cuts = parser.add_argument_group("cutting (another choice has to look at the files again)")
     _option(cuts, "--max-seconds", Options.max_seconds, "longer scenes are cut into equal pieces")
     _option(
@@ -53,11 +59,14 @@ def main() -> int:
     output.add_argument(
         "--write", choices=("spans", "clips"), default=Options.write, help="clips: a file each, as .mp4"
     )
-    output.add_argument("--size", type=int, help="with --write clips: scale the shorter side down to so many pixels")
+    output.add_argument(
+        "--size", type=argument(Positive), help="with --write clips: scale the shorter side down to so many pixels"
+    )
     output.add_argument("--overwrite", action="store_true", help="replace the clips.jsonl of another choice in DIR")
-    output.add_argument("--processes", type=int, help="that read files (one a core)")
-    output.add_argument("--cache", type=Path, help="folder for files that are fetched (~/.cache/videodit)")
+    output.add_argument("--processes", type=argument(Positive), help="that read files (one a core)")
+    output.add_argument("--cache", type=argument(File), help="folder for files that are fetched (~/.cache/videodit)")
     args = parser.parse_args()
+    log_to_terminal(logging.WARNING)
     given = {name: value for name, value in vars(args).items() if name in Options.__dataclass_fields__}
     try:
         options = Options(
@@ -72,15 +81,16 @@ def main() -> int:
             cache=args.cache,
         )
     except (ValueError, OSError) as error:
-        print(f"prepare_clips: {error}", file=sys.stderr)
+        print(shown(f"prepare_clips: {error}"), file=sys.stderr)
         return 2
-    print(summary(report))
+    print(shown(summary(report)))
     return 0
 
 
 def _option(group: argparse._ArgumentGroup, name: str, default: float, what: str) -> None:
-    group.add_argument(name, type=type(default), default=default, help=f"{what} (%(default)s)")
+    kind = argument(Count if isinstance(default, int) else Number)
+    group.add_argument(name, type=kind, default=default, help=f"{what} (%(default)s)")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

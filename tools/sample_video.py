@@ -32,6 +32,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.command import command, import_torchao, load_without_bars
+from videodit.config.kinds import File, Guidance, Place, Positive, Rate, Seed, Share, Steps, Strength, argument
+from videodit.terminal import Parser, log_to_terminal, shown
+
 if TYPE_CHECKING:
     from accelerate import PartialState
 
@@ -41,24 +45,33 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", nargs="+", help="what to show; several make several clips")
-    source.add_argument("--prompts-file", type=Path, help="a prompt a line; or .csv, .tsv, .jsonl, a clip a row")
-    parser.add_argument(
-        "--model", help="a pipeline folder, a training checkpoint or a hub name (default: the shipped model)"
+    source.add_argument("--words", action="store_true", help="list the words that the model knows, and make no clip")
+    source.add_argument(
+        "--prompts-file", type=argument(File), help="a prompt a line; or .csv, .tsv, .jsonl ..., a clip a row"
     )
-    parser.add_argument("--num-frames", type=int, help="frames; 1 makes an image (default: the model's own, as below)")
-    parser.add_argument("--height", type=int, help="pixels")
-    parser.add_argument("--width", type=int, help="pixels")
-    parser.add_argument("--fps", type=float, help="frames a second")
-    parser.add_argument("--seed", type=int, default=0, help="of the first clip (default 0)")
-    parser.add_argument("--steps", type=int, default=30, help="scheduler steps (default 30)")
-    parser.add_argument("--guidance-scale", type=float, default=4.0, help="1: no guidance (default 4)")
-    parser.add_argument("--guidance-rescale", type=float, default=0.0, help="0 to 1, against the glare of large scales")
+    parser.add_argument(
+        "--model",
+        type=argument(Place),
+        help="a pipeline folder, a training checkpoint or a hub name (default: the shipped model)",
+    )
+    parser.add_argument(
+        "--num-frames", type=argument(Positive), help="frames; 1 makes an image (default: the model's own, as below)"
+    )
+    parser.add_argument("--height", type=argument(Positive), help="pixels")
+    parser.add_argument("--width", type=argument(Positive), help="pixels")
+    parser.add_argument("--fps", type=argument(Rate), help="frames a second")
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of the first clip (default 0)")
+    parser.add_argument("--steps", type=argument(Steps), help="scheduler steps (default: the model's own)")
+    parser.add_argument("--guidance-scale", type=argument(Guidance), help="1: no guidance (default: the model's own)")
+    parser.add_argument(
+        "--guidance-rescale", type=argument(Share), default=0.0, help="0 to 1, against the glare of large scales"
+    )
     parser.add_argument(
         "--guidance-interval",
-        type=float,
+        type=argument(Share),
         nargs=2,
         default=(0.0, 1.0),
         metavar=("FROM", "TO"),
@@ -66,7 +79,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--image-guidance-scale",
-        type=float,
+        type=argument(Guidance),
         default=1.0,
         help="of given frames; above 1: a third pass (default 1: none)",
     )
@@ -77,13 +90,13 @@ def parse() -> argparse.Namespace:
     states = parser.add_mutually_exclusive_group()
     states.add_argument(
         "--encode-text",
-        type=Path,
+        type=argument(File),
         metavar="FILE.safetensors",
         help="write the states of all prompts, negative ones too, and make no clip",
     )
     states.add_argument(
         "--text-states",
-        type=Path,
+        type=argument(File),
         metavar="FILE.safetensors",
         help="take the prompts' states from there, and load no text encoder",
     )
@@ -109,36 +122,62 @@ def parse() -> argparse.Namespace:
         help="keep on the accelerator only the part that works (model), or only the layer (sequential: least, slowest)",
     )
     start = parser.add_argument_group("given frames (a model must have been trained for them: objective.given_frames)")
-    start.add_argument("--image", "--first-image", help="a file: the clip's first frame")
-    start.add_argument("--last-image", help="a file: its last frame, held for as long as the VAE's step in time")
-    start.add_argument("--video", help="a file: the clip goes on from its last frames, or remakes it, with --strength")
+    start.add_argument("--image", "--first-image", type=argument(Place), help="a file: the clip's first frame")
     start.add_argument(
-        "--given-frames", type=int, help="frames of --video to go on from, 4k + 1 for most VAEs (default 1)"
+        "--last-image", type=argument(Place), help="a file: its last frame, held for as long as the VAE's step in time"
     )
-    start.add_argument("--last-video", help="a file: the clip leads to its first frames")
     start.add_argument(
-        "--last-given-frames", type=int, help="frames of --last-video, 4k for most VAEs (default: the VAE's step)"
+        "--video",
+        type=argument(Place),
+        help="a file: the clip goes on from its last frames, or remakes it, with --strength",
+    )
+    start.add_argument(
+        "--given-frames",
+        type=argument(Positive),
+        help="frames of --video to go on from, 4k + 1 for most VAEs (default 1)",
+    )
+    start.add_argument("--last-video", type=argument(Place), help="a file: the clip leads to its first frames")
+    start.add_argument(
+        "--last-given-frames",
+        type=argument(Positive),
+        help="frames of --last-video, 4k for most VAEs (default: the VAE's step)",
     )
     start.add_argument(
         "--loop", action="store_true", default=None, help="the clip goes on from its end to its beginning"
     )
     start.add_argument(
-        "--overlap", type=int, help="make a long clip in windows, each going on from so many frames of the one before"
+        "--overlap",
+        type=argument(Positive),
+        help="make a long clip in windows, each going on from so many frames of the one before",
     )
-    start.add_argument("--window", type=int, help="frames of such a window (default: the model's own number)")
-    start.add_argument("--strength", type=float, help="how much of --video is made anew, above 0 to 1 (all)")
-    parser.add_argument("--batch-size", type=int, default=8, help="clips made together (default 8)")
+    start.add_argument(
+        "--window", type=argument(Positive), help="frames of such a window (default: the model's own number)"
+    )
+    start.add_argument(
+        "--strength", type=argument(Strength), help="how much of --video is made anew, above 0 to 1 (all)"
+    )
+    parser.add_argument("--batch-size", type=argument(Positive), default=8, help="clips made together (default 8)")
     parser.add_argument(
-        "--preview", type=int, metavar="STEPS", help="every so many steps show the clip so far in OUT.preview.png"
+        "--preview",
+        type=argument(Positive),
+        metavar="STEPS",
+        help="every so many steps show the clip so far in OUT.preview.png",
     )
-    parser.add_argument("--out", type=Path, help="a file, or a folder (default: sample.mp4, or samples/ for several)")
-    parser.add_argument("--overwrite", action="store_true", help="make clips of a set anew that other settings made")
+    parser.add_argument(
+        "--out", type=argument(File), help="a file, or a folder (default: sample.mp4, or samples/ for several)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there, whoever made it")
     return parser.parse_args()
 
 
 def main() -> int:
     args = parse()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log_to_terminal(logging.WARNING)
+    if args.words:
+        return list_words(args.model or "shipped")
+    if args.quantize or is_quantized(args.model):
+        import_torchao()
+    load_without_bars()
     import torch
     from accelerate import PartialState
 
@@ -147,10 +186,23 @@ def main() -> int:
         for path in sample(args, processes):
             processes.print(path)
     except (ValueError, OSError) as error:
-        print(f"sample_video: {error}", file=sys.stderr)
+        print(shown(f"sample_video: {error}"), file=sys.stderr)
         return 2
     finally:
         processes.destroy_process_group()
+    return 0
+
+
+def list_words(model: str) -> int:
+    from videodit.pipeline import named_folder
+    from videodit.text import words_of
+
+    try:
+        words = words_of(named_folder(model))
+    except (ValueError, OSError) as error:
+        print(f"sample_video: {error}", file=sys.stderr)
+        return 2
+    print(*(["any: its tokenizer spells words from pieces"] if words is None else words), sep="\n")
     return 0
 
 
@@ -174,7 +226,14 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     requests, folder, dtype = requested(args), named_folder(args.model or "shipped"), getattr(torch, args.dtype)
     if args.encode_text:
         return iter(
-            [write_texts(args.encode_text, TextEncoder.from_pretrained(folder, dtype=dtype), prompts_of(requests))]
+            [
+                write_texts(
+                    args.encode_text,
+                    TextEncoder.from_pretrained(folder, dtype=dtype),
+                    prompts_of(requests),
+                    overwrite=args.overwrite,
+                )
+            ]
         )
     if args.quantize and args.layerwise_casting:
         raise ValueError("--quantize and --layerwise-casting both say how the weights are kept: give one")
@@ -187,6 +246,20 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         raise ValueError(
             f"--compile: {cutting[0]} works inside of the blocks and cuts compiled ones apart; take one out"
         )
+    sampling = Sampling(
+        steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        guidance_rescale=args.guidance_rescale,
+        guidance_interval=tuple(args.guidance_interval),
+        image_guidance_scale=args.image_guidance_scale,
+        scheduler=args.scheduler,
+        cache=args.cache,
+        dtype=args.dtype if args.dtype != "float32" else None,
+        compile=args.compile or None,
+        layerwise_casting=args.layerwise_casting or None,
+        quantize=args.quantize,
+        vae_tiling=args.vae_tiling or None,
+    )
     one = len(requests) == 1
     paths = output_paths(args.out or Path("sample.mp4" if one else "samples"), len(requests))
     options: dict[str, Any] = {"text_encoder": None, "tokenizer": None} if args.text_states else {}
@@ -211,30 +284,23 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         pipe,
         requests,
         paths,
-        Sampling(
-            steps=args.steps,
-            guidance_scale=args.guidance_scale,
-            guidance_rescale=args.guidance_rescale,
-            guidance_interval=tuple(args.guidance_interval),
-            image_guidance_scale=args.image_guidance_scale,
-            scheduler=args.scheduler,
-            cache=args.cache,
-            dtype=args.dtype if args.dtype != "float32" else None,
-            compile=args.compile or None,
-            layerwise_casting=args.layerwise_casting or None,
-            quantize=args.quantize,
-            vae_tiling=args.vae_tiling or None,
-            text_states=encoder,
-        ),
+        replace(sampling, text_states=encoder),
         model=args.model or "shipped",
         model_digest=digest,
         texts=texts,
         keeps_text_encoder=False,
         batch_size=args.batch_size,
         preview=args.preview,
-        overwrite=args.overwrite or one,
+        inputs=[file for file in (args.prompts_file, args.text_states) if file is not None],
+        overwrite=args.overwrite,
+        renew=one,
         writes=processes.is_main_process,
     )
+
+
+def is_quantized(model: str | None) -> bool:
+    config = Path(model or "", "transformer", "config.json")
+    return config.is_file() and "quantization_config" in config.read_text(encoding="utf-8")
 
 
 def requested(args: argparse.Namespace) -> list[Request]:
@@ -257,4 +323,4 @@ def requested(args: argparse.Namespace) -> list[Request]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -13,14 +13,17 @@ with 1. One run at a time writes into an output folder.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 
+from videodit.command import command, load_without_bars
+from videodit.config.kinds import Place, argument
+from videodit.terminal import Parser, log_to_terminal, shown
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="a YAML file of configs/")
+    parser = Parser(__doc__)
+    parser.add_argument("--config", required=True, type=argument(Place), help="a YAML file of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example train.steps=2000")
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained on, and stop")
     parser.add_argument(
@@ -29,7 +32,8 @@ def main() -> int:
         help="go on from a checkpoint though files or captions were added, changed or taken out since",
     )
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal(logging.INFO)
+    load_without_bars()
     from accelerate import PartialState
 
     from videodit.config import load_config
@@ -42,7 +46,7 @@ def main() -> int:
         run = load_config(args.config, args.overrides)
         if args.dry_run:
             for number, planned in enumerate(plans(run), start=1):
-                print(f"stage {number} of {len(run.stages)}\n{planned}\n" if run.stages else planned)
+                print(shown(f"stage {number} of {len(run.stages)}\n{planned}\n" if run.stages else planned))
             return 0
         with one_run(run.output):
             for leg in run.legs():
@@ -55,4 +59,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -97,6 +97,22 @@ def test_another_size_is_another_latent(change: dict, tmp_path: Path, codec: Vid
     assert sum(encoded) == 5
 
 
+def test_each_crop_of_a_clip_is_a_latent_of_its_own(tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
+    """Spans of one time that differ in nothing but the part of the picture that is kept: as many latents."""
+    few = {"crop": "random", "start": "first", "spans": 3, "width": 16, "height": 32}
+    latents, config = encode(tmp_path, codec, images=True, **few)
+    assert len(latents) == 15
+    assert len({sample.latent for sample in latents.samples}) == 15
+    assert len({sample.image for sample in latents.samples}) == 15
+    train = open_data(config, 0).train
+    spans = [span for of_size in fill(train, sizes_of(config), 3).spans.values() for span in of_size]
+    for number in (0, 1, 2, 7):
+        with torch.no_grad():
+            frames = next(iter(train.source.stream([spans[number]])))
+            pixels = torch.from_numpy(frames.copy()).permute(3, 0, 1, 2)[None] / 127.5 - 1
+            torch.testing.assert_close(latents[number, False], codec.encode(pixels)[0], rtol=1e-2, atol=1e-2)
+
+
 def test_another_vae_has_latents_of_its_own(tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
     first, _ = encode(tmp_path, codec)
     torch.manual_seed(9)

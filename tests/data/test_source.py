@@ -286,3 +286,25 @@ def test_validation_may_have_a_source_of_its_own(tmp_path: Path) -> None:
     split = open_data(data, seed=0)
     assert (len(split.train), len(split.validation)) == (3, 2)
     assert Path(split.validation.source.name(1)).name == "e.mkv"
+
+
+def test_clips_of_the_shapes_world_may_stand_beside_files(tmp_path: Path) -> None:
+    for name in "abcdef":
+        numbered(tmp_path, f"{name}.mkv", 4)
+    split = open_data(Data(source=str(tmp_path), shapes=4, validation=2, **SIZE), seed=5)
+    train, source = split.train, split.train.source
+    assert len(train) == 4 + 4
+    assert len(split.validation) == 2 + 1  # shared as in training
+    world = ShapesWorld(FRAME, seed=5)
+    assert source.captions(train.span(5, 0), image=False) == world.captions(1 + 1)
+    spans = [train.span(index, 0) for index in (0, 6, 7, 2)]
+    shown = list(source.stream(spans))
+    assert [source.name(span.index).split(" ")[0] for span in spans][1:3] == ["shapes", "shapes"]
+    assert np.array_equal(shown[1], world[1 + 2].frames)
+    assert np.array_equal(shown[3], train.read(2, 0))
+    assert np.array_equal(shown[3], next(iter(source.stream(spans[3:]))))
+    assert source.facts(7) is None
+    filled = fill(train, [FRAME], 1)
+    assert len(filled) == 8
+    with pytest.raises(ValueError, match="beside clips of yours"):
+        Data(source="shapes", shapes=3)

@@ -17,6 +17,7 @@ from videodit.emoji.art import LOOP, PACKAGES, SIDE, ArtError, frames_of, read
 from videodit.emoji.make import CODEC, CODEC_TEST, MANIFEST, is_unseen, make, manifest, synonyms, training_scenes
 from videodit.emoji.scenes import FRAMES, MOTIONS, Scene, captions, render
 from videodit.emoji.things import GROUNDS, TONES, Thing, held_out, is_held_out, known
+from videodit.shapes import COLORS, SHAPES
 from videodit.video.ground import parse_ground
 
 
@@ -218,3 +219,11 @@ def test_the_files_are_made_once_and_their_manifests_keep_names_for_the_codec_ap
 
     monkeypatch.setattr("videodit.emoji.make.read", lambda *_: pytest.fail("nothing is left to make"))
     assert make(tmp_path, tmp_path / "out", scenes) == digest
+
+
+def test_no_caption_is_one_of_the_world_of_moving_shapes():
+    """A red circle is a thing of both worlds: here it is told as an emoji."""
+    said = {text for scene in training_scenes(0, seed=0) for text in captions(scene, synonyms(known()))}
+    of_shapes = {f"{color} {shape}" for color in COLORS for shape in SHAPES}
+    assert any(f"{name} emoji" in said for name in of_shapes)
+    assert not of_shapes & said

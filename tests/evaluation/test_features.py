@@ -1,7 +1,7 @@
 """CLIP and DINO through transformers' own classes against direct computations; consistency against closed forms."""
 
 import shutil
-import time
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -179,7 +179,8 @@ def test_threads_do_not_disturb_each_other(clip_folder: Path, monkeypatch: pytes
 
     def tokenizer(*args: Any, **kwargs: Any) -> Any:
         inside.append(1)
-        time.sleep(0.001)
+        for _ in range(1000):
+            pass  # long enough for another thread to have its turn
         assert len(inside) == 1, "two threads in one tokenizer, which remembers how it was called last"
         inside.pop()
         return real(*args, **kwargs)
@@ -187,10 +188,14 @@ def test_threads_do_not_disturb_each_other(clip_folder: Path, monkeypatch: pytes
     real = clip.tokenizer
     tokenizer.model_max_length = real.model_max_length  # type: ignore[attr-defined]
     monkeypatch.setattr(clip, "tokenizer", tokenizer)
-    prompts = list("abcdefgh")
-    with ThreadPoolExecutor(4) as pool:
-        texts = list(pool.map(lambda prompt: clip.text([prompt])[0], prompts))
-        images = list(pool.map(lambda seed: clip(frames(2, seed=seed)), range(8)))
+    prompts, interval = list("abcdefgh"), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            texts = list(pool.map(lambda prompt: clip.text([prompt])[0], prompts))
+            images = list(pool.map(lambda seed: clip(frames(2, seed=seed)), range(8)))
+    finally:
+        sys.setswitchinterval(interval)
     np.testing.assert_allclose(texts, clip.text(prompts), atol=1e-5)
     np.testing.assert_allclose(images, [clip(frames(2, seed=seed)) for seed in range(8)], atol=1e-5)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from videodit.evaluation.nearest import FRAMES, SIDE, TrueClips, change, in_halves
+from videodit.evaluation.nearest import FRAMES, SIDE, TrueClip, TrueClips, in_halves
 from videodit.video.ground import lay
 
 
@@ -21,6 +21,10 @@ def art(seed: int, clear: bool = True) -> np.ndarray:
     return frames
 
 
+def true(frames: np.ndarray) -> TrueClip:
+    return TrueClip(on(frames, "black"), on(frames, "white"))
+
+
 def on(frames: np.ndarray, ground: str) -> np.ndarray:
     return np.stack([lay(frame, ground) for frame in frames])
 
@@ -28,7 +32,7 @@ def on(frames: np.ndarray, ground: str) -> np.ndarray:
 @pytest.mark.parametrize("ground", ["white", "#1e90ff", "red to blue", "black to white"])
 def test_a_clip_is_found_again_on_every_ground_and_in_every_phase(ground):
     arts = [art(seed) for seed in range(5)]
-    clips = TrueClips(arts)
+    clips = TrueClips(map(true, arts))
     for index, phase in ((0, 0), (3, 5), (4, FRAMES - 1)):
         shown = np.roll(on(arts[index], ground), -phase, axis=0)
         (found,) = clips.nearest(shown)
@@ -58,33 +62,53 @@ def test_the_distance_is_that_of_the_best_ground_by_least_squares():
                 total += ((wanted - design @ ground) ** 2).sum()
             sums.append(total)
         best.append(np.sqrt(min(sums) / x.size))
-    found = TrueClips(arts).nearest(query, count=3)
+    found = TrueClips(map(true, arts)).nearest(query, count=3)
     assert [near.index for near in found] == np.argsort(best).tolist()
     assert [near.distance for near in found] == pytest.approx(sorted(best), rel=1e-3)
 
 
 def test_clips_of_other_lengths_and_sizes_compare_what_they_show():
     frames = np.repeat(art(0), 3, axis=0)  # three times as slow
-    clips = TrueClips([art(1), frames.repeat(2, axis=1).repeat(2, axis=2)])
+    clips = TrueClips(map(true, [art(1), frames.repeat(2, axis=1).repeat(2, axis=2)]))
     (found,) = clips.nearest(on(art(0), "white"))
     assert (found.index, found.phase) == (1, 0)
     assert found.distance < 0.01
 
 
+def test_the_ground_that_was_painted_is_read_off_the_clip():
+    arts = [art(seed) for seed in range(3)]
+    clips = TrueClips(map(true, arts))
+    shown = np.roll(on(arts[1], "#ff0080 to #00ff00"), -4, axis=0)
+    top, bottom = clips.ground(shown, clips.nearest(shown)[0])
+    assert top == pytest.approx([1, 0, 128 / 255], abs=0.02)
+    assert bottom == pytest.approx([0, 1, 0], abs=0.02)
+
+
 def test_opaque_clips_compare_pixels():
     black, white = (np.full((3, 8, 8, 3), level, np.uint8) for level in (0, 255))
-    found = TrueClips([white, black]).nearest(np.full((3, 8, 8, 3), 51, np.uint8), count=2)
+    found = TrueClips(map(TrueClip, (white, black))).nearest(np.full((3, 8, 8, 3), 51, np.uint8), count=2)
     assert [(near.index, round(near.distance, 4)) for near in found] == [(1, 0.2), (0, 0.8)]
 
 
-def test_halves_and_change():
+def test_change_is_that_of_neighbouring_frames_before_the_same_ground():
+    arts = [art(seed) for seed in range(2)]
+    clips = TrueClips(map(true, arts))
+    shown = on(arts[1], "#3366cc")
+    ground = [0x33 / 255, 0x66 / 255, 0xCC / 255]
+    assert clips.change(shown, 1, ground, ground) == pytest.approx(1, abs=0.01)
+    pixels = shown.astype(float)
+    other = on(arts[0], "#3366cc").astype(float)
+    ratio = np.abs(np.diff(pixels, axis=0)).mean() / np.abs(np.diff(other, axis=0)).mean()
+    assert clips.change(shown, 0, ground, ground) == pytest.approx(ratio, rel=0.01)
+    assert clips.change(shown[:1], 1, ground, ground) == 0
+
+
+def test_halves():
     clip = np.zeros((2, 4, 8, 3), np.uint8)
     clip[:, :, 4:] = 10
     clip[1] += 20
     left, right = in_halves(clip)
     assert left.shape == right.shape == (2, 4, 4, 3)
     assert (left[0].max(), right[0].min()) == (0, 10)
-    assert change(clip) == 20
-    assert change(clip[:1]) == 0
-    with pytest.raises(ValueError, match="uint8 f h w 3 or 4"):
-        TrueClips([clip.astype(np.float32)])
+    with pytest.raises(ValueError, match="uint8 f h w 3"):
+        TrueClips([TrueClip(clip.astype(np.float32))])

@@ -37,6 +37,7 @@ class GrayPipeline:
 
     default_size = ClipSize(9, 64, 64, 8)
     codec = SimpleNamespace(strides=Strides(4, 8, 16))
+    config = SimpleNamespace(default_num_inference_steps=9, default_guidance_scale=1.5)
 
     def __init__(self) -> None:
         self.calls: list[dict] = []

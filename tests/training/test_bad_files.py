@@ -15,7 +15,8 @@ import torch
 from runs import Seen, losses, run
 
 from tests.video.conftest import write_numbered
-from tests.video.damaged import gif_of_points, png_of_zeros, read_or_worse
+from tests.video.damage.bombs import gif_of_points, png_of_zeros
+from tests.video.readings import read_or_worse
 from videodit.config import Run
 from videodit.data import files, source
 from videodit.data.clips import Clips

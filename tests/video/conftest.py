@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 HEIGHT, WIDTH, BITS = 32, 64, 8
+GOP = {"g": "12", "bf": "3"}
 
 
 def numbered(number: int) -> np.ndarray:
@@ -62,3 +63,9 @@ def write_numbered(
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
     return path
+
+
+def sequential(path):
+    """All frames in the order of decoding, by plain PyAV."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])

@@ -10,11 +10,11 @@ before; 32 have altered pixels; and 4 to 11 are altered so far that some frame s
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,10 @@ from videodit.video import VideoError, probe, read_clip, read_frames
 from videodit.video.guarded import Guarded
 
 from .conftest import numbered, write_numbered
-from .damaged import ANIMATIONS, CLIPS, MEMORY_GB, SECONDS, STILLS, Reading, gif_of_points, make, patched, read_all
+from .damage.bombs import gif_of_points
+from .damage.sound import ANIMATIONS, CLIPS, STILLS, patched
+from .damaged import make
+from .readings import MEMORY_GB, SECONDS, Reading, read_all
 
 WEAR = {"bit flipped", "burst", "zeros", "noise", "blocks swapped", "block twice", "block lost"}
 ALTERS = WEAR | {"absurd header"}
@@ -168,8 +171,13 @@ class FiresWhenCancelled(threading.Timer):
             self.function()
 
 
-def echo(path: str, value: int, wait: float = 0.0) -> int:
-    time.sleep(wait)
+def echo(path: str, value: int) -> int:
+    return value
+
+
+def echo_and_interrupt(path: str, value: int, process: int) -> int:
+    """Its caller is told to stop while it waits for the answer, which comes all the same."""
+    os.kill(process, signal.SIGUSR1)
     return value
 
 
@@ -186,14 +194,12 @@ def test_a_call_that_was_interrupted_leaves_no_answer_to_the_next(monkeypatch: p
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         with Guarded() as guarded:
             guarded.call(echo, "first.mp4", 0)
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
             with pytest.raises(KeyboardInterrupt):
-                guarded.call(echo, "long.mp4", 1, wait=1.0)
+                guarded.call(echo_and_interrupt, "long.mp4", 1, os.getpid())
             assert guarded.call(echo, "next.mp4", 2) == 2
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGUSR1, before)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +50,14 @@ def chatter(path: str) -> np.ndarray:
     return np.arange(6, dtype=np.float32).reshape(2, 3).T
 
 
-def sleep(path: str, seconds: float) -> float:
-    time.sleep(seconds)
-    return seconds
+def echo(path: str, value: float) -> float:
+    return value
+
+
+def meet(path: str, value: float) -> float:
+    """Waits at a pipe for whoever opens its other end."""
+    with Path(path).open("wb" if value else "rb"):
+        return value
 
 
 def process(path: str) -> int:
@@ -77,7 +81,7 @@ def test_what_goes_wrong_in_a_child_is_an_error_here_and_the_next_call_works(fun
         guarded.call(process, "f.mp4")
         with pytest.raises(VideoError, match=reason):
             guarded.call(function, "f.mp4", *args, seconds=1)
-        assert guarded.call(sleep, "f.mp4", 0.0) == 0.0
+        assert guarded.call(echo, "f.mp4", 0.0) == 0.0
 
 
 def interrupted(path: str, times: int) -> str:
@@ -108,7 +112,7 @@ def test_a_child_imports_nothing_from_the_folder_one_stands_in(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [path for path in sys.path if path])
     with Guarded() as guarded:
-        assert guarded.call(sleep, "f.mp4", 0.0) == 0.0
+        assert guarded.call(echo, "f.mp4", 0.0) == 0.0
 
 
 def test_a_child_that_cannot_start_is_no_fault_of_the_file(tmp_path, monkeypatch):
@@ -117,7 +121,7 @@ def test_a_child_that_cannot_start_is_no_fault_of_the_file(tmp_path, monkeypatch
     broken.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(broken))
     with Guarded() as guarded, pytest.raises(RuntimeError, match="cannot be started: no such library"):
-        guarded.call(sleep, "f.mp4", 0.0)
+        guarded.call(echo, "f.mp4", 0.0)
 
 
 def test_errors_of_the_function_come_as_they_are_and_cost_no_child():
@@ -148,13 +152,17 @@ def test_frames_and_facts_are_those_of_a_direct_call(encode):
     assert (info["num_frames"], info["fps"], info["path"]) == (direct.num_frames, direct.fps, str(path))
 
 
-def test_many_calls_come_in_order_each_with_its_own_limit_and_errors_in_their_place():
-    waits = [0.3, 0.0, 5.0, 0.1, 0.0]
+def test_many_calls_come_in_order_each_with_its_own_limit_and_errors_in_their_place(tmp_path):
+    """The first waits for the second, the third for nobody: it ends by its own limit, which is shorter."""
+    os.mkfifo(tmp_path / "both")
+    os.mkfifo(tmp_path / "alone")
+    limits = {str(tmp_path / "alone"): 1.0}
+    places = [("both", 0.0), ("both", 1.0), ("alone", 2.0), ("file", 3.0), ("file", 4.0)]
     with Guarded(3) as guarded:
-        calls = [("f.mp4", wait) for wait in waits]
+        calls = [(str(tmp_path / place), value) for place, value in places]
         calls.insert(1, VideoError("known already"))
-        results = list(guarded.map(sleep, calls, seconds=lambda path, wait: 1.0))
-    assert [r if isinstance(r, float) else None for r in results] == [0.3, None, 0.0, None, 0.1, 0.0]
+        results = list(guarded.map(meet, calls, seconds=lambda path, value: limits.get(path, 60.0)))
+    assert [r if isinstance(r, float) else None for r in results] == [0.0, None, 1.0, None, 3.0, 4.0]
     assert str(results[1]) == "known already"
     assert "took more than 1 seconds" in str(results[3])
 
@@ -162,12 +170,12 @@ def test_many_calls_come_in_order_each_with_its_own_limit_and_errors_in_their_pl
 def test_calls_are_taken_only_a_little_ahead():
     taken = []
     with Guarded(2) as guarded:
-        results = guarded.map(sleep, ((taken.append(i) or "f.mp4", 0.0) for i in range(100)))
+        results = guarded.map(echo, ((taken.append(i) or "f.mp4", 0.0) for i in range(100)))
         for _ in range(10):
             next(results)
         assert len(taken) <= 10 + 2 * 2 + 1
         results.close()
-        assert guarded.call(sleep, "f.mp4", 0.0) == 0.0
+        assert guarded.call(echo, "f.mp4", 0.0) == 0.0
 
 
 def test_children_end_with_their_owner():

@@ -26,6 +26,7 @@ import psutil
 from tqdm import tqdm
 
 from tools.benchmarks.turns import ratio, take_turns
+from videodit.config.kinds import Count, File, Positive, argument
 from videodit.geometry import covering
 from videodit.video import VIDEO_SUFFIXES, VideoError, probe, read_clip, write_video
 from videodit.video.guarded import Guarded
@@ -35,10 +36,12 @@ Job = tuple[str, float]  # a file, and the second at which its clip begins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--videos", type=Path, help="a video or a folder of them; without, three are generated")
-    parser.add_argument("--rounds", type=int, default=7, help="times that each reader has its turn")
-    parser.add_argument("--clips", type=int, default=6, help="clips of a turn")
-    parser.add_argument("--reads", type=int, default=20000, help="of the test of memory; 0: leave it out")
+    parser.add_argument(
+        "--videos", type=argument(File), help="a video or a folder of them; without, three are generated"
+    )
+    parser.add_argument("--rounds", type=argument(Positive), default=7, help="times that each reader has its turn")
+    parser.add_argument("--clips", type=argument(Positive), default=6, help="clips of a turn")
+    parser.add_argument("--reads", type=argument(Count), default=20000, help="of the test of memory; 0: leave it out")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

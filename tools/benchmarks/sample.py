@@ -18,6 +18,7 @@ from tools.benchmarks.devices import add_device, check_agreement, machine, named
 from tools.benchmarks.peers import SMALL, Pair, compiled
 from tools.benchmarks.turns import print_rows, rows, take_turns
 from videodit.caching import set_cache
+from videodit.config.kinds import Positive, Steps, argument
 from videodit.exchange import pipeline_from_diffusers
 from videodit.text import TextEncoder
 
@@ -26,11 +27,15 @@ TOLERANCE = 1e-3  # of the pixels, after all steps: what each step's rounding ma
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=20, help="scheduler steps, two passes each (20)")
+    parser.add_argument("--steps", type=argument(Steps), default=20, help="scheduler steps, two passes each (20)")
     parser.add_argument(
-        "--tokens", type=int, nargs="+", default=[6, MOST], help=f"of the prompt, its end included (6 {MOST})"
+        "--tokens",
+        type=argument(Positive),
+        nargs="+",
+        default=[6, MOST],
+        help=f"of the prompt, its end included (6 {MOST})",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="turns that each takes (3)")
+    parser.add_argument("--rounds", type=argument(Positive), default=3, help="turns that each takes (3)")
     parser.add_argument(
         "--cache",
         nargs="*",
@@ -66,7 +71,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     def sample_ours(prompt: str, model: Any = ours.transformer, cache: str | None = None) -> Tensor:
         ours.transformer = model
         set_cache(ours, cache)
-        return ours(prompt, **common, guidance_scale=7.5, use_text_mask=False).frames
+        return ours(prompt, **common, guidance_scale=7.5, use_text_mask=False, output_type="pt").frames
 
     ways: dict[str, Callable[..., Any]] = {"videodit": sample_ours, "diffusers": sample_theirs}
     if args.compile:

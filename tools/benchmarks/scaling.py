@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from diffusers import WanTransformer3DModel
 from tools.benchmarks.devices import add_device, machine, named_device, peak_memory
 from tools.benchmarks.plot import loglog
 from tools.benchmarks.turns import print_rows, rows, take_turns
+from videodit.config.kinds import File, Positive, argument
 from videodit.models.transformer import VideoDiT
 
 CHANNELS, TEXT = 4, (120, 512)  # text tokens and their width
@@ -21,12 +21,16 @@ PEER = "Wan, full 3D"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--frames", type=int, nargs="+", default=[8, 16, 32, 64, 128], help="(8 16 32 64 128)")
-    parser.add_argument("--places", type=int, default=16, help="tokens a side of each frame (16)")
-    parser.add_argument("--width", type=int, default=256, help="of both models, a multiple of 64 (256)")
-    parser.add_argument("--layers", type=int, default=1, help="a space and a time block each; theirs: two blocks (1)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns that each takes (3)")
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the times")
+    parser.add_argument(
+        "--frames", type=argument(Positive), nargs="+", default=[8, 16, 32, 64, 128], help="(8 16 32 64 128)"
+    )
+    parser.add_argument("--places", type=argument(Positive), default=16, help="tokens a side of each frame (16)")
+    parser.add_argument("--width", type=argument(Positive), default=256, help="of both models, a multiple of 64 (256)")
+    parser.add_argument(
+        "--layers", type=argument(Positive), default=1, help="a space and a time block each; theirs: two blocks (1)"
+    )
+    parser.add_argument("--rounds", type=argument(Positive), default=3, help="turns that each takes (3)")
+    parser.add_argument("--plot", type=argument(File), metavar="FILE.svg", help="draw the times")
     add_device(parser)
 
 

@@ -16,6 +16,7 @@ import torch
 from tools.benchmarks.devices import machine
 from tools.benchmarks.turns import clock
 from videodit.config import Run, load_config
+from videodit.config.kinds import Count, Positive, Steps, argument
 from videodit.training.loop import Loop
 from videodit.training.precision import lacks_bfloat16
 from videodit.training.trainer import Trainer
@@ -32,11 +33,13 @@ class Enough(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default=SHAPES, help="a YAML file of configs/ (shapes.yaml)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example model.compile=false")
-    parser.add_argument("--stage", type=int, default=2, help="of its stages, where it has some (2: clips of 17 frames)")
+    parser.add_argument(
+        "--stage", type=argument(Positive), default=2, help="of its stages, where it has some (2: clips of 17 frames)"
+    )
     parser.add_argument("--model", default="shipped", help="pipeline folder that it goes on from (the packaged one)")
-    parser.add_argument("--clips", type=int, default=64, help="to encode first and train on (64)")
-    parser.add_argument("--steps", type=int, default=20, help="to measure (20)")
-    parser.add_argument("--warmup", type=int, default=6, help="steps before these (6)")
+    parser.add_argument("--clips", type=argument(Positive), default=64, help="to encode first and train on (64)")
+    parser.add_argument("--steps", type=argument(Steps), default=20, help="to measure (20)")
+    parser.add_argument("--warmup", type=argument(Count), default=6, help="steps before these (6)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from videodit.clipset.decoding import PREVIEW
-from videodit.clipset.requests import NAME_COLUMNS, read_requests, rows_of
-from videodit.data.manifest import FOLDER_MANIFESTS, Item, read_manifest
+from videodit.clipset.requests import NAME_COLUMNS, read_requests
+from videodit.clipset.rows import rows_of
+from videodit.data.folders import MEDIA, Tree
+from videodit.data.manifest import FOLDER_MANIFESTS, Item, Note, read_manifest, tell
+from videodit.data.plain import is_plain_file, natural
 from videodit.data.remote import fetch
 from videodit.evaluation.clips import Clip, clip_from_file, without_ending
 from videodit.evaluation.results import Failure
-from videodit.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError
+from videodit.video import VideoError
 from videodit.video.guarded import Guarded
 
 log = logging.getLogger(__name__)
@@ -44,32 +47,32 @@ def is_model(source: str | Path) -> bool:
 
 
 def find_clips(source: str | Path, prompts: str | Path | None = None) -> list[ClipFile]:
-    """The clips of a video file, a folder (at any depth) or a manifest (`data.manifest`), in the order of their names.
+    """The clips of a video file, a folder (at any depth) or a manifest (`data.manifest`), in the natural order of their
+    names: `2.mp4` before `10.mp4`.
 
     Prompt and seed of a clip come from the `.json` that `make_clips` put beside it, else from a `.txt` beside it or the
     manifest's caption (the first of several) and its column `seed`. Rows that cannot be used have a `failure`.
 
     Args:
         prompts: a file that says them instead: rows with a column `name` (the clip's, with or without its ending) and
-            `prompt`, `seed`; or, without names, a line for each clip, in the order of their names.
+            `prompt`, `seed`; or, without names, a line for each clip, in the natural order of their names.
 
     Raises:
         ValueError: there is no such source, or nothing in it; the prompts do not fit the clips.
     """
     path = Path(source)
-    suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-    if path.is_file() and path.suffix.lower() in suffixes:
-        found = [_with_settings(ClipFile(path, path.name))]
+    if path.is_file() and path.suffix.lower() in MEDIA:
+        found = [_with_settings(ClipFile(path, path.name), Tree.around(path))]
     elif path.is_dir() and not any((path / name).is_file() for name in FOLDER_MANIFESTS):
-        files = (file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-        files = (file for file in files if not file.name.endswith(PREVIEW))
-        seen = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-        found = [_with_settings(ClipFile(file, _said(file.relative_to(path).as_posix()))) for file in seen]
+        tree = Tree.of(path)
+        seen = [file for file in tree.media if not file.name.endswith(PREVIEW)]
+        found = [_with_settings(ClipFile(file, _said(file.relative_to(path).as_posix())), tree) for file in seen]
+        tell(Note(skip.where, skip.why) for skip in tree.left_out())
     else:
         found = _from_manifest(source)
     if not found:
         raise ValueError(f"{source}: nothing to measure: no video, GIF or image in it")
-    found = sorted(found, key=lambda clip: (clip.name, clip.start))
+    found = sorted(found, key=lambda clip: (natural(clip.name), clip.start))
     return _with_prompts(found, Path(prompts)) if prompts is not None else found
 
 
@@ -104,25 +107,27 @@ def _said(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _with_settings(clip: ClipFile) -> ClipFile:
-    beside, text = clip.path.with_suffix(".json"), clip.path.with_suffix(".txt")
-    if beside.is_file():
+def _with_settings(clip: ClipFile, tree: Tree) -> ClipFile:
+    beside, text = clip.path.with_suffix(".json"), tree.text_of(clip.path)
+    if is_plain_file(beside):
         try:
-            made = json.loads(beside.read_text())
-        except (OSError, ValueError):
+            made = json.loads("\n".join(tree.lines_beside(beside, clip.path)))
+        except (OSError, ValueError, RecursionError):
             made = None
             log.warning("%s: cannot be read: prompt and seed of %s stay unknown", beside, clip.name)
         if isinstance(made, dict) and isinstance(made.get("prompt"), str):
             seed = made.get("seed")
             return replace(clip, prompt=made["prompt"], seed=seed if isinstance(seed, int) else None)
-    if text.is_file():
-        lines = text.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        return replace(clip, prompt=next((line.strip() for line in lines if line.strip()), None))
-    return clip
+    try:
+        return clip if text is None else replace(clip, prompt=next(iter(tree.lines_beside(text, clip.path)), None))
+    except (OSError, ValueError) as error:
+        log.warning("%s: the prompt of %s stays unknown", error, clip.name)
+        return clip
 
 
 def _from_manifest(source: str | Path) -> list[ClipFile]:
     manifest = read_manifest(source, captions=False)
+    tell(manifest.notes)
     root = Path(source) if Path(source).is_dir() else Path(source).parent
     found = [_from_item(item, root) for item in manifest.items]
     found = _named_apart(found)

@@ -4,37 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from videodit.caching import set_cache
 from videodit.clipset.decoding import Preview, decoded
+from videodit.clipset.outputs import check_outputs, is_made
 from videodit.clipset.requests import FILES, Request
 from videodit.clipset.texts import embeds_of, encode_texts, prompts_of
+from videodit.config.kinds import Guidance, Share, Steps, check, usable_backend
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.evaluation.weights import state_hash
 from videodit.geometry import ClipSize
 from videodit.long import long_clip
 from videodit.memory import check_decode, free_text_encoder
 from videodit.pipeline import VideoDiTPipeline
-from videodit.video import check_writable, probe, read_clip, read_frames, read_metadata, write_video
+from videodit.video import check_writable, probe, read_clip, read_frames, write_video
+from videodit.video.index import checked
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How clips are made, as `VideoDiTPipeline` takes it; `scheduler` is a name of diffusers, None: the model's own."""
+    """How clips are made, as `VideoDiTPipeline` takes it; `scheduler` is a name of diffusers. None: the model's own.
 
-    steps: int = 30
-    guidance_scale: float = 4.0
-    guidance_rescale: float = 0.0
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    image_guidance_scale: float = 1.0
+    ValueError names what is of another kind or out of range.
+    """
+
+    steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    guidance_rescale: Share = 0.0
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
+    image_guidance_scale: Guidance = 1.0
     scheduler: str | None = None
     cache: str | None = None  # of features: a name of `caching.CACHES`, with or without a number
     dtype: str | None = None  # this and what follows: what was done to the pipeline, for the clips' settings
@@ -44,12 +51,18 @@ class Sampling:
     vae_tiling: bool | None = None
     text_states: str | None = None  # the encoder they are of, where they come from a file
 
+    def __post_init__(self) -> None:
+        check(self)
+        if self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError(f"guidance_interval={self.guidance_interval} must be two rising shares of the steps")
 
-def output_paths(out: Path, count: int) -> list[Path]:
-    """One path a clip: `out` itself for one clip, numbered files beside each other, or in a folder, for several."""
-    if out.suffix and not out.is_dir():
-        return [out] if count == 1 else [out.with_name(f"{out.stem}_{i:04d}{out.suffix}") for i in range(count)]
-    return [out / f"{i:04d}.mp4" for i in range(count)]
+    def resolved(self, pipe: VideoDiTPipeline) -> Sampling:
+        """With the model's own steps and guidance where none are said."""
+        return replace(
+            self,
+            steps=pipe.config.default_num_inference_steps if self.steps is None else self.steps,
+            guidance_scale=pipe.config.default_guidance_scale if self.guidance_scale is None else self.guidance_scale,
+        )
 
 
 def make_clips(
@@ -64,7 +77,9 @@ def make_clips(
     keeps_text_encoder: bool = True,
     batch_size: int = 8,
     preview: int | None = None,
+    inputs: Sequence[str | Path] = (),
     overwrite: bool = False,
+    renew: bool = False,
     writes: bool = True,
 ) -> Iterator[Path]:
     """Makes a clip a request, each from its own seed, and writes it; gives the paths as clips are there.
@@ -78,20 +93,22 @@ def make_clips(
         keeps_text_encoder: False lets go of it once they are, and the pipeline with none.
         batch_size: clips of one size made together.
         preview: after how many steps each a clip that is being made is shown beside its file (`Preview`); None: never.
-        overwrite: make again what is there with other settings, instead of an error.
+        inputs: files that must stay as they are, beside those that the requests name.
+        overwrite: make again what is there with other settings, or was not made here, instead of an error.
+        renew: make again what is there and was made here.
         writes: False for all but one of several processes that make each clip together (`set_sequence_group`).
 
     Raises:
-        ValueError: an option is out of range, two requests share a file, or, before anything is made, a file is there
-            that was made with other settings.
+        ValueError: an option is out of range, or, before anything is made, two requests share a file, one would be
+            written over a file that is read, or a file is there that was made with other settings, or not here.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     if preview is not None and preview < 1:
         raise ValueError(f"preview={preview} must be at least 1 step")
-    if twice := [path for path, times in Counter(paths).items() if times > 1]:
-        raise ValueError(f"{twice[0]}: several clips would be written to it")
-    sampling = sampling or Sampling()
+    for backend in _backends(pipe.transformer):
+        usable_backend(backend)
+    sampling = (sampling or Sampling()).resolved(pipe)
     if sampling.scheduler is not None:
         pipe.scheduler = scheduler_named(sampling.scheduler, pipe.scheduler)
     made_by = {
@@ -104,7 +121,8 @@ def make_clips(
     made_by = {name: value for name, value in made_by.items() if value is not None}
     set_cache(pipe, sampling.cache)
     settings = [_settings(pipe, request) | made_by for request in requests]
-    missing = [not _is_made(*each, overwrite) for each in zip(paths, settings, strict=True)]
+    check_outputs(paths, settings, [*inputs, *(one[name] for one in settings for name in FILES if name in one)])
+    missing = [not is_made(*each, overwrite=overwrite, renew=renew) for each in zip(paths, settings, strict=True)]
     for path, wanted in zip(paths, missing, strict=True):
         if wanted and writes:
             check_writable(path)
@@ -134,6 +152,13 @@ def weights_digest(model: torch.nn.Module) -> str:
     return state_hash({k: w if type(w) is torch.Tensor else w.dequantize() for k, w in model.state_dict().items()})
 
 
+def _backends(model: torch.nn.Module) -> set[str]:
+    """The attention backends that its modules run, or, where they name none, that of the process."""
+    named = [getattr(getattr(module, "processor", None), "_attention_backend", None) for module in model.modules()]
+    active, _ = _AttentionBackendRegistry.get_active_backend()
+    return {str(getattr(name, "value", name)) for name in {*named, active} if name is not None}
+
+
 def _settings(pipe: VideoDiTPipeline, request: Request) -> dict[str, Any]:
     size = pipe.default_size
     own = {"num_frames": size.num_frames, "height": size.height, "width": size.width, "fps": size.fps}
@@ -149,37 +174,10 @@ def _settings(pipe: VideoDiTPipeline, request: Request) -> dict[str, Any]:
 
 def _digest(file: str) -> str:
     try:
-        with Path(file).open("rb") as content:
+        with checked(file).open("rb") as content:  # no device, which would never end
             return hashlib.file_digest(content, "sha256").hexdigest()[:12]
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
-
-
-def _is_made(path: Path, settings: Mapping[str, Any], overwrite: bool) -> bool:
-    """Whether the clip is there with these settings."""
-    frames = path.with_suffix("")
-    made = path if path.exists() else frames / "0000.png" if path.suffix == ".png" and frames.is_dir() else None
-    if overwrite or made is None:
-        return False
-    there = _made_with(made, path.with_suffix(".json"))
-    if there == settings:
-        return True
-    known = there if isinstance(there, dict) else {}
-    differ = [name for name in {**settings, **known} if known.get(name) != settings.get(name)]
-    raise ValueError(
-        f"{path}: is there already, made with another {', '.join(differ) or 'set of settings'}; give --overwrite to "
-        "make it anew, or another --out"
-    )
-
-
-def _made_with(clip: Path, beside: Path) -> Any:
-    """The settings beside a clip; where a run was stopped before they stood there, those in it."""
-    try:
-        if beside.exists():
-            return json.loads(beside.read_text())
-        return json.loads(read_metadata(clip).get("comment", ""))
-    except (OSError, ValueError):
-        return None
 
 
 def _batches(settings: Sequence[Mapping[str, Any]], missing: Sequence[bool], size: int) -> list[list[int]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-from collections.abc import Iterator, Mapping
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from videodit.clipset.rows import is_table, rows_of
+from videodit.config.kinds import Place, Positive, Rate, Seed, Strength, Text, check, in_short, place
 from videodit.data.manifest import CAPTION_COLUMNS
 
 log = logging.getLogger(__name__)
@@ -20,27 +20,33 @@ NAME_COLUMNS = ("name", "file", "path", "video_path", "file_name")
 
 @dataclass(frozen=True)
 class Request:
-    """One clip to make. What is None is the model's own; sizes are in pixels and frames, `fps` in frames a second."""
+    """One clip to make. What is None is the model's own; sizes are in pixels and frames, `fps` in frames a second.
 
-    prompt: str
-    seed: int = 0
-    negative_prompt: str = ""
-    num_frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    fps: float | None = None
-    image: str | None = None  # a file: the clip's first frame
-    last_image: str | None = None  # a file: its last frame
-    video: str | None = None  # a file: to go on from, or, with `strength`, to remake
-    last_video: str | None = None  # a file: what the clip leads to
-    strength: float | None = None
-    given_frames: int | None = None  # of `video`, its last ones, from which the clip goes on
-    last_given_frames: int | None = None  # of `last_video`, its first ones, to which the clip leads
+    ValueError names what is of another kind or out of range.
+    """
+
+    prompt: Text
+    seed: Seed = 0
+    negative_prompt: Text = ""
+    num_frames: Positive | None = None
+    height: Positive | None = None
+    width: Positive | None = None
+    fps: Rate | None = None
+    image: Place | None = None  # a file: the clip's first frame
+    last_image: Place | None = None  # a file: its last frame
+    video: Place | None = None  # a file: to go on from, or, with `strength`, to remake
+    last_video: Place | None = None  # a file: what the clip leads to
+    strength: Strength | None = None
+    given_frames: Positive | None = None  # of `video`, its last ones, from which the clip goes on
+    last_given_frames: Positive | None = None  # of `last_video`, its first ones, to which the clip leads
     loop: bool | None = None  # from its last frame the clip goes on to its first
-    overlap: int | None = None  # a long clip: made in windows, of which each goes on from so many frames of the last
-    window: int | None = None  # frames of such a window; None: the model's own number
+    overlap: Positive | None = (
+        None  # a long clip: made in windows, of which each goes on from so many frames of the last
+    )
+    window: Positive | None = None  # frames of such a window; None: the model's own number
 
     def __post_init__(self) -> None:
+        check(self)
         if not self.prompt.strip():
             raise ValueError("the prompt is empty; say what the clip should show")
         if self.video is None and (self.strength is not None or self.given_frames is not None):
@@ -63,7 +69,7 @@ class Request:
 
 
 def read_requests(file: str | Path, seed: int = 0) -> list[Request]:
-    """The lines of a prompts file: `.txt`, a prompt a line; `.csv`, `.tsv`, `.jsonl` or `.json`, a row a clip.
+    """The lines of a prompts file: `.txt`, a prompt each; rows of `.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet`.
 
     Columns: `prompt` (or `caption`, `text` ...) and, each where wanted, the other fields of `Request`; files are
     relative to the prompts file. Other columns are named in a warning. A line without a seed of its own has `seed` +
@@ -77,14 +83,14 @@ def read_requests(file: str | Path, seed: int = 0) -> list[Request]:
     requests, unused = [], set()
     for number, (where, row) in enumerate(rows_of(path)):
         column = next((name for name in CAPTION_COLUMNS if row.get(name)), None)
-        if column is None or not str(row[column]).strip():
+        if column is None or (isinstance(row[column], str) and not row[column].strip()):
             raise ValueError(f"{where}: no prompt; fill one of {', '.join(CAPTION_COLUMNS)}")
-        values: dict[str, Any] = {"prompt": str(row[column]).strip(), "seed": seed + number}
-        for field in fields(Request)[1:]:
-            if row.get(field.name) not in (None, ""):
-                values[field.name] = _value(where, field.name, row[field.name], path.parent)
-        unused |= row.keys() - values.keys() - {column, *NAME_COLUMNS, *(f.name for f in fields(Request))}
+        unused |= row.keys() - {column, *NAME_COLUMNS, *(field.name for field in fields(Request))}
         try:
+            values: dict[str, Any] = {"prompt": _text(column, row[column]).strip(), "seed": seed + number}
+            for field in fields(Request)[1:]:
+                if row.get(field.name) not in (None, ""):
+                    values[field.name] = _value(field.name, row[field.name], path.parent, is_table(path))
             requests.append(Request(**values))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
@@ -95,58 +101,39 @@ def read_requests(file: str | Path, seed: int = 0) -> list[Request]:
     return requests
 
 
-def rows_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(file and line, row) of every line that is not empty."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as text ({error})") from error
-    kind = path.suffix.lower()
-    if kind in (".csv", ".tsv"):
-        for number, row in enumerate(csv.DictReader(text.splitlines(), delimiter="\t" if kind == ".tsv" else ","), 2):
-            if None in row:
-                raise ValueError(f"{path}:{number}: more values than the first line has columns; quote commas")
-            yield f"{path}:{number}", row
-        return
-    if kind == ".json":
-        found = _parsed(text, str(path))
-        if not isinstance(found, list):
-            raise ValueError(f"{path}: must hold a list of objects, a clip each")
-        lines = [(f"{path} item {number}", one) for number, one in enumerate(found)]
-    elif kind == ".jsonl":
-        numbered = [(f"{path}:{number}", line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        lines = [(where, _parsed(line, where)) for where, line in numbered]
-    else:
-        lines = [(f"{path}:{n}", {"prompt": line}) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    for where, row in lines:
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: must be an object with a prompt")
-        yield where, row
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where}: is no JSON ({error})") from error
-
-
-def _value(where: str, name: str, value: Any, folder: Path) -> Any:
-    """A column's value as `Request` has it."""
+def _value(name: str, value: Any, folder: Path, is_text: bool) -> Any:
+    """A column's value as `Request` has it; in a table all are texts."""
     if name == "negative_prompt":
-        return str(value)
+        return _text(name, value)
     if name in FILES:
-        return str(folder / str(value))
+        return str(folder / place(_text(name, value)))
     if name == "loop":
-        if str(value).lower() not in ("true", "false", "1", "0", "yes", "no"):
-            raise ValueError(f"{where}: loop is {value!r}; it must be true or false")
+        if str(value).lower() not in ("true", "false", *(("1", "0", "yes", "no") if is_text else ())):
+            raise ValueError(f"loop is {in_short(value)}; it must be true or false")
         return str(value).lower() in ("true", "1", "yes") or None
-    any_number = name in ("fps", "strength")
+    return _number(name, value, is_text, any_number=name in ("fps", "strength"))
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {in_short(value)}; it must be text")
+    return value
+
+
+def _number(name: str, value: Any, is_text: bool, *, any_number: bool) -> int | float:
+    """Whole ones to their last digit: those of 2^53 and more have no exact float."""
+    kind = "a number" if any_number else "a whole number"
     try:
-        number = float(value)
-        if not any_number and number != int(number):
+        if isinstance(value, bool) or isinstance(value, str) != is_text:
+            raise TypeError
+        if any_number:
+            return float(value)
+        whole = int(value) if isinstance(value, int) or re.fullmatch(r"\s*[+-]?[0-9]+\s*", str(value)) else None
+        if whole is None and float(value) == int(float(value)):
+            kind += " below 2^53, or written without point and exponent"
+            whole = int(float(value)) if abs(float(value)) < 2**53 else None
+        if whole is None:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        kind = "a number" if any_number else "a whole number"
-        raise ValueError(f"{where}: {name} is {value!r}; it must be {kind}") from None
-    return number if any_number else int(number)
+        raise ValueError(f"{name} is {in_short(value)}; it must be {kind}") from None
+    return whole

@@ -7,6 +7,7 @@ prompt's name is the first 12 digits of its encoder's fingerprint, a space, and 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from videodit.clipset.requests import Request
 from videodit.conditions import encoded
 from videodit.text import TextEncoder, padded
 
+NAME = re.compile("[0-9a-f]{12} ")  # what a prompt's name begins with
 FIX = "write it with --encode-text, with the same model and prompts"
 
 
@@ -33,8 +35,17 @@ def encode_texts(encoder: TextEncoder, prompts: Iterable[str]) -> dict[str, Tens
     return {prompt: encoded(encoder, [prompt]).states[0].cpu().contiguous() for prompt in prompts}
 
 
-def write_texts(file: Path, encoder: TextEncoder, prompts: Iterable[str]) -> Path:
-    """Encodes prompts into a file, whole or not at all."""
+def write_texts(file: Path, encoder: TextEncoder, prompts: Sequence[str], *, overwrite: bool = False) -> Path:
+    """Encodes prompts into a file, whole or not at all.
+
+    Raises:
+        ValueError: another ending than .safetensors; or, unless `overwrite`, something lies there that is more than
+            states of these prompts.
+    """
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{file}: text states are kept in a .safetensors file; give it that ending")
+    if not overwrite and file.exists() and (lost := _lost(file, prompts)):
+        raise ValueError(f"{file}: is there already, and holds {lost}; name another file, or give --overwrite")
     maker = encoder.fingerprint()[:12]
     tensors = {f"{maker} {prompt}": states for prompt, states in encode_texts(encoder, prompts).items()}
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +53,19 @@ def write_texts(file: Path, encoder: TextEncoder, prompts: Iterable[str]) -> Pat
     save_file(tensors, scratch)
     scratch.replace(file)
     return file
+
+
+def _lost(file: Path, prompts: Sequence[str]) -> str:
+    """What a file holds that would be gone; "" where it is nothing."""
+    try:
+        with safe_open(file, "pt") as tensors:
+            keys = list(tensors.keys())
+    except (OSError, SafetensorError):
+        return "something else than text states"
+    if not all(NAME.match(key) for key in keys):
+        return "something else than text states"
+    others = {key.partition(" ")[2] for key in keys} - set(prompts)
+    return f"states of {len(others)} other prompts" if others else ""
 
 
 def read_texts(file: Path, prompts: Iterable[str], width: int) -> tuple[dict[str, Tensor], str]:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from videodit.config.section import Positive, Precision, Section, Share
+from videodit.config.kinds import Amount, Count, Place, Positive, Precision, Rate, Share, Weight
+from videodit.config.section import Section
 
 
 def _listed(value: Any) -> Any:
@@ -22,7 +23,7 @@ class Bucket(Section):
     num_frames: Positive | None = None
     height: Positive | None = None
     width: Positive | None = None
-    fps: Annotated[float, Field(gt=0, strict=False)] | None = None
+    fps: Rate | None = None
     batch_size: Positive | None = Field(None, description="over all processes; null: as `train` says")
 
 
@@ -35,17 +36,18 @@ class Data(Section):
     here. That size is also what the VAE is trained on and what the pipeline samples unless told otherwise.
     """
 
-    source: str = Field(
+    source: Place = Field(
         "shapes", description="'shapes', or clips of yours: a manifest, a folder, tar shards, a URL (`data.manifest`)"
     )
+    shapes: Count = Field(0, description="so many clips of the world of moving shapes beside those of `source`")
     clips: Positive | None = Field(None, description="at most so many of a manifest (null: all); shapes: drawn, 8192")
-    more: dict[str, Annotated[float, Field(strict=False)]] = Field(
+    more: dict[str, float] = Field(
         {}, description="of shapes: weights of words against the others' 1, as {spinning: 3, star: 2}; validation's too"
     )
     num_frames: Positive = 17
     height: Positive = 64
     width: Positive = 64
-    fps: Annotated[float, Field(gt=0, strict=False)] = 8.0
+    fps: Rate = 8.0
     buckets: tuple[Bucket, ...] = Field((), strict=False, description="sizes to train on; none: the one above")
     upscale: bool = Field(False, description="enlarge what is smaller than a bucket, rather than leave it out")
     crop: Literal["center", "random"] = Field("center", description="what of a picture of another shape is kept")
@@ -65,10 +67,10 @@ class Data(Section):
         "leave_out", description="what has fewer frames a second than a bucket: repeat shows some of them twice"
     )
     reader: Literal["pyav", "decord", "torchcodec"] = "pyav"
-    read_seconds: Annotated[float, Field(gt=0, strict=False)] = Field(
+    read_seconds: Amount = Field(
         60.0, description="reading one clip may take; a file that takes longer is put into quarantine"
     )
-    read_memory_gb: Annotated[float, Field(gt=0, strict=False)] = Field(4.0, description="reading one clip may take")
+    read_memory_gb: Amount = Field(4.0, description="reading one clip may take")
     read_processes: Positive | None = Field(None, description="that read files; null: one a core, at most 8")
     start: Literal["random", "first"] = Field("random", description="where in a longer file a clip begins")
     spans: Positive = Field(1, description="how many stretches of a longer file (or random crops) are encoded")
@@ -77,17 +79,19 @@ class Data(Section):
         "once", description="each_step: nothing is stored, and each epoch shows other stretches and crops"
     )
     encode_precision: Precision = Field("no", description="of the VAE when clips are encoded")
-    validation: Annotated[int, Field(ge=0)] = Field(64, description="clips kept out of training, to measure on")
-    validation_source: str | None = Field(
+    validation: Count = Field(64, description="clips kept out of training, to measure on")
+    validation_source: Place | None = Field(
         None, description="measure on so many of these clips instead, and keep none out: a manifest, as `source`"
     )
     image_share: Share = Field(0.1, description="share of the clips that an epoch shows as images: their first frame")
     max_bad_share: Share = Field(0.05, description="unreadable files beyond this share of the manifest stop the run")
-    memory_gb: Annotated[float, Field(ge=0, strict=False)] = Field(2.0, description="decoded clips kept in memory")
+    memory_gb: Weight = Field(2.0, description="decoded clips kept in memory")
 
     @model_validator(mode="after")
     def _more_of_what_is_there(self) -> Data:
-        if self.more and self.source != "shapes":
+        if self.shapes and self.source == "shapes":
+            raise ValueError("shapes: is beside clips of yours; source 'shapes' draws `clips` of them")
+        if self.more and self.source != "shapes" and not self.shapes:
             raise ValueError(
                 f"more: is of source 'shapes' alone; {self.source} shows each clip as often as it lists it"
             )

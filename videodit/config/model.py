@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from videodit.config.section import Positive, Section, Share
+from videodit.config.kinds import Amount, Backend, Place, Positive, Share
+from videodit.config.section import Section
 
 
 class Text(Section):
     """The text encoder."""
 
-    source: str | None = Field(
+    source: Place | None = Field(
         None, description="folder or hub name of an encoder; null: a small own one, trained along"
     )
     width: Positive = Field(192, description="of the own encoder")
@@ -27,14 +28,14 @@ class Model(Section):
     num_layers: Positive | None = Field(None, description="instead of the named size's")
     axes: tuple[Literal["space", "time", "joint"], ...] = Field(("space", "time"), strict=False, min_length=1)
     patch_size: tuple[Positive, Positive, Positive] = Field((1, 2, 2), strict=False)
-    mlp_ratio: Annotated[float, Field(gt=0, strict=False)] = 4.0
+    mlp_ratio: Annotated[float, Field(ge=0.1, le=64)] = 4.0
     qk_norm: bool = True
     time_positions: Literal["rotary", "sincos", "both"] = Field(
         "both", description="both: sin-cos ones, which say which frame is the first, beside rotary ones"
     )
     gradient_checkpointing: bool | Positive = Field(False, description="of all blocks, or of every n-th")
     compile: bool = Field(False, description="torch.compile each block")
-    attention_backend: str | None = Field(
+    attention_backend: Backend | None = Field(
         None, description="of diffusers, for training: native, _native_math, flash ..."
     )
 
@@ -44,9 +45,9 @@ class Objective(Section):
 
     prediction_type: Literal["flow", "epsilon", "v_prediction", "sample"] = "flow"
     times: Literal["logit_normal", "uniform", "mode"] = "logit_normal"
-    logit_mean: Annotated[float, Field(strict=False)] = 0.0
-    logit_std: Annotated[float, Field(gt=0, strict=False)] = 1.0
-    shift: Annotated[float, Field(gt=0, strict=False)] = Field(1.0, description="of times towards noise, above 1")
+    logit_mean: Annotated[float, Field(ge=-20, le=20)] = 0.0
+    logit_std: Annotated[float, Field(ge=1e-3, le=20)] = 1.0
+    shift: Annotated[float, Field(ge=1e-3, le=1e3)] = Field(1.0, description="of times towards noise, above 1")
     shift_tokens: Positive | None = Field(
         None, description="a sample of so many tokens has this shift, others more or less by the root of theirs"
     )
@@ -62,7 +63,7 @@ class Objective(Section):
         return self
 
     learned_range: bool = Field(False, description="learn the variance too (not for flow)")
-    min_snr_gamma: Annotated[float, Field(gt=0, strict=False)] | None = Field(None, description="not for flow")
+    min_snr_gamma: Amount | None = Field(None, description="not for flow")
 
 
 class Lora(Section):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -11,12 +13,15 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from videodit.config.data import Data
+from videodit.config.kinds import Place, Seed, in_short, must_be, usable_backend
 from videodit.config.model import Model, Objective, Text
+from videodit.config.reading import LARGEST, read_yaml
 from videodit.config.section import Section
 from videodit.config.train import Train
 from videodit.config.vae import Vae
 
 MAPPINGS = ("more", "given_frames")  # keys whose values are mappings, and no sections
+MOST_ERRORS = 8  # that one message tells
 
 
 class ConfigError(ValueError):
@@ -26,12 +31,12 @@ class ConfigError(ValueError):
 class Run(Section):
     """Everything that a run needs."""
 
-    output: str = Field(description="the folder that this run writes into")
-    seed: int = 0
+    output: Place = Field(description="the folder that this run writes into")
+    seed: Seed = 0
     data: Data = Data()
     vae: Vae = Vae()
-    latents: str | None = Field(None, description="folder of encoded clips, to share; null: <output>/latents")
-    codec: str | None = Field(None, description="a saved VAE or pipeline, or 'shipped'; null: <output>/vae")
+    latents: Place | None = Field(None, description="folder of encoded clips, to share; null: <output>/latents")
+    codec: Place | None = Field(None, description="a saved VAE or pipeline, or 'shipped'; null: <output>/vae")
     text: Text = Text()
     model: Model = Model()
     objective: Objective = Objective()
@@ -44,6 +49,17 @@ class Run(Section):
     def _sections_fit(self) -> Run:
         if self.train.keep_best and not self.data.validation:
             raise ValueError("train.keep_best goes by the loss on clips kept out: set data.validation above 0")
+        if self.model.attention_backend is None and (default := os.environ.get("DIFFUSERS_ATTN_BACKEND")):
+            usable_backend(default)
+        return self
+
+    @model_validator(mode="after")
+    def _reads_nothing_that_it_writes(self) -> Run:
+        read = {"codec": self.codec, "text.source": self.text.source, "train.start_from": self.train.start_from}
+        for key, place in {**read, "vae.start_from": self.vae.start_from}.items():
+            written = Path(self.output) / ("vae" if key == "vae.start_from" else "pipeline")
+            if place is not None and os.path.realpath(place) == os.path.realpath(written):
+                raise ValueError(f"{key}: {place} is what this run writes; choose another output")
         return self
 
     def legs(self) -> list[Run]:
@@ -69,7 +85,7 @@ class Run(Section):
             try:
                 legs.append(Run.model_validate(_merged(_merged(self.model_dump(), shared), changes)))
             except ValidationError as error:
-                raise ConfigError("; ".join(f"stages.{number}.{_explain(e)}" for e in error.errors())) from error
+                raise ConfigError(_explained(error, f"stages.{number}.")) from error
         if len({leg.train.precision for leg in legs}) > 1:
             raise ConfigError("stages: train.precision is one for all legs; set it outside of them")
         return legs or [self]
@@ -90,28 +106,19 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Run:
         ConfigError: the file is missing or no YAML mapping, an override is no `key=value`, or a key or value is wrong.
     """
     path = Path(file)
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    values = _parsed(_text_of(path), str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold a mapping of keys to values")
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{override!r} is no override; write key=value, for example train.steps=100")
-        try:
-            _set(values, key.split("."), yaml.safe_load(text), override)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{override!r}: not valid YAML: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"{in_short(override)} is no override; write key=value, for example train.steps=100")
+        _set(values, key.split("."), _parsed(text, in_short(override)), in_short(override))
     try:
         run = Run.model_validate(values)
         run.legs()
     except ValidationError as error:
-        lines = "; ".join(_explain(e) for e in error.errors())
-        raise ConfigError(f"{path}: {lines}") from error
+        raise ConfigError(f"{path}: {_explained(error)}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     for override in overrides:
@@ -121,18 +128,40 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Run:
     return run
 
 
+def _text_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
+    if len(content) > LARGEST:
+        raise ConfigError(f"{path}: larger than {LARGEST} bytes, and so no configuration")
+    try:
+        return content.decode("utf-8-sig")  # whatever the locale says
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}: line {line} is not UTF-8 ({error.reason}): save it as UTF-8") from error
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return read_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
 def _set(values: Any, keys: list[str], value: Any, override: str) -> None:
     for key in keys[:-1]:
         if isinstance(values, list):  # stages.0.train.steps
-            if not key.isdecimal() or int(key) >= len(values):
-                raise ConfigError(f"{override!r}: {key!r} must be a number below {len(values)}")
+            if not key.isdecimal() or len(key) > 9 or int(key) >= len(values):
+                raise ConfigError(f"{override}: {in_short(key)} must be a number below {len(values)}")
             values = values[int(key)]
         else:
             values = values.setdefault(key, {})
         if not isinstance(values, dict | list):
-            raise ConfigError(f"{override!r}: {key!r} is a value, not a section")
+            raise ConfigError(f"{override}: {in_short(key)} is a value, not a section")
     if isinstance(values, list):
-        raise ConfigError(f"{override!r}: name a key after the number")
+        raise ConfigError(f"{override}: name a key after the number")
     values[keys[-1]] = value
 
 
@@ -145,10 +174,18 @@ def _has(values: Any, keys: list[str]) -> bool:
     return True
 
 
+def _explained(error: ValidationError, within: str = "") -> str:
+    """All that is wrong with a configuration, the first few in words."""
+    lines = [within + _explain(one) for one in error.errors()[:MOST_ERRORS]]
+    more = error.error_count() - len(lines)
+    return "; ".join([*lines, f"and {more} more errors"] if more else lines)
+
+
 def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part)[:80] for part in error["loc"])
     if error["type"] != "extra_forbidden":
-        return f"{key}: {error['msg']} (got {error['input']!r})"
+        got = "" if isinstance(error["input"], dict) else f" (got {in_short(error['input'])})"
+        return f"{key}: {must_be(error)}{got}{_hint(error)}"
     section: Any = Run
     for part in error["loc"][:-1]:
         if isinstance(part, str) and part in getattr(section, "model_fields", {}):
@@ -156,3 +193,13 @@ def _explain(error: Any) -> str:
             section = next((kind for kind in (held, *get_args(held)) if hasattr(kind, "model_fields")), None)
     near = difflib.get_close_matches(str(error["loc"][-1]), getattr(section, "model_fields", {}), n=1)
     return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def _hint(error: Any) -> str:
+    """What to write, where a text looks like the number that is wanted."""
+    text, kind = error["input"], error["type"]
+    if not kind.startswith(("int_", "float_")) or not isinstance(text, str):
+        return ""
+    if re.fullmatch(r"[-+]?0[0-9_]+|[-+]?[0-9]+(:[0-9.]+)+", text):
+        return ": octal or of base 60 to some readers of YAML; write it without leading zeros and colons"
+    return ": a text; write it without quotes" if re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", text) else ""

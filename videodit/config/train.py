@@ -6,38 +6,50 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from videodit.config.kinds import (
+    Amount,
+    Count,
+    Guidance,
+    LearningRate,
+    Place,
+    Positive,
+    Precision,
+    Prompt,
+    Share,
+    SigmaRel,
+    Steps,
+    Weight,
+)
 from videodit.config.model import Lora
-from videodit.config.section import Positive, Precision, Section, Share
+from videodit.config.section import Section
+
+Beta = Annotated[float, Field(ge=0, lt=1)]  # of a running average
 
 
 class Train(Section):
     """How the transformer is trained."""
 
     steps: Positive = 10000
-    steps_before: Annotated[int, Field(ge=0)] = Field(
+    steps_before: Count = Field(
         0, description="of earlier stages: data order and noise go on from there (stages set it)"
     )
     batch_size: Positive = Field(64, description="over all processes and accumulation steps")
     batch_tokens: Positive | None = Field(None, description="instead: as many as have so many tokens together")
     gradient_accumulation_steps: Positive = Field(1, description="pieces in which a process takes its share of a batch")
-    workers: Annotated[int, Field(ge=0)] = Field(0, description="processes beside each that read batches ahead")
+    workers: Count = Field(0, description="processes beside each that read batches ahead")
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for the blocks' matrices, AdamW for the rest"
     )
-    learning_rate: Annotated[float, Field(gt=0, strict=False)] = 1e-3
-    muon_learning_rate: Annotated[float, Field(gt=0, strict=False)] | None = Field(
-        None, description="of what muon steps (null: learning_rate)"
-    )
-    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    learning_rate: LearningRate = 1e-3
+    muon_learning_rate: LearningRate | None = Field(None, description="of what muon steps (null: learning_rate)")
+    warmup_steps: Count = 200
     schedule: Literal["constant", "cosine"] = "cosine"
     decay_steps: Positive | None = Field(None, description="steps over which the cosine falls to zero (null: steps)")
-    betas: tuple[float, float] = Field((0.9, 0.99), strict=False)
-    weight_decay: Annotated[float, Field(ge=0, strict=False)] = 0.01
-    max_grad_norm: Annotated[float, Field(gt=0, strict=False)] = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.999, description="of the average that is sampled and saved"
-    )
-    ema_sigma_rels: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = Field(
+    betas: tuple[Beta, Beta] = Field((0.9, 0.99), strict=False)
+    weight_decay: Weight = 0.01
+    max_grad_norm: Amount = 1.0
+    ema_decay: Beta = Field(0.999, description="of the average that is sampled and saved")
+    ema_sigma_rels: tuple[SigmaRel, ...] = Field(
         (), strict=False, description="power-function averages stored with each checkpoint, for tools/average.py"
     )
     caption_dropout: Share = 0.1
@@ -47,25 +59,27 @@ class Train(Section):
         1, description="processes that share the tokens of each batch; divides the number of all processes"
     )
     on_nonfinite: Literal["stop", "skip"] = Field("stop", description="what a loss or gradient that is no number does")
-    spike_factor: Annotated[float, Field(gt=1, strict=False)] | None = Field(
+    spike_factor: Annotated[float, Field(gt=1, le=1e9)] | None = Field(
         None, description="a loss so many times the median of the last 100 steps goes back to the last checkpoint"
     )
-    start_from: str | None = Field(
+    start_from: Place | None = Field(
         None, description="a pipeline folder whose transformer and text encoder to start from"
     )
     weights: tuple[str, ...] = Field(
         (), strict=False, description="what is trained: axes (time), names with * (*.attn1.*); none: everything"
     )
     lora: Lora | None = Field(None, description="train low-rank adapters instead of the weights")
-    resume: str | None = Field("latest", description="a checkpoint folder; null: start anew, in an empty output")
+    resume: Place | None = Field("latest", description="a checkpoint folder; null: start anew, in an empty output")
     checkpoint_every: Positive = 1000
     keep: Positive = Field(2, description="so many last checkpoints")
-    keep_best: Annotated[int, Field(ge=0)] = Field(0, description="and so many with the lowest validation loss")
+    keep_best: Count = Field(0, description="and so many with the lowest validation loss")
     validate_every: Positive = 500
     sample_every: Positive = 1000
-    prompts: tuple[str, ...] = Field((), strict=False, description="sampled while training; none: validation captions")
-    num_inference_steps: Positive = 30
-    guidance_scale: Annotated[float, Field(strict=False)] = 4.0
+    prompts: tuple[Prompt, ...] = Field(
+        (), strict=False, description="sampled while training; none: validation captions"
+    )
+    num_inference_steps: Steps | None = Field(None, description="of samples, and the pipeline's own; none: its")
+    guidance_scale: Guidance | None = Field(None, description="likewise")
     log_every: Positive = 10
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         ("tensorboard",), strict=False, description="beside losses.jsonl"

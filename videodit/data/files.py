@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -30,12 +30,21 @@ log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 REMEMBER_EVERY = 5000  # files
+UNASKED = {"peculiar": None}  # of a memory whose version did not ask
+PECULIAR: dict[str, tuple[str, Callable[[dict], bool]]] = {  # what is told of it, and when it holds of a `VideoInfo`
+    "interlaced": ("interlaced: read as stored, two fields in a frame", lambda info: info["interlaced"]),
+    "hdr": ("HDR (PQ or HLG): read as stored, which looks pale", lambda info: info["hdr"]),
+    "nonsquare": (
+        "of pixels that are not square: read as stored, so what they show is stretched",
+        lambda info: abs(info["pixel_aspect"] - 1) > 0.01,
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A file's length in seconds (0: an image), frames a second, size in pixels, whether it is `transparent` in parts;
-    or the error that reading it gave."""
+    """A file's length in seconds (0: an image), frames a second, size in pixels, whether it is `transparent` in parts,
+    in what its pixels are no plain ones (`PECULIAR`, separated by spaces); or the error that reading it gave."""
 
     duration: float = 0.0
     fps: float = 0.0
@@ -45,10 +54,12 @@ class Facts:
     error: str | None = None
     sha256: str | None = None
     transparent: bool | None = None  # None: measured before anyone asked
+    peculiar: str | None = ""
 
     @property
     def is_measured(self) -> bool:
-        measured = (self.duration > 0 or self.is_image) and self.transparent is not None
+        asked = self.transparent is not None and self.peculiar is not None
+        measured = (self.duration > 0 or self.is_image) and asked
         return measured or self.error is not None
 
 
@@ -90,6 +101,10 @@ class Files:
         """What is known to be wrong with a file, without looking at it."""
         known = self._known(path)
         return known.error if known else None
+
+    def peculiar(self, path: Path) -> list[str]:
+        """In what its pixels are known to be no plain ones, without looking at it."""
+        return (known.peculiar or "").split() if (known := self._known(path)) else []
 
     def sha256(self, path: Path) -> str:
         """Of the file's bytes. VideoError where it cannot be read."""
@@ -162,6 +177,7 @@ class Files:
             self.fail(path, result)
         else:
             measured = {key: result[key] for key in ("duration", "fps", "height", "width", "is_image", "transparent")}
+            measured["peculiar"] = " ".join(name for name, (_, holds) in PECULIAR.items() if holds(result))
             self._keep(path, replace(self._known(path) or Facts(), **measured))
         self._remember_some()
 
@@ -190,7 +206,7 @@ def _remembered(memory: Path) -> dict[str, tuple[int, int, Facts]]:
     for path, row in rows:
         with suppress(ValueError, TypeError):
             size, time, facts = row
-            known[path] = (int(size), int(time), _FACTS.validate_python(facts))
+            known[path] = (int(size), int(time), _FACTS.validate_python(UNASKED | facts))
     if len(known) < len(rows) or not rows:
         log.warning("%s: damaged in parts: %d files are measured anew", memory, len(rows) - len(known))
     return known

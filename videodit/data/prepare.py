@@ -24,7 +24,7 @@ from typing import Any
 from tqdm import tqdm
 
 from videodit.data import cut
-from videodit.data.manifest import Item, Skip, read_manifest
+from videodit.data.manifest import Item, Skip, read_manifest, tell
 from videodit.data.remote import is_url
 from videodit.data.sifting import REASONS, Drop, Kept, Options, Sifted, name_of, sift
 from videodit.data.survey import Memory, Survey, stamp, time_limit
@@ -145,6 +145,7 @@ def _check_manifest(path: Path, rows: Sequence[dict[str, Any]], overwrite: bool)
 def _clips_of(source: str, cache: Path | None) -> tuple[Sequence[Item], Sequence[Skip]]:
     """What the source holds, captions or not, and what was left out."""
     found = read_manifest(source, cache, captions=False)
+    tell(found.notes)
     return found.items, found.skips
 
 

@@ -3,6 +3,9 @@
 Everything lands in one folder, the cache, under a name made here from the hash of the origin: no name that a manifest
 or a shard gives is ever written to. A file appears there whole or not at all, so that processes may fetch the same one
 at once. What is there is not asked for again: delete the cache to have it anew.
+
+Who sends a file is not trusted: it may not send more than it announced, nor without end, nor so slowly that it never
+ends, nor packed so that little becomes much.
 """
 
 from __future__ import annotations
@@ -13,12 +16,13 @@ import re
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from uuid import uuid4
 
 import fsspec
@@ -26,9 +30,13 @@ import fsspec
 from videodit.video import VideoError
 
 if TYPE_CHECKING:
-    from videodit.data.manifest import Item
+    from videodit.data.rows import Item
 
 CHUNK = 1 << 20
+LARGEST_TABLE = 1 << 30  # bytes of a manifest
+UNANNOUNCED = 1 << 30  # bytes of a file whose sender does not tell its size
+EXPANSION = 100  # times that what comes packed may grow
+GRACE, SLOWEST = 60.0, 20_000  # seconds, and bytes a second after them
 _EXTRAS = {"https": "http", "s3a": "s3", "az": "abfs"}  # extras of fsspec that are not called as their protocol
 _HTTP = re.compile("https?://", re.IGNORECASE)
 _MEMBER = re.compile(r"(?P<shard>.+?\.tar(?:\?.*?)?)::(?P<name>.+)", re.DOTALL | re.IGNORECASE)
@@ -69,6 +77,19 @@ def is_url(place: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]+://", place, re.IGNORECASE) is not None
 
 
+def may_name(manifest: str, place: str) -> bool:
+    """Whether a manifest from elsewhere may name a place: what lies beside it, on stores of its kind, or on the web.
+
+    Not files of this machine, nor, by a store that asks for keys, what only we may read.
+    """
+    if "::" in place:  # one store through another
+        return False
+    if not is_url(place):
+        return not Path(place).is_absolute()
+    protocol = place.partition("://")[0].lower()
+    return protocol in ("http", "https", manifest.partition("://")[0].lower())
+
+
 def suffix_of(place: str) -> str:
     """Of a path or URL, in small letters; "" where there is none."""
     found = re.search(r"\.[a-z0-9]{1,8}$", _without_query(place).lower())
@@ -90,21 +111,29 @@ def cached(origin: str, cache: Path, suffix: str, version: str = "") -> Path:
     return cache / (digest[:32] + suffix)
 
 
-def local(place: str, cache: Path, *, anew: bool = False) -> Path:
+def local(place: str, cache: Path, *, anew: bool = False, largest: int | None = None) -> Path:
     """The file here that a path or URL stands for: a URL's is copied if it is not in the cache, or `anew`."""
     if not is_url(place):
         return Path(place)
     path = cached(place, cache, suffix_of(place))
     if anew or not path.exists():
-        copy(place, path)
+        copy(place, path, largest)
     return path
 
 
-def copy(url: str, path: Path) -> None:
-    """Copies in chunks; `path` is there whole afterwards, or as it was before. Raises VideoError that names the URL."""
+def copy(url: str, path: Path, largest: int | None = None) -> None:
+    """Copies in chunks; `path` is there whole afterwards, or as it was before.
+
+    Raises VideoError that names the URL: it cannot be had, or is more than `largest` bytes or than was announced, or
+    comes too slowly.
+    """
     try:
-        with fsspec.open(url, "rb", **_options(url)) as source, _whole(path) as target:
-            shutil.copyfileobj(source, target, CHUNK)
+        there = fsspec.open(url, "rb", **_options(url))
+        with there as source, _whole(path) as target:
+            most, why = _most(there, source)
+            if largest is not None and largest < most:
+                most, why = largest, "that a manifest may have: name parts of it"
+            _pour(source, target, most, why)
     except ImportError as error:
         protocol = url.split("://")[0].lower()
         extra = _EXTRAS.get(protocol, protocol)
@@ -116,13 +145,41 @@ def copy(url: str, path: Path) -> None:
         raise VideoError(f"{url} cannot be fetched ({reason}): check the address, the rights and the disk") from error
 
 
+def _most(there: Any, source: Any) -> tuple[int, str]:
+    """The bytes that may come of an fsspec file, which is open as `source`, and why no more."""
+    headers = getattr(getattr(source, "r", None), "headers", None)  # of HTTP
+    size = getattr(source, "size", None) if headers is None else headers.get("Content-Length")
+    if size is None and headers is None:
+        with suppress(Exception):  # some stores do not know
+            size = there.fs.size(there.path)
+    if size is None:
+        return UNANNOUNCED, "of a file whose size is not announced"
+    if headers is not None and headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+        return EXPANSION * int(size), f"to which {size} packed ones may grow"
+    return int(size), "that were announced"
+
+
+def _pour(source: BinaryIO, target: BinaryIO, most: int, why: str) -> None:
+    """Raises OSError for more than `most` bytes, for more than fits, and for less than a trickle."""
+    free = shutil.disk_usage(Path(target.name).parent).free
+    received, begin = 0, monotonic()
+    while data := source.read(CHUNK):
+        received, seconds = received + len(data), monotonic() - begin
+        if received > min(most, free):
+            raise OSError(f"it is more than the {most} bytes {why}" if received > most else "the disk is full")
+        if seconds > GRACE + received / SLOWEST:
+            raise OSError(f"only {received} bytes came in {seconds:.0f} s")
+        target.write(data)
+
+
 def _options(url: str) -> dict[str, object]:
-    """HTTP comes as one stream, since some servers send no ranges, and as long as it takes: only silence ends it."""
+    """HTTP comes as one stream, since some servers send no ranges, and unpacked; a minute of silence ends it."""
     if not _HTTP.match(url):
         return {}
     from aiohttp import ClientTimeout
 
-    return {"block_size": 0, "client_kwargs": {"timeout": ClientTimeout(sock_connect=60, sock_read=60)}}
+    timeout, unpacked = ClientTimeout(sock_connect=60, sock_read=60), {"Accept-Encoding": "identity"}
+    return {"block_size": 0, "client_kwargs": {"timeout": timeout, "headers": unpacked}}
 
 
 def open_shard(shard: str, cache: Path) -> Shard:

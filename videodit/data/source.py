@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -201,6 +202,56 @@ class FileSource:
         cover = (size.height, size.width)
         ground, begin = span.background or WHITE, item.start + span.start
         return item.path, size.num_frames, size.fps, begin, slower, self.data.reader, cover, ground
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Clips of files, and after them clips of the shapes world."""
+
+    files: FileSource
+    shapes: ShapesSource
+
+    def __len__(self) -> int:
+        return len(self.files) + len(self.shapes)
+
+    def _of(self, index: int) -> tuple[Source, int]:
+        count = len(self.files)
+        return (self.files, index) if index < count else (self.shapes, index - count)
+
+    def fetch(self) -> list[Path]:
+        return self.files.fetch()
+
+    def name(self, index: int) -> str:
+        source, own = self._of(index)
+        return source.name(own)
+
+    def content(self, index: int) -> str:
+        source, own = self._of(index)
+        return source.content(own)
+
+    def captions(self, span: Span, image: bool) -> tuple[str, ...]:
+        source, own = self._of(span.index)
+        return source.captions(replace(span, index=own), image)
+
+    def backgrounds(self, index: int) -> tuple[str, ...]:
+        source, own = self._of(index)
+        return source.backgrounds(own)
+
+    def facts(self, index: int) -> Facts | None:
+        source, own = self._of(index)
+        return source.facts(own)
+
+    def recall(self) -> None:
+        self.files.recall()
+
+    def fail(self, index: int, error: VideoError) -> None:
+        source, own = self._of(index)
+        source.fail(own, error)
+
+    def stream(self, spans: Sequence[Span]) -> Iterator[np.ndarray | VideoError]:
+        for of_files, some in groupby(spans, lambda span: span.index < len(self.files)):
+            source: Source = self.files if of_files else self.shapes
+            yield from source.stream([replace(span, index=self._of(span.index)[1]) for span in some])
 
 
 def allowed_backgrounds(item: Item, data: Data) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ where crc32("name|ground") is a multiple of 8.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from importlib.resources import files
 
 TONES = {"1f3fb": "light", "1f3fc": "medium-light", "1f3fd": "medium", "1f3fe": "medium-dark", "1f3ff": "dark"}
 COLORS = ("white", "black", "gray", "red", "orange", "yellow", "green", "blue", "purple", "pink")
+FLAT = re.compile(r"\w+ (circle|square|triangle|star|cross|heart)")
 GROUNDS = (*COLORS, "white to blue", "yellow to orange", "pink to purple", "blue to black")
 """Ten colours, and gradients from top to bottom, as `video.ground` reads them."""
 
@@ -31,7 +33,9 @@ class Thing:
 
     @property
     def caption(self) -> str:
-        return self.name if self.tone is None else f"{self.name}, {self.tone} skin"
+        """Its name, with its tone; what the world of moving shapes has too (`red circle`) says that it is an emoji."""
+        name = f"{self.name} emoji" if FLAT.fullmatch(self.name) else self.name
+        return name if self.tone is None else f"{name}, {self.tone} skin"
 
     @property
     def grounds(self) -> tuple[str, ...]:

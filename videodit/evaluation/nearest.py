@@ -40,16 +40,22 @@ class Near:
     phase: int
 
 
-class TrueClips:
-    """True clips to compare with.
+@dataclass(frozen=True)
+class TrueClip:
+    """A true clip as it shows over black and over white, uint8 f h w 3 each; None: nothing of it is transparent.
 
-    Args:
-        clips: uint8 f h w 3, or f h w 4 where they are transparent (alpha not multiplied in), of any lengths and sizes.
-            A loop is given without the last frame that is its first again.
+    A loop is given without the last frame that is its first again.
     """
 
-    def __init__(self, clips: Iterable[np.ndarray]):
-        shown, clear = zip(*(_premultiplied(clip) for clip in clips), strict=True)
+    over_black: np.ndarray
+    over_white: np.ndarray | None = None
+
+
+class TrueClips:
+    """True clips, of any lengths and sizes, to compare with."""
+
+    def __init__(self, clips: Iterable[TrueClip]):
+        shown, clear = zip(*map(_parts, clips), strict=True)
         self._shown, self._clear = torch.stack(shown), torch.stack(clear)  # n f c p, n f k p
         flat = self._clear.double()
         gram = torch.einsum("nfkp,nflp->nkl", flat, flat)
@@ -66,12 +72,28 @@ class TrueClips:
 
     def nearest(self, clip: np.ndarray, count: int = 1) -> list[Near]:
         """The `count` nearest of all, the nearest first, to a clip uint8 f h w 3."""
-        ours, _ = _premultiplied(clip)
+        ours = _frames(clip)
         found = [self._distances(ours, slice(at, at + AT_ONCE)) for at in range(0, len(self), AT_ONCE)]
         squares = torch.cat(found) / ours.numel()
         best, phases = squares.min(dim=1)
         order = best.argsort(stable=True)[:count].tolist()
         return [Near(i, float(best[i].clamp(min=0).sqrt()), int(phases[i])) for i in order]
+
+    def ground(self, clip: np.ndarray, near: Near) -> tuple[np.ndarray, np.ndarray]:
+        """Before what a clip shows that true one: colours at the top and at the bottom, 0 to 1, by least squares."""
+        one = slice(near.index, near.index + 1)
+        seen = self._clear[one].roll(-near.phase, dims=1)
+        errors = _frames(clip) - self._shown[one].roll(-near.phase, dims=1)
+        ground = torch.einsum("nkl,nflp,nfcp->kc", self._inverse[one], seen, errors)
+        return (ground[0] - ground[1]).numpy(), (ground[0] + ground[1]).numpy()
+
+    def change(self, clip: np.ndarray, index: int, top: Sequence[float], bottom: Sequence[float]) -> float:
+        """How much a clip changes from frame to frame, over how much that true one does before such a ground."""
+        down = torch.linspace(0, 1, SIDE).repeat_interleave(SIDE)
+        ground = torch.tensor(top)[:, None] * (1 - down) + torch.tensor(bottom)[:, None] * down
+        true = self._shown[index] + self._clear[index][:, :1] * ground
+        ours, theirs = (float(frames.diff(dim=0).abs().mean()) for frames in (_frames(clip), true))
+        return ours / max(theirs, 1e-6)
 
     def _distances(self, ours: Tensor, some: slice) -> Tensor:
         """Sums of squares by true clip and phase: n s."""
@@ -89,18 +111,22 @@ def _over_phases(pairs: Tensor) -> Tensor:
     return torch.stack([pairs[..., place, (place + s) % frames].sum(dim=-1) for s in range(frames)], dim=-1)
 
 
-def _premultiplied(clip: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Pixels with alpha multiplied in, f c p, and what is clear times 1 and times rows from -1 to 1, f 2 p; 0 to 1."""
-    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] not in (3, 4) or not all(clip.shape):
-        raise ValueError(f"a clip is uint8 f h w 3 or 4, not {clip.dtype} {clip.shape}")
-    chosen = clip[np.arange(FRAMES) * len(clip) // FRAMES]
-    pixels = rearrange(torch.from_numpy(chosen).float() / 255, "f h w c -> f c h w")
-    alpha = pixels[:, 3:] if clip.shape[-1] == 4 else torch.ones_like(pixels[:, :1])
-    both = torch.cat([pixels[:, :3] * alpha, alpha], dim=1)
-    both = interpolate(both, (SIDE, SIDE), mode="area" if min(clip.shape[1:3]) >= SIDE else "nearest")
-    rows = torch.linspace(-1, 1, SIDE)[:, None]
-    clear = 1 - both[:, 3:]
-    return both[:, :3].flatten(2), torch.cat([clear, clear * rows], dim=1).flatten(2)
+def _parts(clip: TrueClip) -> tuple[Tensor, Tensor]:
+    """Pixels with alpha multiplied in, f c p, and what is clear, times 1 and times rows from -1 to 1, f 2 p."""
+    black = _frames(clip.over_black)
+    white = black if clip.over_white is None else _frames(clip.over_white)
+    clear = (white - black).mean(dim=1, keepdim=True)
+    rows = torch.linspace(-1, 1, SIDE).repeat_interleave(SIDE)
+    return black, torch.cat([clear, clear * rows], dim=1)
+
+
+def _frames(clip: np.ndarray) -> Tensor:
+    """`FRAMES` of uint8 f h w 3 at `SIDE`, f c p, 0 to 1."""
+    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or not all(clip.shape):
+        raise ValueError(f"a clip is uint8 f h w 3, not {clip.dtype} {clip.shape}")
+    chosen = torch.from_numpy(clip[np.arange(FRAMES) * len(clip) // FRAMES])
+    pixels = rearrange(chosen.float() / 255, "f h w c -> f c h w")
+    return interpolate(pixels, (SIDE, SIDE), mode="area" if min(clip.shape[1:3]) >= SIDE else "nearest").flatten(2)
 
 
 def in_halves(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -110,9 +136,3 @@ def in_halves(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     top = (height - side) // 2
     rows = clip[:, top : top + side]
     return rows[:, :, :side], rows[:, :, width - side :]
-
-
-def change(clip: Sequence[np.ndarray] | np.ndarray) -> float:
-    """Mean difference of neighbouring frames, in levels of 255: how much a clip moves."""
-    frames = np.asarray(clip, dtype=np.float32)
-    return float(np.abs(np.diff(frames, axis=0)).mean()) if len(frames) > 1 else 0.0

@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from videodit.evaluation.results import ClipResult, Results
+from videodit.evaluation.clips import Clip
+from videodit.evaluation.results import ClipResult, Nearest, Results
 from videodit.video.index import VideoError
 from videodit.video.writer import write_video
 
@@ -44,6 +45,7 @@ def write_report(
     *,
     other: Results | None = None,
     other_frames: Frames | None = None,
+    nearest_frames: Callable[[Nearest], Iterable[np.ndarray]] | None = None,
     max_clips: int = 48,
 ) -> Path:
     """Write `results` as one self-contained HTML file; returns its path.
@@ -51,7 +53,8 @@ def write_report(
     `frames` gives the frames of a clip (uint8 h w 3, in order, one size), or None where they are not to be had; the
     card then says so, as it does with the reason where reading fails with a VideoError or OSError. It is asked for one
     clip after the other, only as fast as the file is written. With `other` (the results that `results.comparison` is
-    against) and `other_frames`, a clip is shown beside its partner.
+    against) and `other_frames`, a clip is shown beside its partner; else, with `nearest_frames`, beside the true clip
+    that is nearest to it.
 
     Of more than `max_clips` clips those shown are the worst by the first measure (`consistency_consecutive`, else the
     first with a curve), with up to a quarter of the places for clips that it cannot rank: still, or without a value.
@@ -79,6 +82,8 @@ def write_report(
                 if clip.name in partners and other_frames is not None:
                     partner = _side(partners[clip.name], other_frames, Path(folder))
                     file.write(_script(partner, 'class="partner"'))
+                elif clip.nearest is not None and nearest_frames is not None and other is None:
+                    file.write(_script(_nearest(clip, nearest_frames, Path(folder)), 'class="partner"'))
             file.write(tail)
         unfinished.replace(path)
     except OSError as error:
@@ -87,6 +92,16 @@ def write_report(
         if unfinished.exists():
             unfinished.unlink()
     return path
+
+
+def frames_of(known: Mapping[str, Clip]) -> Frames:
+    """The frames of results whose clips, by name, are at hand and still what was measured."""
+
+    def frames(result: ClipResult) -> Iterator[np.ndarray] | None:
+        clip = known.get(result.name)
+        return clip.stream(SHORT_SIDE) if clip and clip.digest == result.digest else None
+
+    return frames
 
 
 class _Choice(NamedTuple):
@@ -192,6 +207,19 @@ def _side(clip: ClipResult, frames: Frames, folder: Path) -> dict[str, Any]:
         "thumbnails": shown.thumbnails,
         "notes": notes,
     }
+
+
+def _nearest(clip: ClipResult, frames: Callable[[Nearest], Iterable[np.ndarray]], folder: Path) -> dict[str, Any]:
+    """The true clip nearest to a clip, as its partner, as long as it."""
+    near = clip.nearest
+    assert near is not None
+    shown = list(frames(near))
+    rate = clip.fps * len(shown) / max(clip.num_frames, 1)
+    height, width, _ = shown[0].shape
+    partner = ClipResult(
+        name=near.name, digest="", num_frames=len(shown), fps=rate, height=height, width=width, nearest=near
+    )
+    return _side(partner, lambda _: shown, folder)
 
 
 def _media(clip: ClipResult, shown: _Shown, folder: Path) -> tuple[str, str]:

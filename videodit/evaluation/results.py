@@ -94,6 +94,26 @@ class Moment(Record):
     z: float = Field(description="robust z-score in the clip's own curve, towards worse: (x - median) / (1.4826 MAD)")
 
 
+class Nearest(Record):
+    """The true clip nearest to a clip."""
+
+    name: str
+    distance: float = Field(description="root mean square of the differences of pixels, 0 to 1, at 32x32")
+    phase: int = Field(description="by how many twelfths of its length it is ahead")
+
+
+class Nearness(Record):
+    """How near clips are to true clips, and those to each other."""
+
+    source: str
+    n: int = Field(description="true clips")
+    mean: float = Field(description="of the clips' distances to the nearest of them")
+    among_median: float = Field(description="of true clips' distances to the nearest other")
+    close: float = Field(description="half of that")
+    remembered: tuple[str, ...] = Field(description="clips that are nearer to a true one than `close`")
+    left_out: dict[str, str] = Field({}, description="true clips that cannot be read, and why")
+
+
 class ClipResult(Record):
     """All that was found of one clip."""
 
@@ -109,6 +129,7 @@ class ClipResult(Record):
     flags: tuple[Flag, ...] = ()
     scores: dict[str, Score] = {}
     worst: tuple[Moment, ...] = ()
+    nearest: Nearest | None = None
 
 
 class Summary(Record):
@@ -187,6 +208,7 @@ class Results(Record):
     clips: tuple[ClipResult, ...]
     failures: tuple[Failure, ...] = ()
     comparison: Comparison | None = None
+    nearest: Nearness | None = None
 
     def to_text(self) -> str:
         """A line a measure, and what could not be measured, for people to read."""
@@ -196,6 +218,8 @@ class Results(Record):
         lines += [f"{count} of {len(self.clips)} clips: {flag}" for flag, count in sorted(flags.items())]
         lines += [f"skipped: {one.metric.name}: {one.why}" for one in found if one.status == "skipped"]
         lines += [f"failed: {failure.name}: {failure.why}" for failure in self.failures]
+        if self.nearest:
+            lines += _nearness_lines(self.nearest, len(self.clips))
         if self.comparison:
             lines += _comparison_lines(self.comparison, self.summaries)
         return "\n".join([*lines, f"{len(self.clips)} measured, {len(self.failures)} failed"])
@@ -212,6 +236,16 @@ def _line(one: Summary | Distance) -> str:
         interval = f"{one.extrapolated:#.4g} at 1/N = 0"
     left_out = f", {sum(one.left_out.values())} left out" if one.left_out else ""
     return f"{one.metric.name:28} {one.value:#12.4g}  {interval:24} {one.metric.unit:16} n {one.protocol.n}{left_out}"
+
+
+def _nearness_lines(found: Nearness, clips: int) -> list[str]:
+    remembered = f"; remembered: {', '.join(found.remembered[:8])}" if found.remembered else ""
+    return [
+        f"nearest of {found.n} true clips: at {found.mean:.3f} on average, where true clips are "
+        f"{found.among_median:.3f} apart; {len(found.remembered)} of {clips} are nearer than {found.close:.3f}"
+        f"{remembered}",
+        *(f"left out of the true clips: {name}: {why}" for name, why in found.left_out.items()),
+    ]
 
 
 def _comparison_lines(found: Comparison, summaries: Mapping[str, Summary]) -> list[str]:

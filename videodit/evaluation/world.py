@@ -84,6 +84,11 @@ class Row:
         """What was seen, in a few words: "red circle left, blue star still"."""
         return ", ".join(f"{thing.color} {thing.shape} {thing.motion}".rstrip() for thing in self.seen) or "nothing"
 
+    @property
+    def label(self) -> str:
+        """For a contact sheet."""
+        return f"{'right' if self.right('all') else 'WRONG'}: {self.prompt} (seen: {self.seen_text()})"
+
     def to_dict(self) -> dict[str, object]:
         return {
             "prompt": self.prompt,

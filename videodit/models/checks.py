@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from videodit.models.attention import GROUPS, TextMemory
 
@@ -90,3 +90,21 @@ def check_loaded(info: dict[str, Any], name: str, cls: str, computed: tuple[str,
         if wrong := sorted({str(key) for key in info.get(problem) or []} - set(computed)):
             words = problem.removesuffix("_keys")
             raise ValueError(f"{name}: {len(wrong)} {words} weights, so it is no whole {cls}: {', '.join(wrong[:3])}")
+
+
+UNFIT_CACHES = {
+    "FasterCacheConfig": "it takes the pass without the prompt first and in every step",
+    "TextKVCacheConfig": "it is for the blocks of another model",
+}
+
+
+def check_cache(config: Any) -> None:
+    """ValueError for a feature cache of diffusers that cannot work with this model."""
+    if why := UNFIT_CACHES.get(type(config).__name__):
+        raise ValueError(f"{type(config).__name__} does not fit: {why}; videodit.caching.CACHES names those that do")
+
+
+def count_hooks(model: nn.Module) -> int:
+    """Of diffusers, on what is within a model."""
+    registries = (getattr(part, "_diffusers_hook", None) for part in model.modules() if part is not model)
+    return sum(len(registry.hooks) for registry in registries if registry is not None)

@@ -82,6 +82,8 @@ def survey(config: Run) -> Survey:
         split = open_data(data, config.seed, latents_folder(config) / "files.json")
         if fetched := [*split.train.source.fetch(), *split.validation.source.fetch()]:
             split.files.measure(fetched, "measuring files")
+    if PartialState().is_main_process:
+        split.tell()
     sizes = sizes_of(data)
     train, validation = fill(split.train, sizes, data.spans), fill(split.validation, sizes, 1)
     for number, size in enumerate(sizes):

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from videodit.config import Run
 from videodit.disk import replace_text, write_lines, writing
+from videodit.terminal import shown
 from videodit.training import checkpoint, parallel
 from videodit.training.notes import changes, passed_over, step_of
 
@@ -57,7 +58,7 @@ def end(tool: str, error: BaseException) -> int:
     words = (
         "stopped at once; the same command goes on from what is there" if type(error) is KeyboardInterrupt else error
     )
-    print(f"{tool}: {words}", file=sys.stderr)
+    print(shown(f"{tool}: {words}"), file=sys.stderr)
     return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
 
 

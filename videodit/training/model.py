@@ -61,7 +61,7 @@ class Model(nn.Module):
 
 def build_text(config: Run, captions: list[str]) -> TextEncoder:
     """A small encoder of its own, for the words of these captions, to be trained along."""
-    text, world = config.text, config.data.source == "shapes"
+    text, world = config.text, config.data.source == "shapes" or config.data.shapes > 0
     return TextEncoder.from_captions(
         [*captions, *(vocabulary_captions() if world else ())],
         width=text.width,

@@ -76,6 +76,7 @@ def train_vae(config: Run) -> Path:
     vae_config, folder = config.vae, Path(config.output)
     check_launcher(("vae.precision", vae_config.precision))
     data = open_data(config.data, config.seed, latents_folder(config) / "files.json")
+    data.tell()
     torch.manual_seed(config.seed)
     vae: Any = build_vae(vae_config)
     if vae_config.start_from:
@@ -126,7 +127,7 @@ def train_vae(config: Run) -> Path:
         alone = stage.decoder_only
         for weight in encodes:
             weight.requires_grad_(not alone)
-        noise = None if alone else torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        noise = None if alone else torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**64)
         with accelerator.autocast():
             ours, terms = reconstruct(codec, pixels, noise)
         loss = terms["l1"] + terms["mse"] + vae_config.kl_weight * terms["kl"]

@@ -25,20 +25,30 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
-"""Read by Pillow. A .gif, .webp or .png may hold a clip: `VideoInfo.is_image` tells."""
+IMAGE_SUFFIXES = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"),
+)
+"""Read by Pillow. A .gif, .webp, .avif or .png may hold a clip: `VideoInfo.is_image` tells."""
 VIDEO_SUFFIXES = (
-    *(".3gp", ".avi", ".flv", ".h264", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
-    *(".ogv", ".ts", ".webm", ".wmv"),
+    *(".264", ".265", ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265"),
+    *(".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mov"),
+    *(".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".obu", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts"),
+    *(".vob", ".webm", ".wmv", ".wtv", ".y4m"),
 )
 """Read by PyAV, or by decord or torchcodec on request."""
 
 MAX_PIXELS = 2**26
 """Of a frame. A header that promises more (8192 x 8192) is taken for damage or for an attack on memory."""
 
+_UNSTAMPED = ("avi", "m4v", "mpegvideo")  # the stamps that FFmpeg makes up for them are not those of display
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-_CONTAINERS = "asf,avi,flv,h264,hevc,m4v,matroska,mov,mpeg,mpegts,mpegvideo,ogg"  # no playlists: they name other files
-_PICTURES = ("BMP", "GIF", "JPEG", "PNG", "WEBP")  # no PostScript, which is a program
+CONTAINERS = (  # no playlists: they name other files
+    "asf,avi,dv,flv,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,wtv,yuv4mpegpipe"
+)
+_PICTURES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "WEBP")  # no PostScript, which is a program
+_BY_NAME = {".tga": "TGA", ".tif": "TIFF", ".tiff": "TIFF"}  # only where they are called so: no mark to know; pages
+_STILLS = ("bmp", "gif", "jpeg2000", "mjpeg", "png", "tiff", "webp")  # codecs of covers, which some films have first
 _IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 _UNTIMED_FRAME = 0.1  # seconds; what browsers give an animation frame whose duration is missing or zero
 _REMEMBERED = 64  # files: spans of one file are read one after the other, and a long film has a megabyte of stamps
@@ -118,10 +128,10 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         # Containers are looked through for their streams, of which FFmpeg would decode a frame each time to learn what
         # nobody here asks for.
-        options = {"skip_frame": "all", "format_whitelist": _CONTAINERS}
+        options = {"skip_frame": "all", "format_whitelist": CONTAINERS}
         with av.open(str(path), options=options, metadata_errors="replace") as container:
-            stream = container.streams.best("video")
-            if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+            stream = _main_stream(container)
+            if stream is None:
                 raise VideoError(f"{path} has no video in it: give a file that has")
             if stream.codec_context is None:
                 raise VideoError(f"{path} is damaged, or made by a codec unknown here: copy or convert it again")
@@ -140,6 +150,19 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         ) from error
     except IndexError as error:  # of PyAV, on a stream that no header has told of
         raise VideoError(f"{path} holds a stream that begins in the middle, or is damaged: convert it again") from error
+
+
+def _main_stream(container: InputContainer) -> VideoStream | None:
+    """The film in a container: what FFmpeg takes for it, unless that is a cover, one picture beside a longer stream."""
+    films = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+    best = container.streams.best("video")
+    if best not in films:
+        best = None
+    if best is None or (best.codec_context is not None and best.codec_context.name in _STILLS and best.frames <= 1):
+        moving = [one for one in films if one.codec_context is None or one.codec_context.name not in _STILLS]
+        longer = [one for one in films if one.frames > 1]
+        return next(iter([*moving, *longer]), cast("VideoStream | None", best) or next(iter(films), None))
+    return cast("VideoStream", best)
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> AbstractContextManager[Iterator[Packet]]:
@@ -188,7 +211,7 @@ class _Packet(NamedTuple):
 def _scan_video(path: Path) -> Index:
     with opened(path) as (container, stream):
         packets, is_partial = [], False
-        by_order = container.format.name == "avi"  # no stamps in it; those FFmpeg makes up are not in display order
+        by_order = container.format.name in _UNSTAMPED
         with packets_of(container, stream) as found:
             for packet in found:
                 if packet.size:
@@ -263,7 +286,9 @@ def _tagged_duration(stream: VideoStream) -> float | None:
 def opened_image(path: Path) -> Iterator[Image.Image]:
     """The image, closed afterwards; whatever goes wrong with it meanwhile becomes `VideoError`."""
     try:
-        with Image.open(path, formats=_PICTURES) as image:
+        own = _BY_NAME.get(path.suffix.lower())
+        formats = _PICTURES if own is None else (*_PICTURES, own)
+        with Image.open(path, formats=formats) as image:
             refuse_huge(path, *image.size)
             yield image
     except VideoError:
@@ -277,6 +302,8 @@ def _scan_image(path: Path) -> Index:
         count, first = getattr(image, "n_frames", 1), first_of(image)
         if count - first <= 1 or image.format == "MPO":  # a phone's JPEG, with a depth or brightness map behind it
             return Index(np.zeros(1), 0.0, is_image=True)
+        if image.format == "TIFF":
+            raise VideoError(f"{path} holds {count} pages, and not when each is shown: save each as a picture")
         ends = np.cumsum([_seconds(image, position) for position in range(first, count)])
     return Index(np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
 

@@ -32,7 +32,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from videodit.video.index import VideoError
+from videodit.video.index import CONTAINERS, VideoError, opened_image
 
 OUTPUT_SUFFIXES = (".mp4", ".mkv", ".gif", ".webp", ".png")
 _CONTAINER_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time"}
@@ -120,7 +120,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     try:
         if path.suffix.lower() in (".gif", ".webp", ".png"):
             return _image_metadata(path)
-        with av.open(str(path.absolute()), metadata_errors="replace") as container:
+        whitelist = {"format_whitelist": CONTAINERS}
+        with av.open(str(path.absolute()), options=whitelist, metadata_errors="replace") as container:
             tags = {key.lower(): value for key, value in container.metadata.items()}
     except (av.error.FFmpegError, OSError, SyntaxError) as error:
         raise VideoError(f"{path} cannot be opened ({error}): give a .mp4, .mkv, .gif, .webp or .png file") from error
@@ -344,7 +345,7 @@ def _refuse_other_folder(path: Path) -> None:
 
 
 def _image_metadata(path: Path) -> dict[str, str]:
-    with Image.open(path) as image:
+    with opened_image(path) as image:
         if path.suffix.lower() == ".png":
             image.load()  # text may follow the pixels
             return {str(key): str(value) for key, value in getattr(image, "text", {}).items()}
@@ -352,7 +353,7 @@ def _image_metadata(path: Path) -> dict[str, str]:
     text = comment.decode(errors="replace") if isinstance(comment, bytes) else str(comment)
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         found = None
     if isinstance(found, dict):
         return {str(key): str(value) for key, value in found.items()}

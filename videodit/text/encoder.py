@@ -21,30 +21,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    AutoConfig,
-    AutoModelForTextEncoding,
-    AutoTokenizer,
-    CLIPTextModel,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from videodit.weights import check_finite, loading
+from videodit.text.load import loaded_parts, width_of
+from videodit.text.own import own_parts
+from videodit.text.words import known_words, nearest_words, says_something
 
 DEFAULT_MAX_LENGTH = 120
 _UNSTATED_LENGTH = 10**6  # transformers writes a huge number where a tokenizer states no length
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
-_LAYOUT = (
-    "text_encoder/ with config.json and the weights (model.safetensors), and tokenizer/ with tokenizer_config.json and "
-    "tokenizer.json, as TextEncoder.save_pretrained and diffusers pipelines write them"
-)
 
 
 class TextStates(NamedTuple):
@@ -128,22 +114,12 @@ class TextEncoder(nn.Module):
             FileNotFoundError: if a folder lacks a part; names the folder and what it should hold.
             ValueError: if the weights do not fill the encoder, are damaged or not finite; as the constructor.
         """
-        hub = {key: value for key, value in kwargs.items() if key in _HUB_OPTIONS}
-        model_folder, tokenizer_folder = _subfolders(name_or_folder, hub)
-        config = AutoConfig.from_pretrained(name_or_folder, subfolder=model_folder, **hub)
-        loader: Any = CLIPTextModel if config.model_type == "clip" else AutoModelForTextEncoding
-        with loading(Path(name_or_folder, model_folder)):
-            text_encoder, info = loader.from_pretrained(
-                name_or_folder, subfolder=model_folder, output_loading_info=True, **kwargs
-            )
-        check_finite(text_encoder, Path(name_or_folder, model_folder))
-        if info["missing_keys"]:
-            raise ValueError(
-                f"The weights in {Path(name_or_folder, model_folder)} lack {sorted(info['missing_keys'])[:3]}, "
-                f"{len(info['missing_keys'])} in all, of {type(text_encoder).__name__}: they belong to another model."
-            )
-        tokenizer = AutoTokenizer.from_pretrained(name_or_folder, subfolder=tokenizer_folder, **hub)
-        return cls(text_encoder, tokenizer, max_length)
+        return cls(*loaded_parts(name_or_folder, **kwargs), max_length)
+
+    @staticmethod
+    def width_of(name_or_folder: str | os.PathLike[str]) -> int:
+        """e of the encoder that `from_pretrained` would load, without loading it; FileNotFoundError as there."""
+        return width_of(name_or_folder)
 
     @classmethod
     def from_captions(
@@ -158,9 +134,9 @@ class TextEncoder(nn.Module):
     ) -> TextEncoder:
         """A small encoder for the words of these captions, with random weights: to be trained with the model.
 
-        The tokenizer lower-cases, splits at spaces and around punctuation, and knows every word of the captions; the
-        order of the captions does not matter. The weights follow from the sizes and `seed`, and the global random
-        state is left as it was.
+        The tokenizer lower-cases, splits at spaces and around punctuation, and knows every word of the captions; in
+        scripts without spaces, and in Korean, every sign. The order of the captions does not matter. The weights follow
+        from the sizes and `seed`, and the global random state is left as it was.
 
         Args:
             captions: any number of strings, with at least one word among them.
@@ -172,25 +148,7 @@ class TextEncoder(nn.Module):
         Raises:
             ValueError: if the captions hold no words, or width is not a multiple of heads.
         """
-        if width % heads:
-            raise ValueError(f"width = {width} is not a multiple of heads = {heads}.")
-        tokenizer = _word_tokenizer(captions)
-        config = T5Config(
-            vocab_size=len(tokenizer),
-            d_model=width,
-            d_kv=width // heads,
-            d_ff=2 * width,
-            num_layers=depth,
-            num_heads=heads,
-            dropout_rate=0.0,
-            feed_forward_proj="gated-gelu",
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            text_encoder = T5EncoderModel(config)
-        return cls(text_encoder, tokenizer, max_length)
+        return cls(*own_parts(captions, width, depth, heads, seed), max_length)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `folder/text_encoder` and `folder/tokenizer`, which this class, transformers and diffusers load."""
@@ -252,11 +210,17 @@ class TextEncoder(nn.Module):
     def unknown_words(self, prompt: str) -> list[str]:
         """The parts of the prompt, in order and as written, for which the tokenizer has no token but the unknown one.
 
-        Whole words with a word-level tokenizer; with subword ones what they cannot spell, often nothing at all.
+        Whole words with a word-level tokenizer; with subword ones what they cannot spell, often nothing at all. What is
+        only punctuation is no word.
         """
         unknown = self.tokenizer.unk_token_id
         spans = [(token.start, token.end) for token in self._content_tokens(prompt) if token.id == unknown]
-        return [prompt[start:end].strip() for start, end in dict.fromkeys(spans)]  # bytes of one letter share its span
+        parts = [prompt[start:end].strip() for start, end in dict.fromkeys(spans)]  # a letter's bytes share its span
+        return [part for part in parts if says_something(part)]
+
+    def nearest_words(self, word: str) -> list[str]:
+        """Known words that may be meant by an unknown one, at most three; none of a tokenizer of pieces of words."""
+        return nearest_words(word, known_words(self.tokenizer) or [])
 
     def fingerprint(self) -> str:
         """sha256, in hexadecimal, of all that decides the states: tokenizer, max_length, configuration and weights.
@@ -324,48 +288,3 @@ def _attending(ids: Tensor, mask: Tensor, pad: int) -> tuple[Tensor, Tensor]:
         mask = torch.zeros(ids.shape, dtype=torch.bool)
     mask[:, 0] |= ~mask.any(dim=1)
     return ids, mask
-
-
-def _word_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer that knows the captions' words, sorted, after <pad>, </s> and <unk>; ends with </s>."""
-    if isinstance(captions, str):
-        raise ValueError("captions must be a list of strings, not one string.")
-    normalizer = normalizers.Lowercase()
-    splitter = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    pieces = (splitter.pre_tokenize_str(normalizer.normalize_str(caption)) for caption in captions)
-    words = sorted({word for caption in pieces for word, _ in caption})
-    if not words:
-        raise ValueError("The captions hold no words: a tokenizer needs at least one.")
-    vocabulary = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = splitter
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", vocabulary["</s>"])]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-
-
-def _subfolders(name_or_folder: str | os.PathLike[str], hub: dict[str, Any]) -> tuple[str, str]:
-    """Where under a folder or hub name encoder and tokenizer lie: in a pipeline's subfolders, or both at its top."""
-    folder = Path(name_or_folder)
-    pipeline, bare = ("text_encoder", "tokenizer"), ("", "")
-    if folder.is_dir():
-        own = (folder / "config.json").is_file() and not (folder / "text_encoder").is_dir()
-        layout = bare if own else pipeline
-        for part, *patterns in [
-            (layout[0], "config.json"),
-            (layout[0], "model.safetensors", "*.safetensors", "*.bin"),
-            (layout[1], "tokenizer_config.json"),
-            (layout[1], "tokenizer.json", "*.model", "vocab.*"),
-        ]:
-            if not any(file for pattern in patterns for file in (folder / part).glob(pattern)):
-                raise FileNotFoundError(f"{folder} lacks {Path(part, patterns[0])}. It should hold {_LAYOUT}.")
-        return layout
-    if isinstance(name_or_folder, Path) or str(name_or_folder).count("/") > 1 or str(name_or_folder)[:1] in "./~":
-        raise FileNotFoundError(f"There is no folder {folder}. It should hold {_LAYOUT}.")
-    try:
-        AutoConfig.from_pretrained(str(name_or_folder), subfolder=pipeline[0], **hub)
-    except (OSError, ValueError):  # no such subfolder: the repository is the encoder's own
-        return bare
-    return pipeline

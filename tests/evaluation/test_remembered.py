@@ -1,0 +1,100 @@
+"""Whether a clip is new: the nearest true clip, and how near true clips are to each other."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from footage import pan
+from PIL import Image
+
+from tools import evaluate as tool
+from videodit.evaluation.clips import clip_from_array
+from videodit.evaluation.nearest import FRAMES
+from videodit.evaluation.remembered import TrueFiles
+from videodit.evaluation.results import load_results
+from videodit.evaluation.suite import evaluate
+from videodit.video.guarded import Guarded
+from videodit.video.writer import write_video
+
+QUICK = ["change_per_second"]
+
+
+@pytest.fixture
+def true(tmp_path: Path) -> Path:
+    """Six true clips, and one that is transparent: a square on its way."""
+    folder = tmp_path / "true"
+    for number in range(6):
+        write_video(folder / f"{number}.mkv", pan(10 + number, FRAMES), 8)
+    frames = []
+    for number in range(FRAMES):
+        frame = np.zeros((64, 64, 4), np.uint8)
+        frame[20:50, number : number + 30] = (200, 90, 20, 255)
+        frame[-1, -1] = (0, 0, 0, 99)
+        frames.append(Image.fromarray(frame))
+    frames[0].save(folder / "clear.webp", save_all=True, append_images=frames[1:], duration=125, lossless=True)
+    return folder
+
+
+def files(folder: Path) -> list[tuple[Path, str]]:
+    return [(path, path.name) for path in sorted(folder.iterdir())]
+
+
+def test_a_clip_that_training_showed_is_remembered_and_another_is_new(true: Path) -> None:
+    y, x = np.mgrid[:64, :64]
+    square = np.stack([((x >= n) & (x < n + 30) & (y >= 20) & (y < 50))[..., None] for n in range(FRAMES)])
+    on_blue = np.where(square, (200, 90, 20), (0, 0, 255)).astype(np.uint8)
+    shown = {
+        "copy": pan(13, FRAMES),
+        "late": np.roll(pan(11, FRAMES), -3, axis=0),
+        "clear": on_blue,
+        "new": pan(99, FRAMES),
+    }
+    clips = [clip_from_array(frames, 8, name=name) for name, frames in shown.items()]
+    with Guarded(1) as guard:
+        found = TrueFiles(files(true), guard)
+        results = found.beside(evaluate(clips, metrics=QUICK, workers=1), clips, "true")
+        near = {clip.name: clip.nearest for clip in results.clips}
+        assert {name: one.name for name, one in near.items() if name != "new"} == {
+            "copy": "3.mkv",
+            "late": "1.mkv",
+            "clear": "clear.webp",
+        }
+        assert near["late"].phase == 3
+        assert max(near[name].distance for name in ("copy", "late", "clear")) < 0.01 < near["new"].distance
+        assert set(results.nearest.remembered) == {"copy", "late", "clear"}
+        assert results.nearest.n == 7
+        again = np.stack(list(found.frames(near["late"])))
+        assert np.array_equal(again, shown["late"])
+        assert (np.stack(list(found.frames(near["clear"])))[0, 0, 0] == 255).all()  # before white
+    assert "3 of 4 are nearer than" in results.to_text()
+
+
+def test_the_tool_tells_it_and_the_report_shows_both_side_by_side(
+    true: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "clips" / "a.mkv", pan(12, FRAMES), 8)
+    (true / "broken.mkv").write_bytes(b"no video")
+    words = [tmp_path / "clips", "--nearest", true, "--out", tmp_path / "out", "--metrics", *QUICK, "--workers", 1]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words)])
+    assert tool.main() == 0
+    said = capsys.readouterr().out
+    assert "1 of 1 are nearer than" in said
+    assert "left out of the true clips: broken.mkv" in said
+    results = load_results(tmp_path / "out" / "results.json")
+    assert results.clips[0].nearest.name == "2.mkv"
+    page = (tmp_path / "out" / "report.html").read_text()
+    (partner,) = re.findall(r'<script type="application/json" class="partner">(.*?)</script>', page)
+    data = json.loads(partner)
+    assert (data["clip"]["name"], data["media"]["kind"]) == ("2.mkv", "video")
+    assert data["clip"]["nearest"]["distance"] < 0.01
+
+
+def test_true_clips_that_cannot_be_had_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.mkv").write_bytes(b"no video")
+    with Guarded(1) as guard, pytest.raises(ValueError, match=r"0 true clips can be read, and two are needed; .*a.mkv"):
+        TrueFiles(files(tmp_path), guard)

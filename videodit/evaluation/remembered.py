@@ -1,0 +1,108 @@
+"""Is a clip new, or one that training showed? For each clip the nearest true clip, and how near true clips are to each
+other, which says what near means.
+
+A model that only remembers makes clips that are nearer to some training clip than training clips are to one another.
+Distances are those of `nearest`: over the grounds of transparent clips and the phases of loops, at 32 pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from videodit.evaluation.clips import Clip
+from videodit.evaluation.nearest import FRAMES, Near, TrueClip, TrueClips
+from videodit.evaluation.results import Nearest, Nearness, Results
+from videodit.video import VideoError, probe, read_frames
+from videodit.video.guarded import Guarded
+
+AMONG = 64  # true clips whose distance to the others is taken
+CLOSE = 0.5  # of the median of these distances: a clip that is nearer is remembered
+
+
+class TrueFiles:
+    """True clips in files.
+
+    Args:
+        files: their paths and names.
+        guard: opens them, in its own processes.
+
+    Raises:
+        ValueError: fewer than two can be read; names the first that cannot.
+    """
+
+    def __init__(self, files: Sequence[tuple[Path, str]], guard: Guarded):
+        self.guard, self.failures = guard, dict[str, str]()
+        self.files: list[tuple[Path, str]] = []
+        clips = []
+        for path, name in tqdm(files, desc="reading true clips", disable=None):
+            try:
+                clips.append(self._read(path))
+                self.files.append((path, name))
+            except VideoError as error:
+                self.failures[name] = str(error)
+        if len(clips) < 2:
+            why = next(iter(self.failures.values()), "there are no more")
+            raise ValueError(f"{len(clips)} true clips can be read, and two are needed; {why}")
+        self.clips = TrueClips(clips)
+        self._shown = clips
+
+    def beside(self, results: Results, clips: Sequence[Clip], source: str) -> Results:
+        """The results with each clip's nearest true clip, and a summary."""
+        frames = {clip.name: _some(clip) for clip in clips if clip.name in {one.name for one in results.clips}}
+        found = {name: self.clips.nearest(shown)[0] for name, shown in tqdm(frames.items(), desc="nearest")}
+        own = self._own()
+        close = CLOSE * float(np.median(own))
+        remembered = tuple(name for name, near in found.items() if near.distance < close)
+        return results.model_copy(
+            update={
+                "clips": tuple(
+                    one.model_copy(update={"nearest": self._told(found[one.name])}) for one in results.clips
+                ),
+                "nearest": Nearness(
+                    source=source,
+                    n=len(self.files),
+                    mean=float(np.mean([near.distance for near in found.values()])),
+                    among_median=float(np.median(own)),
+                    close=close,
+                    remembered=remembered,
+                    left_out=self.failures,
+                ),
+            }
+        )
+
+    def frames(self, near: Nearest) -> Iterator[np.ndarray]:
+        """The frames of a nearest true clip, before white, from the phase in which it is nearest."""
+        shown = self._shown[[name for _, name in self.files].index(near.name)]
+        frames = shown.over_black if shown.over_white is None else shown.over_white
+        yield from np.roll(frames, -near.phase, axis=0)
+
+    def _own(self) -> list[float]:
+        """Of some of the true clips the distance to the nearest other."""
+        count = min(AMONG, len(self.files))
+        chosen = sorted({round(i) for i in np.linspace(0, len(self.files) - 1, count)})
+        found = []
+        for index in tqdm(chosen, desc="true clips among themselves", disable=None):
+            near = self.clips.nearest(self._shown[index].over_black, count=2)
+            found.append(next(one.distance for one in near if one.index != index))
+        return found
+
+    def _told(self, near: Near) -> Nearest:
+        return Nearest(name=self.files[near.index][1], distance=near.distance, phase=near.phase)
+
+    def _read(self, path: Path) -> TrueClip:
+        info = self.guard.call(probe, str(path))
+        times = [0.0] if info["is_image"] else [i * info["duration"] / FRAMES for i in range(FRAMES)]
+        grounds = ("black", "white") if info["transparent"] else ("black",)
+        shown = [self.guard.call(read_frames, str(path), times, background=name) for name in grounds]
+        return TrueClip(*(np.repeat(frames, FRAMES // len(frames), axis=0) for frames in shown))
+
+
+def _some(clip: Clip) -> np.ndarray:
+    """`FRAMES` of a clip at even distances, uint8 f h w 3."""
+    wanted = [i * clip.num_frames // FRAMES for i in range(FRAMES)]
+    kept = {index: frame for index, frame in enumerate(clip.stream(256)) if index in wanted}
+    return np.stack([kept[index] for index in wanted])

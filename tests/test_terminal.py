@@ -1,5 +1,6 @@
 """What is printed of names and captions is shown, and never obeyed."""
 
+import ast
 import logging
 import os
 import subprocess
@@ -65,3 +66,12 @@ def test_a_tool_prints_no_name_raw(tmp_path, capsys, monkeypatch, caplog):
         said = capsys.readouterr()
         assert "\x1b" not in said.out + said.err
         assert said.out + said.err
+
+
+@pytest.mark.parametrize("tool", sorted(path.stem for path in (ROOT / "tools").glob("*.py")))
+def test_what_a_tool_says_of_an_error_is_shown(tool):
+    calls = [
+        node for node in ast.walk(ast.parse((ROOT / "tools" / f"{tool}.py").read_text())) if isinstance(node, ast.Call)
+    ]
+    to_stderr = [ast.unparse(one) for one in calls if any(word.arg == "file" for word in one.keywords)]
+    assert [one for one in to_stderr if one.startswith("print(") and "shown(" not in one] == []

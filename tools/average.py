@@ -11,7 +11,7 @@ from pathlib import Path
 
 from videodit.command import command
 from videodit.config.kinds import Count, Place, SigmaRel, argument
-from videodit.terminal import Parser
+from videodit.terminal import Parser, shown
 
 
 def main() -> int:
@@ -33,7 +33,7 @@ def main() -> int:
         pipe, total = reconstruct(Path(args.source), args.sigma_rel, args.step)
         pipe.save_pretrained(args.to)
     except (ValueError, OSError) as error:
-        print(f"average: {error}", file=sys.stderr)
+        print(shown(f"average: {error}"), file=sys.stderr)
         return 2
     print(f"{args.to} (coefficients sum to {total:.4f})")
     return 0

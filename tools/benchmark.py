@@ -27,7 +27,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which count
 from tools.benchmarks.turns import Disagreement
 from videodit.command import command
 from videodit.config.kinds import File, argument
-from videodit.terminal import Parser
+from videodit.terminal import Parser, shown
 
 ROOMS = ("model", "memory", "sample", "scaling", "train", "data")
 
@@ -49,10 +49,10 @@ def main() -> int:
         if args.json:
             args.json.write_text(json.dumps(found, indent=1))
     except Disagreement as error:
-        print(f"benchmark: {error}", file=sys.stderr)
+        print(shown(f"benchmark: {error}"), file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
-        print(f"benchmark: {error}", file=sys.stderr)
+        print(shown(f"benchmark: {error}"), file=sys.stderr)
         return 2
     return 0
 

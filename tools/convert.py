@@ -17,7 +17,7 @@ from pathlib import Path
 
 from videodit.command import command
 from videodit.config.kinds import Amount, File, Place, Positive, argument
-from videodit.terminal import Parser
+from videodit.terminal import Parser, shown
 
 
 def main() -> int:
@@ -54,7 +54,7 @@ def main() -> int:
     if args.verify is not None:
         return verified(args.verify)
     if args.target.exists():
-        print(f"convert: {args.target} exists; choose another --to, or remove it", file=sys.stderr)
+        print(shown(f"convert: {args.target} exists; choose another --to, or remove it"), file=sys.stderr)
         return 2
     import torch
 
@@ -70,7 +70,7 @@ def main() -> int:
             model = back(model, args.format)
         save_whole(model, args.target, {"conversion.txt": f"{report}\n"} if report.copied else {})
     except (ValueError, OSError) as error:
-        print("convert:", *str(error).split(), file=sys.stderr)
+        print("convert:", *shown(error).split(), file=sys.stderr)
         return 2
     if report.copied:
         print(f"{str(report).splitlines()[0]} (conversion.txt)")
@@ -87,7 +87,7 @@ def verified(name: str) -> int:
         folder = Path(named_folder(name))
         files, tensors = verify(folder)
     except (ValueError, OSError) as error:
-        print(f"convert: {error}", file=sys.stderr)
+        print(shown(f"convert: {error}"), file=sys.stderr)
         return 2
     known = "and its files are those that were saved" if (folder / SUMS).is_file() else f"but it has no {SUMS}"
     print(f"{folder}: {tensors} tensors in {files} files are whole and finite, {known}")

@@ -14,7 +14,7 @@ import sys
 
 from videodit.command import command
 from videodit.config.kinds import Amount, File, Place, Positive, Rate, Seed, argument
-from videodit.terminal import Parser
+from videodit.terminal import Parser, shown
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ def main() -> int:
     )
     args = parser.parse_args()
     if args.target.exists():
-        print(f"inflate: {args.target} exists; choose another --to, or remove it", file=sys.stderr)
+        print(shown(f"inflate: {args.target} exists; choose another --to, or remove it"), file=sys.stderr)
         return 2
 
     from videodit import TextEncoder, VideoCodec, VideoDiTPipeline
@@ -108,7 +108,7 @@ def main() -> int:
         notes = f"{report}\n" + (f"\nBefore that, the conversion:\n{converted}\n" if converted.copied else "")
         save_whole(grown, args.target, {"growth.txt": notes})
     except (ValueError, OSError) as error:
-        print("inflate:", *str(error).split(), file=sys.stderr)
+        print("inflate:", *shown(error).split(), file=sys.stderr)
         return 2
     print(f"{args.target}: {str(report).splitlines()[0]} (growth.txt)")
     return 0

@@ -15,7 +15,7 @@ import sys
 
 from videodit.command import command
 from videodit.config.kinds import File, Positive, Seed, argument
-from videodit.terminal import Parser
+from videodit.terminal import Parser, shown
 
 
 def main() -> int:
@@ -39,7 +39,7 @@ def main() -> int:
         scenes = testing_scenes() if args.held_out else training_scenes(args.pairs, args.seed)
         digest = make(args.packages, args.out, scenes)
     except (ArtError, OSError) as error:
-        print(f"make_emoji: {error}", file=sys.stderr)
+        print(shown(f"make_emoji: {error}"), file=sys.stderr)
         return 2
     print(f"{args.out}: {len(scenes)} clips and images; sha256 of clips.jsonl {digest}")
     return 0

@@ -135,7 +135,7 @@ def _check_folder(source: str, out: Path, settings: dict[str, Any], overwrite: b
 def _check_manifest(path: Path, rows: Sequence[dict[str, Any]], overwrite: bool) -> None:
     """Raises where another is there and must not be replaced."""
     if path.exists() and not overwrite and (text := path.read_text(encoding="utf-8")) != _lines(rows):
-        count = len(text.splitlines())
+        count = text.count("\n")
         raise ValueError(
             f"{path} ({count} clips) would change ({len(rows)} clips), as it or its source did since it was made: "
             f"--overwrite replaces it, or name another folder"

@@ -29,6 +29,7 @@ TINY: dict[str, Any] = {
         "validate_every": 4,
         "sample_every": 4,
         "num_inference_steps": 2,
+        "guidance_scale": 2.5,
         "prompts": ["a red circle moving left"],
     },
 }

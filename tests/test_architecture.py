@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    **dict.fromkeys(("config", "geometry", "terminal", "disk"), 0),
+    **dict.fromkeys(("config", "geometry", "command", "terminal", "disk"), 0),
     "weights": 0.5,
     **dict.fromkeys(("video", "shapes", "emoji", "codec", "text", "diffusion", "models"), 1),
     **dict.fromkeys(("data", "evaluation", "given", "conditions", "caching", "memory"), 2),

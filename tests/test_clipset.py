@@ -332,3 +332,17 @@ def test_a_set_that_was_stopped_ends_in_the_same_bytes(
         again = make(tiny_pipe, requests, folder, batch_size=3)
         assert [path.read_bytes() for path in again] == whole
         assert set(seen) <= {2 * 3, 2 * 2}  # whole batches, with guidance
+
+
+def test_settings_say_the_models_own_numbers_where_none_are_asked_for(
+    tiny_pipe: VideoDiTPipeline, tmp_path: Path
+) -> None:
+    sizes = {name: tiny_pipe.config[name] for name in ("default_num_frames", "default_height", "default_width")}
+    own = {"default_num_inference_steps": 2, "default_guidance_scale": 1.5}
+    pipe = VideoDiTPipeline(**tiny_pipe.components, **sizes, **own)
+    pipe.set_progress_bar_config(disable=True)
+    list(make_clips(pipe, [Request("a red circle", seed=1)], [tmp_path / "a.mkv"], model="tiny"))
+    settings = json.loads((tmp_path / "a.json").read_text())
+    assert (settings["steps"], settings["guidance_scale"]) == (2, 1.5)
+    said = Sampling(steps=2, guidance_scale=1.5)  # the same said aloud is the same clip, and is not made anew
+    assert list(make_clips(pipe, [Request("a red circle", seed=1)], [tmp_path / "a.mkv"], said, model="tiny"))

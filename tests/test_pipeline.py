@@ -31,7 +31,7 @@ SIZE = ClipSize(9, 32, 32, 8.0)
 def clip(pipe: VideoDiTPipeline, prompts: Any = "a red circle", seeds: Any = 0, **options: Any) -> torch.Tensor:
     seeds = [seeds] if isinstance(seeds, int) else seeds
     generator = [torch.Generator().manual_seed(seed) for seed in seeds]
-    options = {"num_inference_steps": 3, "guidance_scale": 2.0, **options}
+    options = {"num_inference_steps": 3, "guidance_scale": 2.0, "output_type": "pt", **options}
     return pipe(prompts, generator=generator, **options).frames
 
 
@@ -179,7 +179,8 @@ def test_a_picture_of_another_size_is_scaled_and_cut_to_its_middle_and_that_is_s
         ({"video": footage(9)}, "9 frames given of 9"),
         ({"video": footage(4)}, "4 frames cannot be given by themselves.*nearest: 1 or 5"),
         ({"image": np.full((32, 32, 3), 2.0)}, r"floats must be in \[0, 1\]"),
-        ({"image": "photo.jpg"}, "image is the text 'photo.jpg'"),
+        ({"image": "photo.jpg"}, r"photo.jpg cannot be opened \(No such file"),
+        ({"video": "clip.mp4"}, "video: clip.mp4 is to be read first"),
         ({"image": np.stack([footage(1)] * 3)}, "3 given for 1 prompts"),
         ({"strength": 0.5}, "give the video too"),
         ({"video": footage(9), "strength": 0.0}, "strength=0.0"),

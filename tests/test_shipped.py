@@ -54,6 +54,7 @@ def test_a_prompt_becomes_a_clip_of_its_colour_and_an_image_too(pipe: VideoDiTPi
             num_frames=frames,
             num_inference_steps=10,
             generator=torch.Generator().manual_seed(0),
+            output_type="pt",
         ).frames
         assert clip.shape == (1, frames, 3, 64, 64)
         red, green, blue = clip[0].permute(1, 0, 2, 3).flatten(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from videodit.command import command
 from videodit.config.kinds import Count, Place, SigmaRel, argument
 from videodit.terminal import Parser
 
@@ -39,4 +40,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

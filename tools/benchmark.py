@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which counts memory, says when it begins and ends
 
 from tools.benchmarks.turns import Disagreement
+from videodit.command import command
 from videodit.config.kinds import File, argument
 from videodit.terminal import Parser
 
@@ -66,4 +67,4 @@ def is_record(file: Path, what: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -7,7 +7,7 @@
   tools/convert.py --verify DIR                                   nothing: are all its weights whole and as saved?
 
 A model in half precision becomes float32 again when loaded (`VideoDiTPipeline.from_pretrained(folder)`), unless
-`torch_dtype` says otherwise.
+`dtype` says otherwise.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from videodit.command import command
 from videodit.config.kinds import Amount, File, Place, Positive, argument
 from videodit.terminal import Parser
 
@@ -63,7 +64,7 @@ def main() -> int:
 
     try:
         file = {name: getattr(args, name) for name in ("num_attention_heads", "interpolation_scale", "sample_size")}
-        model, report = open_model(args.source, torch_dtype=getattr(torch, args.dtype), **file)
+        model, report = open_model(args.source, dtype=getattr(torch, args.dtype), **file)
         if args.format != "videodit":
             back = pipeline_to_diffusers if isinstance(model, VideoDiTPipeline) else to_diffusers
             model = back(model, args.format)
@@ -94,4 +95,4 @@ def verified(name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

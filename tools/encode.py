@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from videodit.command import command, load_without_bars
 from videodit.config.kinds import Place, argument
 from videodit.terminal import Parser, log_to_terminal
 
@@ -19,6 +20,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.clips=4096")
     args = parser.parse_args()
     log_to_terminal(logging.INFO)
+    load_without_bars()
     from videodit.config import load_config
     from videodit.training import inputs
     from videodit.training.loop import EXIT_STATUS, end
@@ -39,4 +41,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -34,6 +34,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.evaluations.world import GIVEN, WORLD_PROMPTS, evaluate_world, load_pipeline
+from videodit.command import command
 from videodit.config.kinds import Count, File, Guidance, Place, Positive, Rate, Seed, Steps, argument
 from videodit.disk import replace_text
 from videodit.terminal import Parser, log_to_terminal, shown
@@ -42,12 +46,9 @@ if TYPE_CHECKING:
     from videodit.evaluation.clips import Clip
     from videodit.evaluation.remembered import TrueFiles
     from videodit.evaluation.results import Results
-    from videodit.pipeline import VideoDiTPipeline
     from videodit.video.guarded import Guarded
 
-SHEET_CLIPS = 24
 OURS = re.compile(rb'\s*{\s*"(schema|settings)"')  # how results.json begins
-WORLD_PROMPTS = 256
 PLACE, FILE, COUNT = argument(Place), argument(File), argument(Positive)
 
 
@@ -63,15 +64,6 @@ def side(text: str) -> int | None:
     if text != "native" and not (text.isdecimal() and 16 <= int(text[:6]) < 10**5):
         raise argparse.ArgumentTypeError(f"{text!r} is neither 'native' nor a number of pixels from 16 on")
     return None if text == "native" else int(text)
-
-
-GIVEN = {  # kind of given frames: arguments of the pipeline
-    "first": ("image",),
-    "start": ("video",),
-    "last": ("last_image",),
-    "ends": ("image", "last_image"),
-    "inner": ("video", "last_video"),
-}
 
 
 def parse() -> argparse.Namespace:
@@ -140,8 +132,8 @@ def parse() -> argparse.Namespace:
     model.add_argument("--num-frames", type=COUNT, help="of the clips made (default: the model's own)")
     model.add_argument("--seed", type=argument(Seed), default=0, help="of prompts and noise (default 0)")
     model.add_argument("--seeds", type=COUNT, default=1, help="clips a prompt, each from another seed (default 1)")
-    model.add_argument("--steps", type=argument(Steps), default=30, help="scheduler steps (default 30)")
-    model.add_argument("--guidance-scale", type=argument(Guidance), default=4.0, help="1: no guidance (default 4)")
+    model.add_argument("--steps", type=argument(Steps), help="scheduler steps (default: the model's own)")
+    model.add_argument("--guidance-scale", type=argument(Guidance), help="1: no guidance (default: the model's own)")
     model.add_argument("--batch-size", type=COUNT, default=16, help="clips made together (default 16)")
     return parser.parse_args()
 
@@ -285,9 +277,8 @@ def measured(
 def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[Path]:
     """A model's clips in OUT/clips, lossless; what an earlier run made is not made again."""
 
-    import torch
-
     from videodit.clipset import Sampling, make_clips, read_requests
+    from videodit.memory import place
 
     if prompts is None:
         there = (
@@ -303,8 +294,7 @@ def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[P
     folder = args.out / "clips"
     paths = [folder / f"{number:05d}.mkv" for number in range(len(requests))]
     pipe = load_pipeline(model)
-    if torch.cuda.is_available():
-        pipe.to("cuda")
+    place(pipe, "none")
     sampling = Sampling(args.steps, args.guidance_scale)
     return list(make_clips(pipe, requests, paths, sampling, model=model, batch_size=args.batch_size))
 
@@ -341,59 +331,5 @@ def report(
     )
 
 
-# --- a model on a world ----------------------------------------------------------------------------------------------
-
-
-def evaluate_world(args: argparse.Namespace) -> str:
-    import torch
-
-    from videodit.evaluation import emoji, world
-    from videodit.evaluation.sampled import ByPipeline, spread
-    from videodit.video.writer import contact_sheet
-
-    try:
-        count = int(args.prompts or WORLD_PROMPTS)
-    except ValueError:
-        raise ValueError(f"--prompts {args.prompts}: with --world it is a number, of prompts") from None
-    if (args.world == "emoji") != bool(args.art):
-        raise ValueError("--world emoji and --art go together: --art names the folders that tools/make_emoji.py wrote")
-    if args.world == "emoji" and args.given:
-        raise ValueError("--given goes with --world shapes")
-    true = emoji.load_gallery(*args.art) if args.art else None
-    pipe = load_pipeline(args.model)
-    pipe.set_progress_bar_config(disable=True)
-    if torch.cuda.is_available():
-        pipe.to("cuda")
-    size = replace(pipe.default_size, num_frames=args.num_frames or pipe.default_size.num_frames)
-    given = GIVEN.get(args.given or "", ())
-    total = count + count // 4 if true is None else sum(len(emoji.questions(kind, count)) for kind in emoji.KINDS)
-    generate = ByPipeline(pipe, size, given, args.steps, args.guidance_scale, spread(total, SHEET_CLIPS))
-    if true is not None:
-        answers = emoji.evaluate_emoji(generate, true, count=count, seed=args.seed, batch_size=args.batch_size)
-        found, text = emoji.to_dict(answers), emoji.to_text(answers)
-        labels = [answers[index].label for index in generate.shown]
-    else:
-        results = world.evaluate_world(generate, prompts=count, seed=args.seed, batch_size=args.batch_size, size=size)
-        found, text = results.to_dict(), results.summary()
-        labels = [results.model[index].label for index in generate.shown]
-    contact_sheet(list(generate.shown.values()), args.out / "contact_sheet.png", labels=labels)
-    settings = {"model": args.model or "shipped", "world": args.world, "prompts": count}
-    settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed", "steps", "guidance_scale")}
-    replace_text(args.out / "results.json", json.dumps({"settings": settings, **found}, indent=1) + "\n")
-    return text
-
-
-def load_pipeline(model: str | None) -> VideoDiTPipeline:
-    from videodit.pipeline import VideoDiTPipeline
-
-    if model is None or model == "shipped":
-        return VideoDiTPipeline.shipped()
-    try:
-        return VideoDiTPipeline.from_pretrained(model)
-    except (ValueError, OSError) as error:
-        none = "there is no such folder here, and no such model to be had from the hub"
-        raise ValueError(f"--model {model}: {error if Path(model).is_dir() else none}") from error
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 
+from videodit.command import command
 from videodit.config.kinds import Amount, File, Place, Positive, Rate, Seed, argument
 from videodit.terminal import Parser
 
@@ -114,4 +115,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 
+from videodit.command import command
 from videodit.config.kinds import File, Positive, Seed, argument
 from videodit.terminal import Parser
 
@@ -45,4 +46,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -23,6 +23,7 @@ import argparse
 import logging
 import sys
 
+from videodit.command import command
 from videodit.config.kinds import Count, File, Number, Place, Positive, argument
 from videodit.terminal import Parser, log_to_terminal, shown
 
@@ -92,4 +93,4 @@ def _option(group: argparse._ArgumentGroup, name: str, default: float, what: str
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -32,6 +32,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.command import command, import_torchao, load_without_bars
 from videodit.config.kinds import File, Guidance, Place, Positive, Rate, Seed, Share, Steps, Strength, argument
 from videodit.terminal import Parser, log_to_terminal, shown
 
@@ -63,8 +64,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=argument(Positive), help="pixels")
     parser.add_argument("--fps", type=argument(Rate), help="frames a second")
     parser.add_argument("--seed", type=argument(Seed), default=0, help="of the first clip (default 0)")
-    parser.add_argument("--steps", type=argument(Steps), default=30, help="scheduler steps (default 30)")
-    parser.add_argument("--guidance-scale", type=argument(Guidance), default=4.0, help="1: no guidance (default 4)")
+    parser.add_argument("--steps", type=argument(Steps), help="scheduler steps (default: the model's own)")
+    parser.add_argument("--guidance-scale", type=argument(Guidance), help="1: no guidance (default: the model's own)")
     parser.add_argument(
         "--guidance-rescale", type=argument(Share), default=0.0, help="0 to 1, against the glare of large scales"
     )
@@ -174,6 +175,9 @@ def main() -> int:
     log_to_terminal(logging.WARNING)
     if args.words:
         return list_words(args.model or "shipped")
+    if args.quantize or is_quantized(args.model):
+        import_torchao()
+    load_without_bars()
     import torch
     from accelerate import PartialState
 
@@ -196,9 +200,10 @@ def list_words(model: str) -> int:
     try:
         words = words_of(named_folder(model))
     except (ValueError, OSError) as error:
-        print(f"sample_video: {error}", file=sys.stderr)
+        print(shown(f"sample_video: {error}"), file=sys.stderr)
         return 2
-    print(*(["any: its tokenizer spells words from pieces"] if words is None else words), sep="\n")
+    for word in ["any: its tokenizer spells words from pieces"] if words is None else words:
+        print(shown(word))
     return 0
 
 
@@ -294,6 +299,11 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     )
 
 
+def is_quantized(model: str | None) -> bool:
+    config = Path(model or "", "transformer", "config.json")
+    return config.is_file() and "quantization_config" in config.read_text(encoding="utf-8")
+
+
 def requested(args: argparse.Namespace) -> list[Request]:
     """What to make; a line of a file goes before the command's own words."""
     from videodit.clipset import Request, read_requests
@@ -314,4 +324,4 @@ def requested(args: argparse.Namespace) -> list[Request]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

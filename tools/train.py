@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from videodit.command import command, load_without_bars
 from videodit.config.kinds import Place, argument
 from videodit.terminal import Parser, log_to_terminal, shown
 
@@ -32,6 +33,7 @@ def main() -> int:
     )
     args = parser.parse_args()
     log_to_terminal(logging.INFO)
+    load_without_bars()
     from accelerate import PartialState
 
     from videodit.config import load_config
@@ -57,4 +59,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

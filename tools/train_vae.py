@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from videodit.command import command, load_without_bars
 from videodit.config.kinds import Place, argument
 from videodit.terminal import Parser, log_to_terminal
 
@@ -15,6 +16,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example vae.learning_rate=0.0005")
     args = parser.parse_args()
     log_to_terminal(logging.INFO)
+    load_without_bars()
     from videodit.config import load_config
     from videodit.training.loop import EXIT_STATUS, end
     from videodit.training.parallel import one_run
@@ -30,4 +32,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

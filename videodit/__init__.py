@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,4 +26,6 @@ def __getattr__(name: str) -> Any:
     """Loads what is asked for, so that a process that only reads files does without torch."""
     if name not in _ROOMS:
         raise AttributeError(f"module 'videodit' has no attribute {name!r}")
+    if "torchao" not in sys.modules:  # diffusers imports it, which prints
+        import_module("videodit.command").import_torchao()
     return getattr(import_module(f"videodit.{_ROOMS[name]}"), name)

@@ -86,9 +86,10 @@ class VideoCodec:
         """Loads a VAE saved by diffusers: its own folder, a pipeline folder with `vae/`, or a hub name.
 
         The class is read from `config.json` (`_class_name`). Keyword arguments go to the class's `from_pretrained`;
-        `torch_dtype` is float32 unless given. WeightsError where its weights are damaged or not finite.
+        `dtype` is float32 unless given. WeightsError where its weights are damaged or not finite.
         """
-        kwargs = {"torch_dtype": torch.float32} | kwargs
+        if not {"dtype", "torch_dtype"} & kwargs.keys():
+            kwargs["dtype"] = torch.float32
         folder = Path(name_or_folder)
         if (folder / "vae" / "config.json").is_file():
             folder = folder / "vae"

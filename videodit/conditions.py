@@ -88,22 +88,22 @@ def _given(name: str, width: int, embeds: Tensor | None, mask: Tensor | None) ->
     Args:
         name: "prompt" or "negative_prompt", for messages.
         width: e that the model reads.
-        embeds: b m e. mask: b m, bool or 0 and 1.
+        embeds: b m e. mask: b m, bool or 0 and 1; None: all tokens count.
 
     Raises:
-        ValueError: one without the other, shapes that do not fit each other or the model, a row that masks all.
+        ValueError: a mask alone, shapes that do not fit each other or the model, a row that masks all.
     """
     states, seen = f"{name}_embeds", f"{name}_attention_mask"
-    if embeds is None and mask is None:
+    if embeds is None:
+        if mask is not None:
+            raise ValueError(f"{seen} without {states}: give both, as encode_prompt does")
         return None
-    if embeds is None or mask is None:
-        there, lacks = (seen, states) if embeds is None else (states, seen)
-        raise ValueError(f"{there} without {lacks}: give both, as encode_prompt does")
     if embeds.ndim != 3 or embeds.shape[-1] != width:
         raise ValueError(
             f"{states} has shape {tuple(embeds.shape)}; this model reads (prompts, tokens, {width}), as its own "
             "encode_prompt gives them"
         )
+    mask = torch.ones(embeds.shape[:2], device=embeds.device) if mask is None else mask
     if mask.shape != embeds.shape[:2]:
         raise ValueError(f"{seen} has shape {tuple(mask.shape)}, but {states} needs {tuple(embeds.shape[:2])}")
     if not mask.any(dim=1).all():
@@ -136,15 +136,24 @@ def by_name(conditions: Mapping[str, Any], count: int) -> dict[str, Tensor]:
 
 
 def replaced(conditions: dict[str, Any], count: int, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Conditions with these tensors, by diffusers' names and of the same shapes, in the place of their own."""
+    """Conditions with these tensors, by diffusers' names, in the place of their own; ValueError for another shape."""
     texts = by_name(conditions, count)
     if not texts.keys() & tensors.keys():
         return conditions
+    for name, tensor in tensors.items():
+        if name in texts and tensor.shape != texts[name].shape:
+            shapes = f"{tuple(tensor.shape)}, in place of {tuple(texts[name].shape)}"
+            raise ValueError(f"callback_on_step_end gave back {name} of shape {shapes}")
     texts |= {name: tensor for name, tensor in tensors.items() if name in texts}
     both = {
         part: [texts[name] for name in (f"prompt_{part}", f"negative_prompt_{part}") if name in texts] for part in PARTS
     }
     return conditions | {PARTS[part]: torch.cat(rows) for part, rows in both.items() if rows}
+
+
+def repeated(conditions: dict[str, Tensor], times: int) -> dict[str, Tensor]:
+    """Conditions with each row so many times over."""
+    return {name: rows.repeat_interleave(times, dim=0) for name, rows in conditions.items()}
 
 
 def check_class(classes: int | None, labels: list[int] | None, worded: bool) -> None:

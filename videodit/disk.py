@@ -90,11 +90,11 @@ def check_sums(folder: Path, share: slice = slice(None)) -> None:
         SumError: one is missing, or other bytes than those that were written; or the list itself is damaged.
     """
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        *lines, end = (folder / SUMS).read_bytes().decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SumError(f"{folder / SUMS}: damaged, cannot be read ({error})") from error
-    for line in lines:
-        if not re.fullmatch(r"[0-9a-f]{64}  [^/].*", line):
+    for line in [*lines, end] if end else lines:
+        if line == end or not re.fullmatch(r"[0-9a-f]{64}  [^/].*", line):
             raise SumError(f"{folder / SUMS}: damaged, {line[:80]!r} is no line of it")
     wanted = sorted(lines, key=lambda line: line[66:])[share]
     for file in (folder / line[66:] for line in wanted):
@@ -147,7 +147,7 @@ def locked(folder: Path, processes: Sequence[str] = ()) -> Iterator[None]:
 @contextmanager
 def _alone(lock: Path) -> Iterator:
     """The open lock file, with no other process in here; it is never removed, so that all mean the same one."""
-    with lock.open("a+", encoding="utf-8") as file:
+    with lock.open("a+", encoding="utf-8", errors="replace") as file:
         with suppress(ImportError, OSError):  # not everywhere: there two that start in the same instant may meet
             import fcntl
 

@@ -29,13 +29,13 @@ TOKENS = {"DiTPipeline": 0, "PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 3
 
 
 def open_model(
-    source: str | Path, torch_dtype: torch.dtype = torch.float32, **unsaid: Any
+    source: str | Path, dtype: torch.dtype = torch.float32, **unsaid: Any
 ) -> tuple[VideoDiT | VideoDiTPipeline, Report]:
     """Whatever holds a model, as one: a pipeline or transformer, ours or diffusers' DiT, PixArt or Latte, or a file.
 
     Args:
         source: a folder or hub name, "shipped", or a project's own checkpoint (`.pt`, `.pth`, `.safetensors`).
-        torch_dtype: of the weights.
+        dtype: of the weights.
         **unsaid: what such a checkpoint does not say of itself; see `from_checkpoint`.
 
     Returns:
@@ -50,9 +50,9 @@ def open_model(
         raise ConversionError(str(error)) from error
     if Path(name).is_file() or Path(name).suffix in (".pt", ".pth", ".safetensors"):
         model, report = from_checkpoint(name, **unsaid)
-        return _cast(model, torch_dtype), report
+        return _cast(model, dtype), report
     try:
-        return _open_folder(name, torch_dtype)
+        return _open_folder(name, dtype)
     except ConversionError:
         raise
     except Exception as error:  # loaders of three libraries, on whatever the folder holds
@@ -71,18 +71,18 @@ def _open_folder(name: str, dtype: torch.dtype) -> tuple[VideoDiT | VideoDiTPipe
                 f"hub name that can be reached"
             ) from error
         if ours:
-            return VideoDiT.from_pretrained(name, torch_dtype=dtype), Report()
+            return VideoDiT.from_pretrained(name, dtype=dtype), Report()
         model, report = from_diffusers(name)
         return _cast(model, dtype), report
     if "VideoDiTPipeline" in index["_class_name"]:  # alone, or behind the name of its module
-        return VideoDiTPipeline.from_pretrained(name, torch_dtype=dtype), Report()
+        return VideoDiTPipeline.from_pretrained(name, dtype=dtype), Report()
     if index["_class_name"] not in TOKENS:
         raise ConversionError(
             f"{index['_class_name']} cannot be converted; a VideoDiTPipeline can be made from {', '.join(TOKENS)}"
         )
     transformer = load(name, "transformer")
     with loading(name):
-        theirs = DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, transformer=_cast(transformer, dtype))
+        theirs = DiffusionPipeline.from_pretrained(name, dtype=dtype, transformer=_cast(transformer, dtype))
     for part in ("vae", "text_encoder"):
         if (module := theirs.components.get(part)) is not None:
             check_finite(module, Path(name, part))
@@ -192,5 +192,7 @@ def grown_pipeline(
         default_height=size.height,
         default_width=size.width,
         default_fps=size.fps,
+        default_num_inference_steps=pipe.config.default_num_inference_steps,
+        default_guidance_scale=pipe.config.default_guidance_scale,
         id2label=pipe.config.id2label if transformer.config.num_classes is not None else None,
     )

@@ -6,6 +6,7 @@ One small type carries frames, height, width and rate through the whole library,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 
@@ -99,6 +100,11 @@ class ClipSize:
         h = strides.latent_side(self.height, "height", patch[1])
         w = strides.latent_side(self.width, "width", patch[2])
         return strides.channels, f, h, w
+
+    def tokens(self, strides: Strides, patch: tuple[int, int, int]) -> int:
+        """How many tokens a transformer has of this clip, frames padded to fill the patch."""
+        _, *axes = self.latent(strides, patch)
+        return math.prod(-(-n // p) for n, p in zip(axes, patch, strict=True))
 
 
 def covering(rows: int, columns: int, height: int, width: int) -> tuple[int, int]:

@@ -11,7 +11,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import PIL.Image
@@ -21,8 +24,11 @@ from torch import Tensor
 
 from videodit.codec import VideoCodec
 from videodit.geometry import ClipSize, covering
+from videodit.video import VideoError, read_frames
 
 log = logging.getLogger(__name__)
+
+TIMEOUT, LARGEST = 30.0, 100 << 20  # seconds and bytes of a picture by its address
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,9 @@ def pixels_of(frames: Any, count: int, size: ClipSize, name: str) -> Tensor:
     """Frames that a user gives, as float b c f h w in [-1, 1], b = `count`.
 
     Args:
-        frames: a PIL image, an array `h w 3` (uint8, or float in [0, 1]) or a tensor `3 h w` in [0, 1]; several of a
-            kind in a list, or with an axis f before, are the frames of one clip; a list of such, or an axis b before
-            that, a clip each. One clip serves all `count`.
+        frames: a PIL image, an array `h w 3` (uint8, or float in [0, 1]), a tensor `3 h w` in [0, 1], or a file or
+            address (http) of a picture; several of a kind in a list, or with an axis f before, are the frames of one
+            clip; a list of such, or an axis b before that, a clip each. One clip serves all `count`.
         size: what they are brought to: scaled to cover it, and cut to the middle, which a warning tells.
         name: of the argument, for messages.
 
@@ -72,6 +78,14 @@ def pixels_of(frames: Any, count: int, size: ClipSize, name: str) -> Tensor:
         raise ValueError(f"{name}: clips of {', '.join(str(len(clip)) for clip in fitted)} frames; give equally many")
     pixels = torch.from_numpy(np.stack(fitted)).float() / 127.5 - 1
     return rearrange(pixels, "b f h w c -> b c f h w").expand(count, -1, -1, -1, -1)
+
+
+def repeated_clips(frames: Any, times: int, name: str) -> Any:
+    """Frames as `pixels_of` takes them, each clip so many times over; one clip serves all anyway."""
+    if frames is None or times == 1:
+        return frames
+    clips = _clips(frames, name)
+    return clips if len(clips) == 1 else [clip for clip in clips for _ in range(times)]
 
 
 def given_frames(
@@ -218,8 +232,8 @@ def _axes(frames: Any) -> int:
 
 
 def _clip(frames: Any, name: str) -> list[np.ndarray]:
-    if isinstance(frames, str):
-        raise ValueError(f"{name} is the text {frames!r}; open it first: PIL.Image.open, or videodit.video.read_clip")
+    if isinstance(frames, str | Path):
+        return [_opened(str(frames), name)]
     if isinstance(frames, PIL.Image.Image):
         return [np.asarray(frames.convert("RGB"))]
     if isinstance(frames, Sequence) and frames:
@@ -235,6 +249,27 @@ def _clip(frames: Any, name: str) -> list[np.ndarray]:
             raise ValueError(f"{name}: values from {frames.min():g} to {frames.max():g}; floats must be in [0, 1]")
         frames = np.rint(frames * 255).astype(np.uint8)
     return list(frames)
+
+
+def _opened(source: str, name: str) -> np.ndarray:
+    """uint8 h w 3 of a picture's file or address."""
+    if not name.endswith("image"):
+        raise ValueError(f"{name}: {source} is to be read first, at the clip's rate: videodit.video.read_clip")
+    if not source.startswith(("http://", "https://")):
+        return read_frames(source, [0.0])[0]
+    with NamedTemporaryFile(suffix=".png") as file:  # whatever it is, Pillow looks inside
+        try:
+            with urlopen(source, timeout=TIMEOUT) as answer:
+                size = file.write(answer.read(LARGEST + 1))
+        except OSError as error:
+            raise ValueError(f"{name}: {source} cannot be fetched ({error})") from error
+        if size > LARGEST:
+            raise ValueError(f"{name}: {source} is larger than {LARGEST >> 20} MB")
+        file.flush()
+        try:
+            return read_frames(file.name, [0.0])[0]
+        except VideoError as error:
+            raise ValueError(f"{name}: {source} is no picture that can be read") from error
 
 
 def _fitted(frame: np.ndarray, size: ClipSize, name: str) -> np.ndarray:

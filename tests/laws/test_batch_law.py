@@ -31,7 +31,9 @@ def test_batch_law_a_prompt_and_seed_give_one_clip_alone_or_among_others(tiny_pi
 
     def clips(which: list[int]) -> torch.Tensor:
         generators = [torch.Generator().manual_seed(seeds[i]) for i in which]
-        return tiny_pipe([prompts[i] for i in which], num_inference_steps=3, generator=generators).frames
+        return tiny_pipe(
+            [prompts[i] for i in which], num_inference_steps=3, generator=generators, output_type="pt"
+        ).frames
 
     together = clips([0, 1, 2])
     assert torch.equal(together, clips([0, 1, 2]))
@@ -70,7 +72,7 @@ def made(pipe: VideoDiTPipeline, mode: str, which: list[int]) -> torch.Tensor:
         name: [pan(10 * i + len(name), value)[:, :32, :32] for i in which] if name in FRAMES else value
         for name, value in MODES[mode].items()
     }
-    options = {"num_inference_steps": 4, "guidance_scale": 2.0, **given}
+    options = {"num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "pt", **given}
     generator = [torch.Generator().manual_seed(i) for i in which]
     return pipe([prompts[i] for i in which], generator=generator, **options).frames
 

@@ -99,6 +99,7 @@ def test_peer_law_pixart_from_prompt_to_pixels(name: str, guidance_scale: float)
         width=24,
         num_inference_steps=4,
         guidance_scale=guidance_scale,
+        output_type="pt",
     ).frames
     assert actual.shape == (2, 1, 3, 16, 24)
     torch.testing.assert_close(actual[:, 0], expected, rtol=1e-4, atol=1e-4)
@@ -114,9 +115,8 @@ def test_peer_law_dit_from_class_to_pixels(guidance_scale: float) -> None:
     ).images
     ours = quiet(pipeline_from_diffusers(theirs)[0])
     generators = [torch.Generator().manual_seed(i) for i in range(2)]
-    actual = ours(
-        class_labels=[7, 999], guidance_scale=guidance_scale, generator=generators, num_inference_steps=4
-    ).frames
+    kwargs = {"generator": generators, "num_inference_steps": 4, "output_type": "pt"}
+    actual = ours(class_labels=[7, 999], guidance_scale=guidance_scale, **kwargs).frames
     torch.testing.assert_close(actual[:, 0], expected, rtol=1e-4, atol=1e-4)
     assert says_something(expected)
     assert pipeline_to_diffusers(ours, "dit").labels == theirs.labels == {"carp": 1, "goldfish": 1, "tench": 0}
@@ -143,6 +143,7 @@ def test_peer_law_latte_from_prompt_to_pixels_without_a_text_mask(prompts: list[
     ).frames
     ours = quiet(pipeline_from_diffusers(theirs)[0])
     kwargs = {"negative_prompt": "stars", "latents": latents, "num_inference_steps": 4, "guidance_scale": 7.5}
+    kwargs["output_type"] = "pt"
     actual = ours(prompts, use_text_mask=False, **kwargs).frames
     torch.testing.assert_close(actual, expected.reshape(actual.shape), rtol=1e-4, atol=1e-4)
     assert says_something(expected)
@@ -162,7 +163,7 @@ def test_prompts_are_lowercased_as_in_diffusers_and_stay_so_when_saved(tmp_path:
     ours = pipeline_from_diffusers(theirs)[0]
     ours.save_pretrained(tmp_path / "ours")
     for pipe in (ours, VideoDiTPipeline.from_pretrained(tmp_path / "ours")):
-        actual = quiet(pipe)(shouted, latents=latents.unsqueeze(2), **kwargs).frames
+        actual = quiet(pipe)(shouted, latents=latents.unsqueeze(2), output_type="pt", **kwargs).frames
         torch.testing.assert_close(actual[:, 0], expected, rtol=1e-4, atol=1e-4)
     assert ours.unknown_words("A Red cube") == ["cube"]
 
@@ -195,7 +196,7 @@ def test_a_learned_variance_is_sampled_with_ddpm() -> None:
     for kind in ("fixed_small", "learned_range"):
         ours.scheduler = DDPMScheduler(variance_type=kind, clip_sample=False)
         generator = [torch.Generator().manual_seed(0)]
-        frames[kind] = ours(class_labels=[3], num_inference_steps=4, generator=generator).frames
+        frames[kind] = ours(class_labels=[3], num_inference_steps=4, generator=generator, output_type="pt").frames
     assert all(clip.isfinite().all() for clip in frames.values())
     assert not torch.equal(*frames.values())
 

@@ -27,7 +27,8 @@ def equal_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
 
 def sample(pipe: DiffusionPipeline, **kwargs: object) -> torch.Tensor:
     pipe.set_progress_bar_config(disable=True)
-    return pipe("a red circle", num_inference_steps=2, generator=torch.Generator().manual_seed(0), **kwargs).frames
+    options = {"num_inference_steps": 2, "output_type": "pt", **kwargs}
+    return pipe("a red circle", generator=torch.Generator().manual_seed(0), **options).frames
 
 
 def test_round_trip_law_model(tmp_path: Path) -> None:

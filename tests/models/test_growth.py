@@ -198,7 +198,7 @@ def test_a_joint_model_keeps_its_positions() -> None:
 def test_each_weight_keeps_its_precision(tmp_path: Path) -> None:
     """A model loaded in bfloat16 keeps its modulation in float32; so does what is grown from it."""
     image_model().save_pretrained(tmp_path)
-    image = VideoDiT.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    image = VideoDiT.from_pretrained(tmp_path, dtype=torch.bfloat16)
     video, _ = grow(image)
     dtypes = {name: tensor.dtype for name, tensor in image.state_dict().items()}
     assert len(set(dtypes.values())) == 2

@@ -148,7 +148,7 @@ def test_a_transformer_grows_alone_and_to_another_vae(pixart: Path, tmp_path: Pa
     pipe: Any = open_model(tmp_path / "wan")[0]
     pipe.set_progress_bar_config(disable=True)
     assert pipe.transformer.config.sample_fps == 2.0
-    assert pipe("a red ball", num_inference_steps=1, height=32, width=32).frames.shape == (1, 5, 3, 32, 32)
+    assert pipe("a red ball", num_inference_steps=1, height=32, width=32).frames.shape == (1, 5, 32, 32, 3)
 
 
 def test_a_dit_is_told_a_text(pixart: Path, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_dit_is_told_a_text(pixart: Path, tmp_path: Path) -> None:
     assert tool("inflate", "--from", tmp_path / "dit", *to, "--text-encoder", pixart, "--drop-classes") == 0
     pipe: Any = open_model(tmp_path / "grown")[0]
     pipe.set_progress_bar_config(disable=True)
-    assert pipe("a red ball", num_inference_steps=1).frames.shape == (1, 3, 3, 16, 16)
+    assert pipe("a red ball", num_inference_steps=1).frames.shape == (1, 3, 16, 16, 3)
 
 
 @pytest.mark.parametrize("name", ["inflate", "convert"])

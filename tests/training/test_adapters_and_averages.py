@@ -54,7 +54,7 @@ def test_adapters_are_read_by_diffusers_and_give_the_same_output(base: Path, tmp
     torch.testing.assert_close(merged, live, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(fused, live, rtol=1e-5, atol=1e-5)
     pipe = VideoDiTPipeline.from_pretrained(folder)
-    assert pipe("red", num_inference_steps=2).frames.shape == (1, 5, 3, 32, 32)
+    assert pipe("red", num_inference_steps=2).frames.shape == (1, 5, 32, 32, 3)
 
 
 def test_only_adapters_are_trained_and_they_resume(base: Path, tmp_path: Path) -> None:

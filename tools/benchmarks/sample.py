@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     def sample_ours(prompt: str, model: Any = ours.transformer, cache: str | None = None) -> Tensor:
         ours.transformer = model
         set_cache(ours, cache)
-        return ours(prompt, **common, guidance_scale=7.5, use_text_mask=False).frames
+        return ours(prompt, **common, guidance_scale=7.5, use_text_mask=False, output_type="pt").frames
 
     ways: dict[str, Callable[..., Any]] = {"videodit": sample_ours, "diffusers": sample_theirs}
     if args.compile:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,13 @@ from videodit.video.index import checked
 
 @dataclass(frozen=True)
 class Sampling:
-    """How clips are made, as `VideoDiTPipeline` takes it; `scheduler` is a name of diffusers, None: the model's own.
+    """How clips are made, as `VideoDiTPipeline` takes it; `scheduler` is a name of diffusers. None: the model's own.
 
     ValueError names what is of another kind or out of range.
     """
 
-    steps: Steps = 30
-    guidance_scale: Guidance = 4.0
+    steps: Steps | None = None
+    guidance_scale: Guidance | None = None
     guidance_rescale: Share = 0.0
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     image_guidance_scale: Guidance = 1.0
@@ -55,6 +55,14 @@ class Sampling:
         check(self)
         if self.guidance_interval[0] > self.guidance_interval[1]:
             raise ValueError(f"guidance_interval={self.guidance_interval} must be two rising shares of the steps")
+
+    def resolved(self, pipe: VideoDiTPipeline) -> Sampling:
+        """With the model's own steps and guidance where none are said."""
+        return replace(
+            self,
+            steps=pipe.config.default_num_inference_steps if self.steps is None else self.steps,
+            guidance_scale=pipe.config.default_guidance_scale if self.guidance_scale is None else self.guidance_scale,
+        )
 
 
 def make_clips(
@@ -100,7 +108,7 @@ def make_clips(
         raise ValueError(f"preview={preview} must be at least 1 step")
     for backend in _backends(pipe.transformer):
         usable_backend(backend)
-    sampling = sampling or Sampling()
+    sampling = (sampling or Sampling()).resolved(pipe)
     if sampling.scheduler is not None:
         pipe.scheduler = scheduler_named(sampling.scheduler, pipe.scheduler)
     made_by = {

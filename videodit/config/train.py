@@ -78,8 +78,8 @@ class Train(Section):
     prompts: tuple[Prompt, ...] = Field(
         (), strict=False, description="sampled while training; none: validation captions"
     )
-    num_inference_steps: Steps = 30
-    guidance_scale: Guidance = 4.0
+    num_inference_steps: Steps | None = Field(None, description="of samples, and the pipeline's own; none: its")
+    guidance_scale: Guidance | None = Field(None, description="likewise")
     log_every: Positive = 10
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         ("tensorboard",), strict=False, description="beside losses.jsonl"

@@ -207,9 +207,9 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
     for item in (*train_items, *validation):
         allowed_backgrounds(item, data)  # an error now, before anything is read
     files = Files(memory, guarded_reader(data))
-    kept = round(len(validation) * data.shapes / (data.shapes + len(train_items)))
+    measured = round(len(validation) * data.shapes / (data.shapes + len(train_items)))
     parts: list[Source] = []
-    for some, first, count in ((train_items, kept, data.shapes), (validation, 0, kept)):
+    for some, first, count in ((train_items, measured, data.shapes), (validation, 0, measured)):
         source = FileSource(some, data, files)
         parts.append(Joined(source, ShapesSource(seed, first, count, data.more)) if count else source)
     return Split(

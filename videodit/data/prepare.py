@@ -28,6 +28,7 @@ from videodit.data.manifest import Item, Skip, read_manifest, tell
 from videodit.data.remote import is_url
 from videodit.data.sifting import REASONS, Drop, Kept, Options, Sifted, name_of, sift
 from videodit.data.survey import Memory, Survey, stamp, time_limit
+from videodit.disk import LOCK, locked, replace_text
 from videodit.geometry import covering
 from videodit.video.guarded import Guarded
 from videodit.video.index import VideoError
@@ -57,7 +58,8 @@ def prepare(
         cache: folder for files that are fetched; None: as `read_manifest`.
         show: progress bars.
 
-    Raises ValueError for a source that cannot be read, a folder that holds other things, a manifest that would change.
+    Raises ValueError for a source that cannot be read, a folder that holds other things or that another run writes
+    into, a manifest that would change.
     """
     if processes is not None and processes < 1:
         raise ValueError(f"--processes {processes}: give 1 or more")
@@ -69,7 +71,7 @@ def prepare(
     if shard and options.write == "spans":
         raise ValueError(f"{shard} lies in a shard, where a manifest cannot name it: use --write clips")
     out.mkdir(parents=True, exist_ok=True)
-    with Guarded(processes or min(8, os.cpu_count() or 1)) as guarded:
+    with locked(out), Guarded(processes or min(8, os.cpu_count() or 1)) as guarded:
         threshold = options.threshold if options.cuts else None
         survey = Survey(Memory(out / ANALYSIS), guarded, threshold, options.max_seconds, show=show)
         sifted = sift(items, survey, options)
@@ -79,10 +81,10 @@ def prepare(
             _write_clips(out, sifted.kept, rows, options, guarded, show)
     dropped = [Drop(skip.where, 0.0, 0.0, "left_out", skip.why) for skip in skips] + sifted.dropped
     report = settings | _counts(sifted, dropped)
-    _save(out / DROPPED, _lines(asdict(drop) for drop in dropped))
-    _save(out / REPORT, json.dumps(report, indent=2) + "\n")
-    _save(out / SUMMARY, summary(report) + "\n")
-    _save(out / MANIFEST, _lines(rows))
+    replace_text(out / DROPPED, _lines(asdict(drop) for drop in dropped))
+    replace_text(out / REPORT, json.dumps(report, indent=2) + "\n")
+    replace_text(out / SUMMARY, summary(report) + "\n")
+    replace_text(out / MANIFEST, _lines(rows))
     current = {row["file"] for row in rows}
     for clip in (out / CLIPS).glob("*"):
         if _CLIP_NAME.search(clip.name) and f"{CLIPS}/{clip.name}" not in current:
@@ -113,12 +115,16 @@ def _check_folder(source: str, out: Path, settings: dict[str, Any], overwrite: b
         raise ValueError(f"{out} is a file: name a folder")
     if not is_url(source) and Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"{out} lies in {source}, where the next run would find it: name a folder elsewhere")
-    if out.is_dir() and any(out.iterdir()) and not (out / ANALYSIS).is_file():
+    if out.is_dir() and any(file.name != LOCK for file in out.iterdir()) and not (out / ANALYSIS).is_file():
         raise ValueError(f"{out} holds other things: name a new or empty folder")
     if (out / MANIFEST).exists() and (out / REPORT).exists() and not overwrite:
-        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
-        changed = [key for key, value in settings["options"].items() if report["options"].get(key, value) != value]
-        changed += ["source"] if report["source"] != settings["source"] else []
+        try:
+            report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+            before, came_from = dict(report["options"]), report["source"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{out / REPORT}: damaged ({error}); --overwrite writes it anew") from error
+        changed = [key for key, value in settings["options"].items() if before.get(key, value) != value]
+        changed += ["source"] if came_from != settings["source"] else []
         if changed:
             raise ValueError(
                 f"{out / MANIFEST} was made with another {', '.join(changed)}: --overwrite replaces it (what is known "
@@ -236,10 +242,3 @@ def _count(some: Sequence[tuple[bool, float]]) -> dict[str, Any]:
 
 def _lines(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _save(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

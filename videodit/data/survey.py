@@ -42,7 +42,7 @@ class Memory:
         if path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
             for line in lines:
-                with suppress(ValueError):
+                with suppress(ValueError, TypeError):  # torn, or none of ours
                     question, answer = json.loads(line)
                     self._known[json.dumps(question)] = answer
             if lines and not lines[-1].endswith(b"\n"):

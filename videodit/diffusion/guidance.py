@@ -68,7 +68,7 @@ def scales_of_steps(
     """The guidance of each step; 1, which is none, outside of the interval (Kynkäänniemi et al. 2024, 2404.07724).
 
     Args:
-        scale: one for all steps, or one a step.
+        scale: one for all steps, or one a step; less than 1 is none either, as in diffusers' pipelines.
         interval: from which to which share of the steps, in [0, 1]; a step counts by its middle.
         name: of the scale, for messages.
 
@@ -81,4 +81,4 @@ def scales_of_steps(
     scales = list(scale) if isinstance(scale, Sequence) else [scale] * steps
     if len(scales) != steps:
         raise ValueError(f"{name} has {len(scales)} values for {steps} steps; give one, or one each")
-    return [float(one) if begin <= (index + 0.5) / steps <= end else 1.0 for index, one in enumerate(scales)]
+    return [max(1.0, float(one)) if begin <= (index + 0.5) / steps <= end else 1.0 for index, one in enumerate(scales)]

@@ -8,9 +8,11 @@ says which path it is (betas, prediction type, shift), and takes its own default
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import diffusers
+import torch
 from torch import Tensor
 
 from videodit.diffusion.objectives import to_x0
@@ -31,7 +33,29 @@ DIFFUSION = (
 
 def is_flow(scheduler: Any) -> bool:
     """Whether a scheduler walks the straight path of flow matching."""
-    return type(scheduler).__name__ in FLOW or bool(getattr(scheduler.config, "use_flow_sigmas", False))
+    straight = any(kind.__name__.startswith("FlowMatch") for kind in type(scheduler).__mro__)
+    return straight or bool(getattr(scheduler.config, "use_flow_sigmas", False))
+
+
+def prediction_of(scheduler: Any) -> str | None:
+    """What a scheduler takes a model's prediction for: "flow", or "epsilon", "v_prediction", "sample"; None: unsaid.
+
+    One that has the sigmas of flow, and takes the prediction for another than flow, says that other.
+    """
+    kind = getattr(scheduler.config, "prediction_type", None)
+    return "flow" if is_flow(scheduler) and kind in (None, "flow_prediction") else kind
+
+
+def check_scheduler(scheduler: Any, prediction: str | None) -> None:
+    """ValueError where a scheduler takes what the model predicts for another; names those that fit."""
+    taken = prediction_of(scheduler)
+    if prediction is None or taken is None or taken == prediction:
+        return
+    given = f"{type(scheduler).__name__} takes the model's prediction for {taken!r}, but this model predicts"
+    if prediction == "flow":
+        how = "prediction_type='flow_prediction', use_flow_sigmas=True"
+        raise ValueError(f"{given} 'flow': take {' or '.join(FLOW)}, or {', '.join(FLOW_SIGMAS)} with {how}")
+    raise ValueError(f"{given} {prediction!r}: make one with from_config(pipe.scheduler.config), as it was loaded")
 
 
 def fitting(scheduler: Any) -> tuple[str, ...]:
@@ -71,6 +95,47 @@ def shift_of_size(scheduler: Any, tokens: int) -> dict[str, float]:
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     slope = (config.get("max_shift", 1.15) - config.get("base_shift", 0.5)) / (high - low)
     return {"mu": slope * (tokens - low) + config.get("base_shift", 0.5)}
+
+
+def steps_of_call(
+    scheduler: Any,
+    steps: int | None,
+    timesteps: Sequence[float] | None,
+    sigmas: Sequence[float] | None,
+    default: int,
+) -> int:
+    """How many steps are made: as many as there are timesteps or sigmas, else what was asked for, or the default.
+
+    Raises:
+        ValueError: none, two of them, numbers that differ, or a scheduler that does not take them.
+    """
+    own = {name: list(one) for name, one in (("timesteps", timesteps), ("sigmas", sigmas)) if one is not None}
+    if len(own) > 1:
+        raise ValueError("timesteps and sigmas both say which steps are made: give one")
+    for name, values in own.items():
+        if name not in inspect.signature(scheduler.set_timesteps).parameters:
+            raise ValueError(f"{name}: {type(scheduler).__name__} takes no {name} of one's own")
+        if steps is not None and steps != len(values):
+            raise ValueError(f"num_inference_steps={steps}, but {len(values)} {name}: give the {name} alone")
+        steps = len(values)
+    steps = default if steps is None else steps
+    if steps < 1:
+        raise ValueError(f"num_inference_steps={steps} must be at least 1")
+    return steps
+
+
+def set_times(
+    scheduler: Any,
+    steps: int,
+    timesteps: Sequence[float] | None,
+    sigmas: Sequence[float] | None,
+    device: torch.device,
+    tokens: int,
+) -> None:
+    """Sets a scheduler's timesteps for a call, as `steps_of_call` checked it; `tokens` are those of the clip."""
+    own = {name: list(one) for name, one in (("timesteps", timesteps), ("sigmas", sigmas)) if one is not None}
+    how: Any = own or {"num_inference_steps": steps}
+    scheduler.set_timesteps(**how, device=device, **shift_of_size(scheduler, tokens))
 
 
 def clean_estimate(scheduler: Any, prediction: Tensor, latents: Tensor, t: Tensor) -> Tensor:

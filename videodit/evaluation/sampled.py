@@ -25,8 +25,8 @@ class ByPipeline:
         pipe: Any,
         size: ClipSize,
         given: Sequence[str],
-        steps: int,
-        guidance_scale: float,
+        steps: int | None,
+        guidance_scale: float | None,
         wanted: Collection[int],
     ):
         self.pipe, self.size, self.given, self.steps, self.guidance_scale = pipe, size, given, steps, guidance_scale

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from videodit.models.attention import GROUPS, TextMemory
 
@@ -90,3 +92,29 @@ def check_loaded(info: dict[str, Any], name: str, cls: str, computed: tuple[str,
         if wrong := sorted({str(key) for key in info.get(problem) or []} - set(computed)):
             words = problem.removesuffix("_keys")
             raise ValueError(f"{name}: {len(wrong)} {words} weights, so it is no whole {cls}: {', '.join(wrong[:3])}")
+
+
+UNFIT_CACHES = {
+    "FasterCacheConfig": "it takes the pass without the prompt first and in every step",
+    "TextKVCacheConfig": "it is for the blocks of another model",
+}
+
+
+@contextmanager
+def checked_cache(model: Any, config: Any) -> Iterator[None]:
+    """Around enabling a feature cache of diffusers: ValueError for one that cannot work with this model, or finds
+    nothing in it to work on."""
+    name = type(config).__name__
+    if why := UNFIT_CACHES.get(name):
+        raise ValueError(f"{name} does not fit: {why}; videodit.caching.CACHES names those that do")
+    before = _hooks(model)
+    yield
+    if _hooks(model) == before:
+        model.disable_cache()
+        raise ValueError(f"{name} finds nothing to work on in VideoDiT: name its blocks, or take use_lite_mode")
+
+
+def _hooks(model: nn.Module) -> int:
+    """Of diffusers, on what is within a model."""
+    registries: list[Any] = [getattr(part, "_diffusers_hook", None) for part in model.modules() if part is not model]
+    return sum(len(registry.hooks) for registry in registries if registry is not None)

@@ -30,7 +30,7 @@ from torch.nn.functional import silu
 from videodit.models.adapters import WholeAdapters
 from videodit.models.attention import TextMemory
 from videodit.models.block import DiTBlock, modulate, remade
-from videodit.models.checks import check_call, check_config, check_loaded
+from videodit.models.checks import check_call, check_config, check_loaded, checked_cache
 from videodit.models.embeddings import PatchEmbed, TimeEmbedding, unpatchify
 from videodit.models.positions import frame_seconds, spatial_positions, temporal_rotary, temporal_sincos
 from videodit.models.sequence import Spread
@@ -234,6 +234,11 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, WholeAdapter
         and without gradients, at one size and at any."""
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         super().compile_repeated_blocks(*args, **kwargs)
+
+    def enable_cache(self, config: Any) -> None:
+        """diffusers' own. ValueError for a cache that does not fit this model, or finds nothing in it to work on."""
+        with checked_cache(self, config):
+            super().enable_cache(config)
 
     def set_sequence_group(self, group: dist.ProcessGroup | None) -> None:
         """Spreads the tokens of each call over the processes of a group (`models.sequence`); None: over none.

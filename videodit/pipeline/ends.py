@@ -24,16 +24,20 @@ def check_call(
     generator: torch.Generator | list[torch.Generator] | None,
     latents: Tensor | None,
     shape: tuple[int, ...],
-    steps: int,
+    clips: int,
     output_type: str,
 ) -> None:
-    """ValueError where generators or latents do not fit the clips, or an option is out of range."""
+    """ValueError where generators or latents do not fit the clips, or an option is out of range.
+
+    Args:
+        shape: of the latents of all clips. clips: of each prompt.
+    """
+    if clips < 1:
+        raise ValueError(f"num_videos_per_prompt={clips} must be at least 1")
     if isinstance(generator, list) and len(generator) != shape[0]:
         raise ValueError(f"{len(generator)} generators for {shape[0]} clips; give one, or one each")
     if latents is not None and tuple(latents.shape) != shape:
         raise ValueError(f"latents have shape {tuple(latents.shape)}, but these sizes need {shape}")
-    if steps < 1:
-        raise ValueError(f"num_inference_steps={steps} must be at least 1")
     if output_type not in ("pt", "np", "pil", "latent"):
         raise ValueError(f"output_type {output_type!r} is none of pt, np, pil, latent")
 

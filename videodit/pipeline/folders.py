@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from videodit.disk import write_sums
 
@@ -34,3 +35,17 @@ def write_pipeline_sums(folder: Path) -> None:
     ]
     inside = (file for part in parts for file in sorted(part.rglob("*")) if file.is_file())
     write_sums(folder, [folder / "model_index.json", folder / "pipeline.py", *inside])
+
+
+def findable(folder: Path) -> None:
+    """Lets diffusers find the class of the pipeline in a folder: through the `pipeline.py` that its index names."""
+    index = folder / "model_index.json"
+    config = json.loads(index.read_text()) | {"_class_name": ["pipeline", "VideoDiTPipeline"]}
+    index.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / "pipeline.py").write_text(STUB)
+
+
+def own_class(index: dict[str, Any], name: str) -> dict[str, Any]:
+    """An index as the class of this name reads it: the class by its name alone, whatever module lies beside it."""
+    known = index.get("_class_name")
+    return index | {"_class_name": name} if isinstance(known, list) and known[-1] == "VideoDiTPipeline" else index

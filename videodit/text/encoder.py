@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from videodit.text.load import loaded_parts
+from videodit.text.load import loaded_parts, width_of
 from videodit.text.own import own_parts
 from videodit.text.words import known_words, nearest_words, says_something
 
@@ -115,6 +115,11 @@ class TextEncoder(nn.Module):
             ValueError: if the weights do not fill the encoder, are damaged or not finite; as the constructor.
         """
         return cls(*loaded_parts(name_or_folder, **kwargs), max_length)
+
+    @staticmethod
+    def width_of(name_or_folder: str | os.PathLike[str]) -> int:
+        """e of the encoder that `from_pretrained` would load, without loading it; FileNotFoundError as there."""
+        return width_of(name_or_folder)
 
     @classmethod
     def from_captions(

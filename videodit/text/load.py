@@ -46,6 +46,12 @@ def loaded_parts(
     return text_encoder, AutoTokenizer.from_pretrained(name_or_folder, subfolder=tokenizer_folder, **hub)
 
 
+def width_of(name_or_folder: str | os.PathLike[str]) -> int:
+    """As `TextEncoder.width_of` says."""
+    config = AutoConfig.from_pretrained(name_or_folder, subfolder=_subfolders(name_or_folder, {})[0])
+    return getattr(config, "text_config", config).hidden_size
+
+
 def words_of(name_or_folder: str | os.PathLike[str]) -> list[str] | None:
     """The words that a model's tokenizer knows, sorted; None where it spells any word from pieces. Loads no weights.
 

@@ -254,7 +254,9 @@ class Assembled:
         return found[0], found[1]
 
     def _pipeline(self, transformer: Any, text_encoder: Any) -> VideoDiTPipeline:
-        data = self.config.data
+        data, train = self.config.data, self.config.train
+        asked = {"num_inference_steps": train.num_inference_steps, "guidance_scale": train.guidance_scale}
+        own: dict[str, Any] = {f"default_{name}": value for name, value in asked.items() if value is not None}
         return VideoDiTPipeline(
             self.codec.vae,
             text_encoder,
@@ -265,6 +267,7 @@ class Assembled:
             default_height=data.height,
             default_width=data.width,
             default_fps=data.fps,
+            **own,
         )
 
     def save_pipeline(self, folder: Path) -> None:

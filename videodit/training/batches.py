@@ -74,19 +74,13 @@ def batch_sizes(config: Run, strides: Strides, patch: tuple[int, int, int]) -> d
     wanted = [bucket.batch_size for bucket in config.data.buckets] or [None]
 
     def fitting(size: ClipSize) -> int | None:
-        return max(1, train.batch_tokens // num_tokens(size, strides, patch)) if train.batch_tokens else None
+        return max(1, train.batch_tokens // size.tokens(strides, patch)) if train.batch_tokens else None
 
     own = dict(zip(sizes, wanted, strict=True))
     found = {size: own[size] or fitting(size) or train.batch_size for size in sizes}
     for size in sizes:  # pictures without a bucket of their own: as many as of their clips, or as tokens say
         found.setdefault(size.image(), fitting(size.image()) or own[size] or train.batch_size)
     return found
-
-
-def num_tokens(size: ClipSize, strides: Strides, patch: tuple[int, int, int]) -> int:
-    """Tokens of a sample: what the transformer makes of its latent."""
-    _, f, h, w = size.latent(strides, patch)
-    return -(-f // patch[0]) * (h // patch[1]) * (w // patch[2])
 
 
 class Batches(Dataset):

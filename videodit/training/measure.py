@@ -85,11 +85,11 @@ def losses(errors: Callable[[Batch], Tensor], batches: Iterator[Batch], path: pa
     return {name: float(s / n) for name, s, n in zip(names, total, counts, strict=True) if n}
 
 
-def sample_clips(pipe: VideoDiTPipeline, prompts: list[str], folder: Path, **kwargs: Any) -> None:
+def sample_clips(pipe: VideoDiTPipeline, prompts: list[str], folder: Path) -> None:
     """A clip of each prompt, always from the same noise, into a folder, and their contact sheet `<folder>.png`."""
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
-    frames: Any = pipe(prompts, generator=generators, output_type="np", **kwargs).frames  # type: ignore[union-attr]
+    frames: Any = pipe(prompts, generator=generators).frames  # type: ignore[union-attr]
     clips = list(np.rint(frames * 255).astype(np.uint8))
     folder.mkdir(parents=True, exist_ok=True)
     for i, clip in enumerate(clips):

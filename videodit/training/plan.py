@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from transformers import AutoConfig
 
 from videodit.codec import VideoCodec
 from videodit.config import Run
@@ -24,8 +23,9 @@ from videodit.data.sampler import Sampler
 from videodit.geometry import ClipSize, Strides
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import named_folder
+from videodit.text import TextEncoder
 from videodit.training import inputs
-from videodit.training.batches import batch_sizes, num_tokens
+from videodit.training.batches import batch_sizes
 from videodit.training.model import add_lora, checkpoint_blocks, fresh_shape
 
 GB = 1e9
@@ -102,7 +102,7 @@ def plan(config: Run) -> Plan:
     sampler = Sampler(spans, sizes, image_share=data.image_share, repeat=data.repeat, seed=config.seed)
     clips = Counter(spans)
     rows = [
-        Row(size, clips[size], shown, sizes[size], sampler.batches[size], num_tokens(size, strides, model.patch_size))
+        Row(size, clips[size], shown, sizes[size], sampler.batches[size], size.tokens(strides, model.patch_size))
         for size, shown in sampler.counts.items()
     ]
     return Plan(
@@ -146,11 +146,7 @@ def _text_width(config: Run) -> int:
     if not config.text.source:
         return config.text.width
     with inputs.named(config.text.source, "text encoder"):
-        try:
-            found = AutoConfig.from_pretrained(named_folder(config.text.source), subfolder="text_encoder")
-        except OSError:
-            found = AutoConfig.from_pretrained(named_folder(config.text.source))
-    return getattr(found, "d_model", None) or found.hidden_size
+        return TextEncoder.width_of(named_folder(config.text.source))
 
 
 def _memory(config: Run, model: VideoDiT, trained: int, rows: list[Row], strides: Strides) -> dict[str, float]:

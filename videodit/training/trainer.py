@@ -229,8 +229,6 @@ class Trainer(Assembled):
                         pipe.to(self.accelerator.device),
                         prompts,
                         self.folder / "samples" / f"step_{step + 1:08d}",
-                        num_inference_steps=train.num_inference_steps,
-                        guidance_scale=train.guidance_scale,
                     )
                 pipe.vae.to("cpu")
                 if self.raw_model.encoded is not None:

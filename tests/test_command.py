@@ -1,0 +1,102 @@
+"""A command says nothing that its user can do nothing about, and one line at Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from videodit.command import command, hide_torchao, import_torchao
+
+ROOT = Path(__file__).parents[1]
+HIDDEN = """
+import sys
+from videodit.command import hide_torchao
+hide_torchao()
+import accelerate, peft, transformers
+from diffusers import ModelMixin
+from diffusers.utils import is_torchao_available
+print(sys.modules["torchao"], is_torchao_available())
+"""
+SILENT = """
+import sys
+from videodit import VideoDiTPipeline
+from diffusers.utils import is_torchao_available
+print("torchao" in sys.modules, is_torchao_available())
+"""
+
+
+def python(*words: str) -> subprocess.CompletedProcess[str]:
+    here = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=os.environ | here, cwd=ROOT)
+
+
+def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["tools/sample_video.py"])
+    monkeypatch.setattr("videodit.command.hide_torchao", lambda: None)
+    assert command(stopped) == 130
+    assert capsys.readouterr().err.split("\n") == ["", "sample_video: stopped", ""]  # below a progress bar
+    assert command(lambda: 2) == 2
+
+
+def test_each_tool_ends_so() -> None:
+    for tool in (ROOT / "tools").glob("*.py"):
+        text = tool.read_text()
+        assert "sys.exit(command(main))" in text or "__main__" not in text, tool.name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")
+@pytest.mark.parametrize(("code", "said"), [(HIDDEN, "None False"), (SILENT, "True True")])
+def test_torchao_is_hidden_or_imported_in_silence(code: str, said: str) -> None:
+    done = python("-c", code)
+    assert (done.stdout.split("\n")[0], done.stderr) == (said, "")
+
+
+def test_hiding_torchao_leaves_an_imported_one_and_showing_it_takes_the_curtain_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchao", sys)
+    hide_torchao()
+    import_torchao()
+    assert sys.modules["torchao"] is sys
+    monkeypatch.delitem(sys.modules, "torchao")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # it is not installed
+    hide_torchao()
+    assert sys.modules["torchao"] is None
+    import_torchao()
+    assert "torchao" not in sys.modules
+
+
+@pytest.mark.slow
+def test_a_clip_of_the_packaged_model_is_one_bar_and_one_line(tmp_path: Path) -> None:
+    words = ("--prompt", "a red circle moving right on a black background", "--steps", "2")
+    done = python("tools/sample_video.py", *words, "--out", str(tmp_path / "demo.mp4"))
+    assert done.returncode == 0
+    assert done.stdout == f"{tmp_path / 'demo.mp4'}\n"
+    lines = [line for line in re.split(r"[\r\n]+", done.stderr) if line.strip()]
+    assert all(re.match(r" *\d+%\|.*\d/2 \[", line) for line in lines), done.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_midst_of_sampling(tmp_path: Path) -> None:
+    words = ("tools/sample_video.py", "--prompt", "a red circle", "--steps", "100000", "--out", str(tmp_path / "a.mp4"))
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    seen = process.stderr.read(1)  # the bar: it samples
+    os.killpg(process.pid, signal.SIGINT)
+    rest = process.communicate()[1]
+    assert process.returncode == 130
+    assert rest.endswith("\nsample_video: stopped\n")
+    assert "Traceback" not in seen + rest

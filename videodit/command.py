@@ -1,0 +1,60 @@
+"""How a command begins and ends: without lines that its user can do nothing about, and with one line at Ctrl-C.
+
+torchao, where it is installed, is imported by diffusers and transformers as soon as either is, and prints five lines on
+machines that it was not built for. So it is hidden from them until something is to be quantized, and then is imported
+with nothing said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def command(main: Callable[[], int]) -> int:
+    """A command's exit status: that of `main`, or 130 where its user stopped it, which one line says."""
+    hide_torchao()
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print(f"\n{Path(sys.argv[0]).stem}: stopped", file=sys.stderr)
+        return 130
+
+
+def hide_torchao() -> None:
+    """Until `import_torchao`, libraries find none; where it is imported already, nothing is done."""
+    modules: Any = sys.modules
+    modules.setdefault("torchao", None)  # so Python is told that there is no such module
+
+
+def import_torchao() -> None:
+    """Before diffusers and transformers are, with nothing said; where there is none, nothing is done."""
+    if sys.modules.get("torchao", None) is None:
+        sys.modules.pop("torchao", None)
+    if "torchao" in sys.modules or importlib.util.find_spec("torchao") is None:
+        return
+    logging.getLogger("diffusers.quantizers.torchao.torchao_quantizer").setLevel(logging.ERROR)
+    aside, logged = io.StringIO(), logging.root.manager.disable
+    with contextlib.redirect_stdout(aside), contextlib.redirect_stderr(aside), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            import torchao.quantization  # noqa: F401
+        finally:
+            logging.disable(logged)
+
+
+def load_without_bars() -> None:
+    """Loading a model's parts shows no bars of its own: the bar to watch is that of the work."""
+    from diffusers.utils.logging import disable_progress_bar as without_diffusers
+    from transformers.utils.logging import disable_progress_bar as without_transformers
+
+    without_diffusers()
+    without_transformers()

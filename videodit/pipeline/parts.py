@@ -1,0 +1,220 @@
+"""What a pipeline consists of: its parts, how they are loaded and saved, and what they tell of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Union
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from videodit.codec import FRAMEWISE, VIDEO, VideoCodec
+from videodit.conditions import by_name, of_call
+from videodit.diffusion.schedulers import prediction_of
+from videodit.disk import writing
+from videodit.geometry import ClipSize, Strides
+from videodit.models.transformer import VideoDiT
+from videodit.pipeline.folders import SHIPPED, findable, own_class, write_pipeline_sums
+from videodit.text import TextEncoder
+from videodit.weights import check_finite, loading
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    VAE = torch.nn.Module
+else:
+    VAE = Union[FRAMEWISE + VIDEO]  # noqa: UP007 - `DiffusionPipeline.from_pipe` takes over what the type names
+
+
+class Parts(DiffusionPipeline):
+    """The parts of a pipeline.
+
+    Args:
+        vae: one of the VAEs that `VideoCodec` knows; None where latents are all that is asked for.
+        text_encoder, tokenizer: any transformers text encoder and its fast tokenizer; None for a model that is told a
+            class, or given `prompt_embeds` that were made before.
+        transformer: the model; None where prompts are encoded and no more.
+        scheduler: any diffusers scheduler that fits the model's training (flow: `FlowMatchEulerDiscreteScheduler`,
+            and UniPC or DPM++ with flow sigmas; epsilon and v: DDIM, DDPM, DPM++, UniPC).
+        default_num_frames, default_height, default_width, default_fps: what a call takes unless told otherwise: the
+            size that the model was trained at.
+        default_num_inference_steps, default_guidance_scale: likewise: what this model is best sampled with.
+        id2label: names of the classes of a model that is told one, by number.
+        prediction_type: what the model predicts: "flow", "epsilon", "v_prediction" or "sample"; None: as the scheduler
+            has it. A call refuses a scheduler that takes the prediction for another.
+        vae_strides: how the VAE compresses (`geometry.Strides`), for calls without it; None: as it says.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer"]
+
+    def __init__(
+        self,
+        vae: VAE,
+        text_encoder: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        transformer: VideoDiT,
+        scheduler: SchedulerMixin,
+        default_num_frames: int = 17,
+        default_height: int = 64,
+        default_width: int = 64,
+        default_fps: float = 8.0,
+        default_num_inference_steps: int = 30,
+        default_guidance_scale: float = 4.0,
+        id2label: dict[int, str] | None = None,
+        prediction_type: str | None = None,
+        vae_strides: Sequence[int | None] | None = None,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer, scheduler=scheduler
+        )
+        self.register_to_config(
+            default_num_frames=default_num_frames,
+            default_height=default_height,
+            default_width=default_width,
+            default_fps=default_fps,
+            default_num_inference_steps=default_num_inference_steps,
+            default_guidance_scale=default_guidance_scale,
+            id2label=id2label,
+            prediction_type=prediction_type or prediction_of(scheduler),
+            vae_strides=vae_strides if vae is None else list(astuple(self.codec.strides)),
+        )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """Loads a pipeline folder or hub name as diffusers does, in float32 unless `dtype` says otherwise.
+
+        Raises:
+            WeightsError: a file of weights is damaged, or holds what is no finite number; names it.
+        """
+        if not {"dtype", "torch_dtype"} & kwargs.keys():
+            kwargs["dtype"] = torch.float32
+        with loading(pretrained_model_name_or_path):
+            pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for name, part in pipe.components.items():
+            if isinstance(part, torch.nn.Module) and not isinstance(part, VideoDiT):  # which has looked itself
+                check_finite(part, Path(pretrained_model_name_or_path, name))
+        return pipe
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: Any, **kwargs: Any) -> dict[str, Any]:
+        """A folder's index, in which this class is meant: no code of the folder is run to find it."""
+        return own_class(super()._dict_from_json_file(json_file, **kwargs), cls.__name__)
+
+    @classmethod
+    def shipped(cls, **kwargs: Any) -> Self:
+        """The model in the package: moving shapes, 17 frames of 64x64 at 8 frames a second; works offline.
+
+        Raises:
+            ValueError: the package holds none.
+        """
+        if not (SHIPPED / "model_index.json").is_file():
+            raise ValueError(f"{SHIPPED}: no packaged model here; install videodit anew, or name a model folder")
+        return cls.from_pretrained(str(SHIPPED), **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Writes a pipeline folder as diffusers does, with the `pipeline.py` that lets diffusers find this class, and
+        checksums of its files. DiskError where there is no room."""
+        folder = Path(save_directory)
+        with writing(folder):
+            super().save_pretrained(folder, **kwargs)
+            findable(folder)
+            write_pipeline_sums(folder)
+
+    @property
+    def codec(self) -> VideoCodec:
+        """The VAE as a codec of clips. ValueError where there is none."""
+        if self.vae is None:
+            raise ValueError("no VAE is loaded: ask for output_type='latent', and give no frames")
+        return VideoCodec(self.vae)
+
+    @property
+    def strides(self) -> Strides:
+        """How the VAE compresses, also where it is not loaded."""
+        if self.vae is None and self.config.vae_strides is None:
+            raise ValueError("no VAE is loaded, and the folder does not say how it compresses: give vae_strides")
+        return Strides(*self.config.vae_strides) if self.vae is None else self.codec.strides
+
+    @property
+    def text(self) -> TextEncoder:
+        """Text encoder and tokenizer as one. ValueError where there are none."""
+        return self._text_encoder()
+
+    def _text_encoder(self, max_sequence_length: int | None = None) -> TextEncoder:
+        """Text encoder and tokenizer as one, which reads so many tokens at most (None: its own number)."""
+        if self.transformer is not None and self.transformer.config.num_classes is not None:
+            raise ValueError("this model reads no text, it is told a class: give class_labels, not a prompt")
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError(
+                "no text encoder is loaded: give prompt_embeds, negative_prompt_embeds and their masks, as "
+                "encode_prompt makes them where there is one"
+            )
+        own = self.tokenizer.model_max_length
+        encoder = TextEncoder(self.text_encoder, self.tokenizer, max_sequence_length)
+        if max_sequence_length is not None:
+            self.tokenizer.model_max_length = own  # it is this call's length alone
+        return encoder
+
+    def enable_vae_slicing(self) -> None:
+        """The VAE works on a clip at a time. ValueError where it cannot."""
+        self._of_vae("enable_slicing")
+
+    def disable_vae_slicing(self) -> None:
+        self._of_vae("disable_slicing")
+
+    def enable_vae_tiling(self) -> None:
+        """The VAE works on tiles of large pictures. ValueError where it cannot."""
+        self._of_vae("enable_tiling")
+
+    def disable_vae_tiling(self) -> None:
+        self._of_vae("disable_tiling")
+
+    def _of_vae(self, method: str) -> None:
+        if not hasattr(self.codec.vae, method):
+            raise ValueError(f"{type(self.vae).__name__} has no {method}")
+        getattr(self.vae, method)()
+
+    @property
+    def default_size(self) -> ClipSize:
+        c = self.config
+        return ClipSize(c.default_num_frames, c.default_height, c.default_width, c.default_fps)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of the prompt that the tokenizer does not know, so that the model cannot show them."""
+        return self.text.unknown_words(prompt)
+
+    @torch.no_grad()
+    def encode_prompt(
+        self,
+        prompt: str | list[str],
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: str | list[str] | None = None,
+        device: torch.device | None = None,
+        max_sequence_length: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Prompts in the form in which a call takes them too, with diffusers' names and in PixArt's order.
+
+        Neither VAE nor transformer need be loaded for it.
+
+        Args:
+            prompt: one or several. negative_prompt: as in a call.
+            do_classifier_free_guidance: whether the negative prompt is encoded too.
+            device: where the tensors are put; None: where the pipeline works.
+            max_sequence_length: as in a call.
+
+        Returns:
+            prompt_embeds (b m e), prompt_attention_mask (b m, bool), and the same of the negative prompt, or None.
+
+        Raises:
+            ValueError: there is no text encoder, or the numbers of prompts differ.
+        """
+        prompts, encoder = [prompt] if isinstance(prompt, str) else prompt, self._text_encoder(max_sequence_length)
+        text = of_call(lambda: encoder, encoder.width, prompts, negative_prompt, guided=do_classifier_free_guidance)
+        rows = {name: t.to(device or self._execution_device) for name, t in by_name(text, len(prompts)).items()}
+        told = rows["prompt_embeds"], rows["prompt_attention_mask"]
+        return *told, rows.get("negative_prompt_embeds"), rows.get("negative_prompt_attention_mask")

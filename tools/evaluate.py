@@ -26,6 +26,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -35,9 +36,10 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.evaluations.world import GIVEN, WORLD_PROMPTS, evaluate_world, load_pipeline, write
+from tools.evaluations.world import GIVEN, WORLD_PROMPTS, evaluate_world, load_pipeline
 from videodit.command import command
 from videodit.config.kinds import Count, File, Guidance, Place, Positive, Rate, Seed, Steps, argument
+from videodit.disk import replace_text
 from videodit.terminal import Parser, log_to_terminal, shown
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     from videodit.evaluation.remembered import TrueFiles
     from videodit.evaluation.results import Results
     from videodit.video.guarded import Guarded
+
+OURS = re.compile(rb'\s*{\s*"(schema|settings)"')  # how results.json begins
+PLACE, FILE, COUNT = argument(Place), argument(File), argument(Positive)
 
 
 class PrintSchema(argparse.Action):
@@ -56,11 +61,9 @@ class PrintSchema(argparse.Action):
 
 
 def side(text: str) -> int | None:
-    if text == "native":
-        return None
-    if not text.isdecimal() or int(text) < 16:
+    if text != "native" and not (text.isdecimal() and 16 <= int(text[:6]) < 10**5):
         raise argparse.ArgumentTypeError(f"{text!r} is neither 'native' nor a number of pixels from 16 on")
-    return int(text)
+    return None if text == "native" else int(text)
 
 
 def parse() -> argparse.Namespace:
@@ -69,57 +72,43 @@ def parse() -> argparse.Namespace:
     what.add_argument(
         "clips",
         nargs="?",
-        type=argument(Place),
+        type=PLACE,
         metavar="CLIPS",
         help="a video, a folder, a manifest; or a model, with --prompts",
     )
     what.add_argument("--world", choices=["shapes", "emoji"], help="judge a model on the prompts of this world")
-    parser.add_argument("--out", type=argument(File), default=Path("evaluation"), help="a folder (default: evaluation)")
+    parser.add_argument("--out", type=FILE, default=Path("evaluation"), help="a folder (default: evaluation)")
     parser.add_argument("--schema", action=PrintSchema, nargs=0, help="print the JSON schema of results.json, and end")
     parser.add_argument(
         "--prompts",
-        type=argument(Place),
+        type=PLACE,
         help="a file: of CLIPS, what was asked for (rows with name and prompt, or a line each in the order of names; "
         "default: what is said beside each clip); for a model, what to make. With --world: how many (default "
         f"{WORLD_PROMPTS})",
     )
     clips = parser.add_argument_group("with CLIPS")
+    clips.add_argument("--reference", type=PLACE, help="clips that should have come out: same kinds of source")
+    clips.add_argument("--compare", type=PLACE, help="another set, measured now, or the --out folder of an earlier run")
     clips.add_argument(
-        "--reference", type=argument(Place), help="clips that should have come out: same kinds of source"
-    )
-    clips.add_argument(
-        "--compare", type=argument(Place), help="another set, measured now, or the --out folder of an earlier run"
-    )
-    clips.add_argument(
-        "--nearest",
-        type=argument(Place),
-        help="true clips, as those of training: which is nearest to each, and how near",
+        "--nearest", type=PLACE, help="true clips, as those of training: the nearest to each, and how near"
     )
     clips.add_argument("--metrics", nargs="+", help="names or patterns, as '*consistency*' (default: all that can be)")
     clips.add_argument(
         "--fps", type=argument(Rate), help="frames a second to look at (default: all frames, at the files' rate)"
     )
+    clips.add_argument("--size", type=side, default=256, help="scaled down to this shorter side, or 'native' (256)")
+    clips.add_argument("--clip", type=PLACE, help="CLIP weights: consistency and text alignment (hub name or folder)")
+    clips.add_argument("--dino", type=PLACE, help="DINO weights: subject consistency (hub name or folder)")
     clips.add_argument(
-        "--size", type=side, default=256, help="scale down to this shorter side; or 'native' (default 256)"
+        "--videomae", type=PLACE, help="VideoMAE weights, for distances to --reference (hub name, folder)"
     )
-    clips.add_argument(
-        "--clip", type=argument(Place), help="CLIP weights: consistency and text alignment (hub name or folder)"
-    )
-    clips.add_argument("--dino", type=argument(Place), help="DINO weights: subject consistency (hub name or folder)")
-    clips.add_argument(
-        "--videomae", type=argument(Place), help="VideoMAE weights, for distances to --reference (hub name or folder)"
-    )
-    clips.add_argument("--i3d", type=argument(Place), help="I3D as TorchScript, for FVD to --reference (a file)")
-    clips.add_argument(
-        "--i3d-frames", type=argument(Positive), default=16, help="that it reads of each clip, the first (default 16)"
-    )
+    clips.add_argument("--i3d", type=PLACE, help="I3D as TorchScript, for FVD to --reference (a file)")
+    clips.add_argument("--i3d-frames", type=COUNT, default=16, help="that it reads of each clip, its first (16)")
     clips.add_argument("--lpips", action="store_true", help="LPIPS too; needs the packages lpips and torchvision")
     clips.add_argument(
-        "--raft",
-        type=argument(Place),
-        help="find motion with RAFT instead of DIS: a state dict for torchvision's raft_large",
+        "--raft", type=PLACE, help="motion by RAFT instead of DIS: a state dict of torchvision's raft_large"
     )
-    clips.add_argument("--cache", type=argument(File), help="folder for what networks saw (default: OUT/features)")
+    clips.add_argument("--cache", type=FILE, help="folder for what networks saw (default: OUT/features)")
     clips.add_argument("--vbench", action="store_true", help="also write what VBench measures, in its format")
     clips.add_argument(
         "--report-clips",
@@ -127,31 +116,25 @@ def parse() -> argparse.Namespace:
         default=48,
         help="clips in report.html at most; 0: no report (default 48)",
     )
-    clips.add_argument(
-        "--workers", type=argument(Positive), default=os.cpu_count() or 1, help="clips at once (default: one a core)"
-    )
+    clips.add_argument("--workers", type=COUNT, default=os.cpu_count() or 1, help="clips at once (default: one a core)")
     model = parser.add_argument_group("with a model")
     model.add_argument(
-        "--model",
-        type=argument(Place),
-        help="with --world: a pipeline folder or a hub name (default: the shipped model)",
+        "--model", type=PLACE, help="with --world: a pipeline folder or a hub name (default: the shipped model)"
     )
     model.add_argument(
-        "--art", nargs="+", type=argument(File), help="with --world emoji: the folders that tools/make_emoji.py wrote"
+        "--art", nargs="+", type=FILE, help="with --world emoji: the folders that tools/make_emoji.py wrote"
     )
     model.add_argument(
         "--given",
         choices=list(GIVEN),
         help="with --world: frames of the true clip that the model is given, as in objective.given_frames",
     )
-    model.add_argument("--num-frames", type=argument(Positive), help="of the clips made (default: the model's own)")
+    model.add_argument("--num-frames", type=COUNT, help="of the clips made (default: the model's own)")
     model.add_argument("--seed", type=argument(Seed), default=0, help="of prompts and noise (default 0)")
-    model.add_argument(
-        "--seeds", type=argument(Positive), default=1, help="clips a prompt, each from another seed (default 1)"
-    )
+    model.add_argument("--seeds", type=COUNT, default=1, help="clips a prompt, each from another seed (default 1)")
     model.add_argument("--steps", type=argument(Steps), help="scheduler steps (default: the model's own)")
     model.add_argument("--guidance-scale", type=argument(Guidance), help="1: no guidance (default: the model's own)")
-    model.add_argument("--batch-size", type=argument(Positive), default=16, help="clips made together (default 16)")
+    model.add_argument("--batch-size", type=COUNT, default=16, help="clips made together (default 16)")
     return parser.parse_args()
 
 
@@ -177,6 +160,9 @@ def check_folder(out: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"--out {out}: cannot be written to ({error.strerror}); give another folder") from error
+    there = [out / name for name in ("results.json", "report.html") if (out / name).exists()]
+    if there and not (there[0].suffix == ".json" and OURS.match(there[0].read_bytes()[:64])):
+        raise ValueError(f"{there[0]}: is there already, and no earlier evaluation; give another --out")
 
 
 # --- clips -----------------------------------------------------------------------------------------------------------
@@ -208,15 +194,13 @@ def evaluate_clips(args: argparse.Namespace) -> str:
         raise ValueError(
             f"--compare {args.compare} is a model: evaluate it with an --out of its own, and compare with that"
         )
-    if args.report_clips < 0:
-        raise ValueError(f"--report-clips {args.report_clips} must be 0 or more")
     with Guarded(args.workers) as guard:
         results, clips = measured(args, args.clips, args.prompts, extractors, guard, named=args.clips)
         true = None
         if args.nearest:
             true = TrueFiles([(file.path, file.name) for file in find_clips(args.nearest)], guard)
             results = true.beside(results, list(clips.values()), args.nearest)
-        write(args.out / "results.json", results.to_json())  # whatever becomes of a comparison
+        replace_text(args.out / "results.json", results.to_json())  # whatever becomes of a comparison
         other: Results | None = None
         other_clips: dict[str, Clip] = {}
         if args.compare and (Path(args.compare) / "results.json").is_file():
@@ -225,14 +209,14 @@ def evaluate_clips(args: argparse.Namespace) -> str:
             other, other_clips = measured(args, args.compare, None, extractors, guard, named=args.compare)
         if other is not None:
             results = results.model_copy(update={"comparison": compare(results, other, args.compare)})
-        write(args.out / "results.json", results.to_json())
+        replace_text(args.out / "results.json", results.to_json())
         (args.out / "report.html").unlink(missing_ok=True)  # of an earlier run
         if args.report_clips:
             report(args, results, clips, other, other_clips, true)
     lines = [results.to_text()]
     if args.vbench:
         found, left_out = to_vbench(results)
-        write(args.out / "vbench_eval_results.json", json.dumps(found, indent=1) + "\n")
+        replace_text(args.out / "vbench_eval_results.json", json.dumps(found, indent=1) + "\n")
         lines += [f"vbench_eval_results.json lacks {line}" for line in left_out]
     return "\n".join(lines)
 
@@ -241,8 +225,6 @@ def share_cores(workers: int) -> None:
     """One thread a worker: sums of several threads come in another order, and so would the last digits."""
     import torch
 
-    if workers < 1:
-        raise ValueError(f"--workers {workers} must be 1 or more")
     torch.set_num_threads(1)
     try:
         import cv2

@@ -32,7 +32,10 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, shown(f"{self.prog.removesuffix('.py')}: {message}; --help tells more").replace("\n", " ") + "\n")
+        message = re.sub(r"^argument (\S+): ", r"\1 ", message)
+        self.exit(
+            2, shown(f"{self.prog.replace('.py', '', 1)}: {message}; --help tells more").replace("\n", " ") + "\n"
+        )
 
 
 class _Formatter(logging.Formatter):

@@ -23,7 +23,12 @@ from videodit.video.writer import write_video
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words)])
-    return tool.main()
+    try:
+        return tool.main()
+    except SystemExit as end:
+        if end.code != 2:
+            raise
+        return 2
 
 
 def some_clips(folder: Path, seed: int = 0) -> Path:
@@ -257,3 +262,16 @@ def test_mistakes_exit_2_with_one_line(
         assert complaint in error
         assert "Traceback" not in error
         assert error.splitlines()[-1].startswith("evaluate:")
+
+
+@pytest.mark.parametrize("name", ["results.json", "report.html"])
+def test_what_no_evaluation_wrote_is_not_written_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    clips, words = some_clips(tmp_path / "clips"), ("--metrics", "frozen_share", "--out", tmp_path)
+    (tmp_path / name).write_text("mine")
+    assert run(monkeypatch, clips, *words) == 2
+    assert f"{name}: is there already, and no earlier evaluation" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+    (tmp_path / name).unlink()
+    assert run(monkeypatch, clips, *words) == run(monkeypatch, clips, *words) == 0

@@ -20,7 +20,10 @@ ROOT = Path(prepare_clips.__file__).parents[1]
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
     monkeypatch.setattr("sys.argv", ["prepare_clips.py", *map(str, args)])
-    return prepare_clips.main()
+    try:
+        return prepare_clips.main()
+    except SystemExit as end:  # of its parser
+        return end.code
 
 
 @pytest.fixture

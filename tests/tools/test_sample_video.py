@@ -241,7 +241,7 @@ def test_weights_in_8_bits_make_nearly_the_same_clip(
 def test_every_flag_is_given_to_the_command_by_a_test() -> None:
     flags = re.findall(r'add_argument\(\s*"(--[a-z-]+)"', Path(sample_video.__file__).read_text())
     assert len(flags) > 30
-    calls = Path(__file__).read_text()
+    calls = Path(__file__).read_text() + (Path(__file__).parents[1] / "test_words.py").read_text()
     assert [flag for flag in flags if f'"{flag}"' not in calls] == []
 
 
@@ -299,22 +299,22 @@ def test_words_that_the_model_never_saw_are_reported(
         (["--prompt", " "], "the prompt is empty"),
         (["--prompt", "red", "--num-frames", "6"], "num_frames=6 is not 4k + 1; nearest: 5 or 9"),
         (["--prompt", "red", "--height", "50"], "height=50 is not a multiple of 16; nearest: 48 or 64"),
-        (["--prompt", "red", "--steps", "0"], "argument --steps: '0' must be greater than or equal to 1"),
-        (["--prompt", "red", "--fps", "0"], "argument --fps: '0' must be greater than or equal to 0.001"),
+        (["--prompt", "red", "--steps", "0"], "--steps 0 must be greater than or equal to 1"),
+        (["--prompt", "red", "--fps", "0"], "--fps 0 must be greater than or equal to 0.001"),
         (["--prompt", "red", "--out", "clip.avi"], "clip.avi"),
         (["--prompt", "red", "--scheduler", "DDIMScheduler"], "does not fit this model; these do: FlowMatchEuler"),
-        (["--prompt", "red", "--image", "gone.png"], "gone.png: cannot be read"),
+        (["--prompt", "red", "--image", "gone.png"], "gone.png cannot be opened"),
         (["--prompt", "red", "--strength", "0.5"], "are about a video: name it"),
         (["--prompt", "red", "--window", "9"], "give overlap too"),
         (["--prompt", "red", "--cache", "magic"], "cache 'magic' is none of first-block"),
         (["--prompt", "red", "--cache", "taylorseer=0.5"], "must be a whole number of steps"),
         (["--prompt", "red", "--last-given-frames", "4"], "name it as last_video"),
         (["--prompt", "red", "--loop", "--last-image", "x.png"], "a loop ends where it begins"),
-        (["--prompt", "red", "--last-image", "gone.png"], "gone.png: cannot be read"),
+        (["--prompt", "red", "--last-image", "gone.png"], "gone.png cannot be opened"),
         (["--prompt", "red", "--image-guidance-scale", "2"], "is of given frames"),
         (["--prompt", "red", "--overlap", "5", "--num-frames", "9"], "fit into one window of 9"),
         (["--prompt", "red", "--guidance-interval", "0.8", "0.2"], "guidance_interval"),
-        (["--prompt", "red", "--preview", "0"], "argument --preview: '0' must be greater than 0"),
+        (["--prompt", "red", "--preview", "0"], "--preview 0 must be greater than 0"),
         (
             ["--prompt", "red", "--compile", "--cache", "sea=0.2"],
             "--compile: --cache sea=0.2 works inside of the blocks",
@@ -322,7 +322,7 @@ def test_words_that_the_model_never_saw_are_reported(
         (["--prompt", "red", "--compile", "--layerwise-casting"], "--compile: --layerwise-casting works inside"),
         (["--prompt", "red", "--compile", "--offload", "sequential"], "--compile: --offload sequential works inside"),
         (["--prompt", "red", "--quantize", "int8", "--layerwise-casting"], "say how the weights are kept: give one"),
-        (["--prompt", "red", "--batch-size", "0"], "argument --batch-size: '0' must be greater than 0"),
+        (["--prompt", "red", "--batch-size", "0"], "--batch-size 0 must be greater than 0"),
         (["--prompts-file", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["--prompt", "red", "--out", "/dev/null/clip.mp4"], "/dev/null"),
     ],

@@ -13,7 +13,7 @@ import torch
 from tools.benchmarks.devices import add_device, machine, named_device, precisions
 from tools.benchmarks.peers import LATTE, LAYERS, PIXART, SMALL, Floor, Pair, Shape, compiled, count_flops, train
 from tools.benchmarks.turns import print_rows, ratio, rows, take_turns
-from videodit.config.kinds import Amount, Positive, argument
+from videodit.config.kinds import Positive, Weight, argument
 
 SHAPES = {"latte": LATTE, "pixart": PIXART, "small": SMALL}
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="small: width 256 (all)")
     parser.add_argument("--rounds", type=argument(Positive), default=3, help="turns that each takes at least (3)")
-    parser.add_argument("--seconds", type=argument(Amount), default=8, help="to go on with turns in each table (8)")
+    parser.add_argument("--seconds", type=argument(Weight), default=8, help="to go on with turns in each table (8)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="both, too")
     add_device(parser)
 

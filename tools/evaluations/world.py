@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.command import load_without_bars
+from videodit.disk import replace_text
 
 if TYPE_CHECKING:
     from videodit.pipeline import VideoDiTPipeline
@@ -61,7 +62,7 @@ def evaluate_world(args: argparse.Namespace) -> str:
     settings = {"model": args.model or "shipped", "world": args.world, "prompts": count}
     settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed")}
     settings |= {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
-    write(args.out / "results.json", json.dumps({"settings": settings, **found}, indent=1) + "\n")
+    replace_text(args.out / "results.json", json.dumps({"settings": settings, **found}, indent=1) + "\n")
     return text
 
 
@@ -78,9 +79,3 @@ def load_pipeline(model: str | None) -> VideoDiTPipeline:
             error if Path(model).is_dir() else "there is no such folder here, and no such model to be had from the hub"
         )
         raise ValueError(f"--model {model}: {why}") from error
-
-
-def write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

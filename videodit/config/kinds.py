@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from functools import cache
@@ -121,7 +122,8 @@ def argument(kind: Any) -> Callable[[str], Any]:
         try:
             return adapter.validate_strings(text)
         except ValidationError as error:
-            raise argparse.ArgumentTypeError(f"{in_short(text)} {must_be(error.errors()[0])}") from None
+            told = text if re.fullmatch(r"[\w.+-]{1,40}", text, re.ASCII) else in_short(text)
+            raise argparse.ArgumentTypeError(f"{told} {must_be(error.errors()[0])}") from None
 
     return read
 

@@ -33,7 +33,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videodit.command import command, load_without_bars
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.evaluations.world import GIVEN, WORLD_PROMPTS, evaluate_world, load_pipeline, write
+from videodit.command import command
 from videodit.config.kinds import Count, File, Guidance, Place, Positive, Rate, Seed, Steps, argument
 from videodit.terminal import Parser, log_to_terminal, shown
 
@@ -41,11 +44,7 @@ if TYPE_CHECKING:
     from videodit.evaluation.clips import Clip
     from videodit.evaluation.remembered import TrueFiles
     from videodit.evaluation.results import Results
-    from videodit.pipeline import VideoDiTPipeline
     from videodit.video.guarded import Guarded
-
-SHEET_CLIPS = 24
-WORLD_PROMPTS = 256
 
 
 class PrintSchema(argparse.Action):
@@ -62,15 +61,6 @@ def side(text: str) -> int | None:
     if not text.isdecimal() or int(text) < 16:
         raise argparse.ArgumentTypeError(f"{text!r} is neither 'native' nor a number of pixels from 16 on")
     return int(text)
-
-
-GIVEN = {  # kind of given frames: arguments of the pipeline
-    "first": ("image",),
-    "start": ("video",),
-    "last": ("last_image",),
-    "ends": ("image", "last_image"),
-    "inner": ("video", "last_video"),
-}
 
 
 def parse() -> argparse.Namespace:
@@ -189,12 +179,6 @@ def check_folder(out: Path) -> None:
         raise ValueError(f"--out {out}: cannot be written to ({error.strerror}); give another folder") from error
 
 
-def write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
-
-
 # --- clips -----------------------------------------------------------------------------------------------------------
 
 
@@ -311,9 +295,8 @@ def measured(
 def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[Path]:
     """A model's clips in OUT/clips, lossless; what an earlier run made is not made again."""
 
-    import torch
-
     from videodit.clipset import Sampling, make_clips, read_requests
+    from videodit.memory import place
 
     if prompts is None:
         there = (
@@ -329,8 +312,7 @@ def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[P
     folder = args.out / "clips"
     paths = [folder / f"{number:05d}.mkv" for number in range(len(requests))]
     pipe = load_pipeline(model)
-    if torch.cuda.is_available():
-        pipe.to("cuda")
+    place(pipe, "none")
     sampling = Sampling(args.steps, args.guidance_scale)
     return list(make_clips(pipe, requests, paths, sampling, model=model, batch_size=args.batch_size))
 
@@ -365,66 +347,6 @@ def report(
         nearest_frames=true.frames if true else None,
         max_clips=args.report_clips,
     )
-
-
-# --- a model on a world ----------------------------------------------------------------------------------------------
-
-
-def evaluate_world(args: argparse.Namespace) -> str:
-    import torch
-
-    from videodit.clipset import Sampling
-    from videodit.evaluation import emoji, world
-    from videodit.evaluation.sampled import ByPipeline, spread
-    from videodit.video.writer import contact_sheet
-
-    try:
-        count = int(args.prompts or WORLD_PROMPTS)
-    except ValueError:
-        raise ValueError(f"--prompts {args.prompts}: with --world it is a number, of prompts") from None
-    if (args.world == "emoji") != bool(args.art):
-        raise ValueError("--world emoji and --art go together: --art names the folders that tools/make_emoji.py wrote")
-    if args.world == "emoji" and args.given:
-        raise ValueError("--given goes with --world shapes")
-    true = emoji.load_gallery(*args.art) if args.art else None
-    pipe = load_pipeline(args.model)
-    pipe.set_progress_bar_config(disable=True)
-    if torch.cuda.is_available():
-        pipe.to("cuda")
-    sampling = Sampling(args.steps, args.guidance_scale).resolved(pipe)
-    size = replace(pipe.default_size, num_frames=args.num_frames or pipe.default_size.num_frames)
-    given = GIVEN.get(args.given or "", ())
-    total = count + count // 4 if true is None else sum(len(emoji.questions(kind, count)) for kind in emoji.KINDS)
-    generate = ByPipeline(pipe, size, given, sampling.steps, sampling.guidance_scale, spread(total, SHEET_CLIPS))
-    if true is not None:
-        answers = emoji.evaluate_emoji(generate, true, count=count, seed=args.seed, batch_size=args.batch_size)
-        found, text = emoji.to_dict(answers), emoji.to_text(answers)
-        labels = [answers[index].label for index in generate.shown]
-    else:
-        results = world.evaluate_world(generate, prompts=count, seed=args.seed, batch_size=args.batch_size, size=size)
-        found, text = results.to_dict(), results.summary()
-        labels = [results.model[index].label for index in generate.shown]
-    contact_sheet(list(generate.shown.values()), args.out / "contact_sheet.png", labels=labels)
-    settings = {"model": args.model or "shipped", "world": args.world, "prompts": count}
-    settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed")}
-    settings |= {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
-    write(args.out / "results.json", json.dumps({"settings": settings, **found}, indent=1) + "\n")
-    return text
-
-
-def load_pipeline(model: str | None) -> VideoDiTPipeline:
-    from videodit.pipeline import VideoDiTPipeline
-
-    load_without_bars()
-    if model is None or model == "shipped":
-        return VideoDiTPipeline.shipped()
-    try:
-        return VideoDiTPipeline.from_pretrained(model)
-    except (ValueError, OSError) as error:
-        why = (
-            error if Path(model).is_dir() else "there is no such folder here, and no such model to be had from the hub"
-        )
-        raise ValueError(f"--model {model}: {why}") from error
 
 
 if __name__ == "__main__":

@@ -200,9 +200,10 @@ def list_words(model: str) -> int:
     try:
         words = words_of(named_folder(model))
     except (ValueError, OSError) as error:
-        print(f"sample_video: {error}", file=sys.stderr)
+        print(shown(f"sample_video: {error}"), file=sys.stderr)
         return 2
-    print(*(["any: its tokenizer spells words from pieces"] if words is None else words), sep="\n")
+    for word in ["any: its tokenizer spells words from pieces"] if words is None else words:
+        print(shown(word))
     return 0
 
 

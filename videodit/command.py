@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def command(main: Callable[[], int]) -> int:
@@ -29,7 +30,7 @@ def command(main: Callable[[], int]) -> int:
 
 def hide_torchao() -> None:
     """Until `import_torchao`, libraries find none; where it is imported already, nothing is done."""
-    modules: dict[str, object] = sys.modules  # type: ignore[assignment]
+    modules: Any = sys.modules
     modules.setdefault("torchao", None)  # so Python is told that there is no such module
 
 

@@ -176,6 +176,7 @@ def damaged_late(file: Path) -> bytes:
     return sound
 
 
+@pytest.mark.slow
 def test_a_damaged_clip_is_left_out_whole_and_counted_until_it_is_mended(
     tmp_path: Path, codec: VideoCodec, encoded: list[int]
 ) -> None:

@@ -72,6 +72,7 @@ def test_a_folder_is_measured_and_what_cannot_be_is_told(
     assert "still.mkv" in page
 
 
+@pytest.mark.slow
 def test_the_same_folder_twice_and_against_itself_gives_the_same_and_no_difference(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -90,6 +91,7 @@ def test_the_same_folder_twice_and_against_itself_gives_the_same_and_no_differen
     assert not (tmp_path / "a" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_reference_a_comparison_and_weights_all_reach_the_report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,7 @@ def test_confusion_of_a_perfect_model_is_diagonal(results: Results) -> None:
         assert sum(sum(row.values()) for row in table.values()) == len(ONE)
 
 
+@pytest.mark.slow
 def test_a_deaf_model_is_told_apart() -> None:
     results = evaluate_world(deaf, prompts=8, seed=7, batch_size=8, size=SIZE)
     asked = [scene.things[0] for scene in ONE]

@@ -50,7 +50,7 @@ def like(whole: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_resume_law_three_and_three_steps_are_six(
     whole: tuple[Path, dict[int, list[str]]], workers: int, tmp_path: Path
 ) -> None:
@@ -125,6 +125,7 @@ def test_a_changed_configuration_is_said(
     ]
 
 
+@pytest.mark.slow
 def test_resume_as_it_is_asked_for(whole: tuple[Path, dict[int, list[str]]], tmp_path: Path) -> None:
     folder = like(whole[0], tmp_path)
     shutil.copytree(whole[0] / "checkpoints", folder / "checkpoints")

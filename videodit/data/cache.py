@@ -170,7 +170,7 @@ def encode_clips(
         VideoError: too many clips are unreadable.
         CacheError: a file of the store is damaged.
     """
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.accelerator.is_available())
     fingerprint = codec.fingerprint()
     store = Store(folder / f"vae-{fingerprint[:12]}")
     maker = (fingerprint, str(precision), "float16")
@@ -262,7 +262,7 @@ class TextCache:
     """The states of captions, float32 `m e` each, encoded once by an encoder that is not trained; called as it is."""
 
     def __init__(self, folder: Path, encoder: TextEncoder, captions: Iterable[str]):
-        state = PartialState(cpu=not torch.cuda.is_available())
+        state = PartialState(cpu=not torch.accelerator.is_available())
         self._encoder = encoder.fingerprint()
         self.store = Store(folder / f"text-{self._encoder[:12]}")
         todo = [c for c in sorted(set(captions)) if self.store.missing([self._name(c)])]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from videodit.data.plain import LARGEST_TEXT, encoding_of, is_plain_file, lines_of, natural
+from videodit.data.plain import LARGEST_TEXT, EncodingError, encoding_of, is_plain_file, lines_of, natural
 from videodit.data.rows import Columns, Found, Item, Note, Skip, item_of, item_of_row
 from videodit.data.shards import clips_of_shard
 from videodit.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -193,6 +193,8 @@ class Tree:
             return
         try:
             captions = self.lines_beside(text, path)
+        except EncodingError:  # which others will have too
+            raise
         except ValueError as error:
             yield Skip(str(path), str(error))
             return

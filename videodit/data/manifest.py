@@ -38,7 +38,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from videodit.data.folders import CAPTION_LISTS, CLIP_LISTS, FOLDER_MANIFESTS, MEDIA, Tree, clips_of_folder
-from videodit.data.plain import encoding_of, is_plain_file, natural, not_utf8
+from videodit.data.plain import EncodingError, encoding_of, is_plain_file, natural
 from videodit.data.remote import LARGEST_TABLE, is_url, local, suffix_of
 from videodit.data.rows import CAPTION_COLUMNS, PATH_COLUMNS, Columns, Found, Item, Note, Skip, item_of_row
 from videodit.data.shards import clips_of_shard
@@ -152,7 +152,7 @@ def _from_manifest(name: str, cache: Path, captions: bool, folders: Sequence[Pat
     try:
         rows = list(rows_of(name, file, suffix_of(name)))
     except UnicodeError as error:
-        raise not_utf8(name, error) from error
+        raise EncodingError(name, error) from error
     columns = Columns.of(name, (column for _, row in rows for column in row), captions)
     if suffix_of(name) != ".parquet" and (encoding := encoding_of(file)) != "UTF-8":
         yield Note(name, f"a table in {encoding}, read as that")

@@ -17,6 +17,13 @@ _MARKS = (
 )
 
 
+class EncodingError(ValueError):
+    """A text in another encoding than it must have. To guess which would put wrong letters into captions."""
+
+    def __init__(self, name: str, error: UnicodeError):
+        super().__init__(f"{name} is not UTF-8 ({getattr(error, 'reason', error)}): save it as UTF-8")
+
+
 def is_plain_file(path: Path) -> bool:
     """Whether a file with content of its own is there: no folder, pipe, socket or device."""
     try:
@@ -42,7 +49,8 @@ def lines_of(file: Path, largest: int | None = None) -> list[str]:
     """Its lines without their ends, \\n or \\r\\n: what else Unicode counts as the end of a line may stand in one.
 
     Raises:
-        ValueError: it is no regular file, longer than `largest` bytes, or not UTF-8; names it and the fix.
+        ValueError: it is no regular file, or longer than `largest` bytes; names it and the fix.
+        EncodingError: it is not UTF-8.
     """
     if not is_plain_file(file):
         raise ValueError(f"{file} is no regular file (a pipe, socket or device): copy what it gives to a file")
@@ -52,12 +60,7 @@ def lines_of(file: Path, largest: int | None = None) -> list[str]:
         with open_text(file) as text:
             return [line.removesuffix("\n").removesuffix("\r") for line in text]
     except UnicodeError as error:
-        raise not_utf8(str(file), error) from error
-
-
-def not_utf8(name: str, error: UnicodeError) -> ValueError:
-    """What to raise for a text in another encoding: to guess it would put wrong letters into captions."""
-    return ValueError(f"{name} is not UTF-8 ({getattr(error, 'reason', error)}): save it as UTF-8")
+        raise EncodingError(str(file), error) from error
 
 
 def natural(name: str) -> tuple[object, ...]:

@@ -171,7 +171,7 @@ def load_i3d(path: Source, num_frames: int = 16, device: Device = None) -> I3DFe
     Args:
         path: the file, i3d_torchscript.pt.
         num_frames: how many frames of each clip are read; FVD is mostly given at 16.
-        device: cuda where there is one, by default.
+        device: the accelerator where there is one, by default.
 
     Raises:
         MissingWeightsError: no such file, or another module; says which file is expected.

@@ -202,7 +202,7 @@ def load_clip(
         source: "openai/clip-vit-base-patch32", the model of VBench's background consistency, or another CLIPModel.
         preprocessing: "processor" is the model's own image processor (through Pillow, so antialiased, whether or not
             torchvision is there); "vbench" is that of VBench, for a model that reads 224 x 224.
-        device: cuda where there is one, by default.
+        device: the accelerator where there is one, by default.
         batch_size: frames, or prompts, that go through the network at once.
 
     Raises:
@@ -237,7 +237,7 @@ def load_dino(
     Args:
         source: "facebook/dino-vitb16", the model of VBench's subject consistency, or another ViTModel or Dinov2Model.
         preprocessing: as in `load_clip`; "vbench" is for a ViTModel.
-        device: cuda where there is one, by default.
+        device: the accelerator where there is one, by default.
         batch_size: frames that go through the network at once.
 
     Raises:

@@ -93,7 +93,7 @@ def load_raft(path: Source, device: Device = None) -> Flow:
     Args:
         path: a state dict for raft_large, such as raft_large_C_T_SKHT_V2-ff5fadd5.pth of download.pytorch.org/models.
             The file of the original repository, raft-things.pth, which VBench takes, has other names inside.
-        device: cuda where there is one, by default.
+        device: the accelerator where there is one, by default.
 
     Raises:
         MissingWeightsError: no torchvision, no such file, or weights of another model; says how to get them.

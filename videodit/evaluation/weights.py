@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor
 
 Source = str | os.PathLike[str]  # a hub name or a folder
-Device = torch.device | str | None  # None: cuda where there is one
+Device = torch.device | str | None  # None: the accelerator where there is one
 
 
 class MissingWeightsError(ValueError):
@@ -103,7 +103,7 @@ def short_name(source: Source) -> str:
 
 
 def pick_device(device: Device) -> torch.device:
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
 
 
 def one_line(error: Exception) -> str:

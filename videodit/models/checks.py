@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -98,13 +100,21 @@ UNFIT_CACHES = {
 }
 
 
-def check_cache(config: Any) -> None:
-    """ValueError for a feature cache of diffusers that cannot work with this model."""
-    if why := UNFIT_CACHES.get(type(config).__name__):
-        raise ValueError(f"{type(config).__name__} does not fit: {why}; videodit.caching.CACHES names those that do")
+@contextmanager
+def checked_cache(model: Any, config: Any) -> Iterator[None]:
+    """Around enabling a feature cache of diffusers: ValueError for one that cannot work with this model, or finds
+    nothing in it to work on."""
+    name = type(config).__name__
+    if why := UNFIT_CACHES.get(name):
+        raise ValueError(f"{name} does not fit: {why}; videodit.caching.CACHES names those that do")
+    before = _hooks(model)
+    yield
+    if _hooks(model) == before:
+        model.disable_cache()
+        raise ValueError(f"{name} finds nothing to work on in VideoDiT: name its blocks, or take use_lite_mode")
 
 
-def count_hooks(model: nn.Module) -> int:
+def _hooks(model: nn.Module) -> int:
     """Of diffusers, on what is within a model."""
-    registries = (getattr(part, "_diffusers_hook", None) for part in model.modules() if part is not model)
+    registries: list[Any] = [getattr(part, "_diffusers_hook", None) for part in model.modules() if part is not model]
     return sum(len(registry.hooks) for registry in registries if registry is not None)

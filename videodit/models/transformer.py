@@ -30,7 +30,7 @@ from torch.nn.functional import silu
 from videodit.models.adapters import WholeAdapters
 from videodit.models.attention import TextMemory
 from videodit.models.block import DiTBlock, modulate, remade
-from videodit.models.checks import check_cache, check_call, check_config, check_loaded, count_hooks
+from videodit.models.checks import check_call, check_config, check_loaded, checked_cache
 from videodit.models.embeddings import PatchEmbed, TimeEmbedding, unpatchify
 from videodit.models.positions import frame_seconds, spatial_positions, temporal_rotary, temporal_sincos
 from videodit.models.sequence import Spread
@@ -237,13 +237,8 @@ class VideoDiT(ModelMixin, ConfigMixin, AttentionMixin, CacheMixin, WholeAdapter
 
     def enable_cache(self, config: Any) -> None:
         """diffusers' own. ValueError for a cache that does not fit this model, or finds nothing in it to work on."""
-        check_cache(config)
-        before = count_hooks(self)
-        super().enable_cache(config)
-        if count_hooks(self) == before:
-            self.disable_cache()
-            name = type(config).__name__
-            raise ValueError(f"{name} finds nothing to work on in VideoDiT: name its blocks, or take use_lite_mode")
+        with checked_cache(self, config):
+            super().enable_cache(config)
 
     def set_sequence_group(self, group: dist.ProcessGroup | None) -> None:
         """Spreads the tokens of each call over the processes of a group (`models.sequence`); None: over none.

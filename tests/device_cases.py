@@ -1,0 +1,304 @@
+"""What the device law is checked on: each case gives tensors, on the CPU and on the stand-in device.
+
+Run by itself this prints, a line of JSON a case, how far apart the two are: `python tests/device_cases.py FOLDER`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState, GradientState
+from diffusers import DDIMScheduler
+from footage import pan
+from networks import save_clip, save_dino, save_videomae
+from runs import SMALL_VAE, TINY, mixed, run
+from tiny import tiny_dit, tiny_pipeline
+
+from videodit.caching import CACHES, set_cache
+from videodit.clipset import Request, Sampling, make_clips
+from videodit.codec import VideoCodec
+from videodit.config import Run
+from videodit.diffusion.schedulers import DIFFUSION, FLOW, FLOW_SIGMAS, scheduler_named
+from videodit.evaluation.clip_features import load_videomae
+from videodit.evaluation.features import load_clip, load_dino
+from videodit.long import long_clip
+from videodit.models.transformer import VideoDiT
+from videodit.pipeline import VideoDiTPipeline
+from videodit.training.trainer import Trainer
+from videodit.training.vae import train_vae
+from videodit.video import read_frames
+
+PROMPTS = ["a red circle moving left", "two blue stars"]
+Case = Callable[[torch.device, Path], Any]
+CASES: dict[str, Case] = {}
+
+
+def made(pipe: Any, prompts: Any = "a red circle", **options: Any) -> Any:
+    options = {
+        "num_inference_steps": 3,
+        "guidance_scale": 2.0,
+        "generator": torch.Generator().manual_seed(0),
+        **options,
+    }
+    return pipe(prompts, **options).frames
+
+
+def pipeline(device: torch.device, **parts: Any) -> VideoDiTPipeline:
+    pipe = tiny_pipeline()
+    sizes = {name: pipe.config[name] for name in ("default_num_frames", "default_height", "default_width")}
+    pipe = VideoDiTPipeline(**pipe.components | parts, **sizes).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def call(**options: Any) -> Case:
+    return lambda device, folder: made(pipeline(device), **{k: v() if callable(v) else v for k, v in options.items()})
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "prompts": {"prompts": PROMPTS, "negative_prompt": "blue"},
+    "tensors": {"output_type": "pt"},
+    "pictures": {"output_type": "pil"},
+    "latents": {"output_type": "latent", "latents": lambda: torch.ones(1, 4, 3, 4, 4)},
+    "one frame": {"num_frames": 1},
+    "no guidance": {"guidance_scale": 1.0},
+    "guidance of each step": {"guidance_scale": [3.0, 1.0, 2.0], "guidance_rescale": 0.7},
+    "guidance in an interval": {"guidance_interval": (0.3, 1.0)},
+    "an image": {"image": lambda: pan(0, 1)},
+    "frames at both ends": {"video": lambda: pan(0, 5), "last_video": lambda: pan(3, 4), "num_frames": 13},
+    "a last picture": {"last_image": lambda: PIL.Image.fromarray(pan(0, 1)[0])},
+    "a scale for frames": {"image": lambda: pan(0, 1), "image_guidance_scale": 2.0},
+    "a video made anew": {"video": lambda: pan(0, 9), "strength": 0.6},
+    "states": {
+        "prompts": None,
+        "prompt_embeds": lambda: torch.linspace(-1, 1, 2 * 5 * 24).view(2, 5, 24),
+        "negative_prompt_embeds": lambda: torch.zeros(1, 3, 24),
+    },
+    "no text mask": {"prompts": PROMPTS, "use_text_mask": False},
+    "several a prompt": {"prompts": PROMPTS, "num_videos_per_prompt": 2, "image": lambda: pan(0, 1)},
+    "sigmas": {"num_inference_steps": None, "sigmas": [1.0, 0.7, 0.2]},
+    "tokens": {"max_sequence_length": 3},
+}
+CASES |= {f"pipeline: {name}": call(**options) for name, options in WAYS.items()}
+
+
+def told_a_class(device: torch.device, folder: Path) -> Any:
+    told = {"caption_channels": None, "num_classes": 3, "norm_type": "ada_norm_zero"}
+    pipe = pipeline(device, text_encoder=None, tokenizer=None, transformer=tiny_dit(**told))
+    return made(pipe, None, class_labels=[0, 2])
+
+
+def told_a_size(device: torch.device, folder: Path) -> Any:
+    return made(pipeline(device, transformer=tiny_dit(use_additional_conditions=True, attention_head_dim=24)))
+
+
+def watched(device: torch.device, folder: Path) -> Any:
+    pipe, seen = pipeline(device), []
+
+    def look(pipe: Any, step: int, t: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.extend(tensor.clone() for tensor in tensors.values())
+        return {"prompt_embeds": tensors["prompt_embeds"] * 0.9}
+
+    names = pipe._callback_tensor_inputs
+    return [made(pipe, callback_on_step_end=look, callback_on_step_end_tensor_inputs=names), *map(cpu, seen)]
+
+
+def previewed(device: torch.device, folder: Path) -> Any:
+    options = {"sampling": Sampling(2, 2.0), "model": "tiny", "preview": 1}
+    list(make_clips(pipeline(device), [Request("a red circle", seed=3)], [folder / "a.mkv"], **options))
+    return [read_frames(folder / "a.mkv", [0.0, 0.5]), read_frames(folder / "a.preview.png", [0.0])]
+
+
+def windowed(**options: Any) -> Case:
+    def case(device: torch.device, folder: Path) -> Any:
+        asked = {"overlap": 5, "num_inference_steps": 2, "guidance_scale": 2.0, **options}
+        return np.stack(list(long_clip(pipeline(device), "a red circle", **asked)))
+
+    return case
+
+
+CASES |= {
+    "pipeline: a class": told_a_class,
+    "pipeline: a size": told_a_size,
+    "pipeline: a callback": watched,
+    "clips: preview": previewed,
+    "long: windows": windowed(num_frames=17),
+    "long: a loop": windowed(num_frames=25, window=13, loop=True),
+    "long: an end": windowed(num_frames=21, window=13, last_video=pan(1, 4)[:, :32, :32], image=pan(0, 1)[0, :32, :32]),
+}
+
+
+def walked(name: str, flow: bool) -> Case:
+    def case(device: torch.device, folder: Path) -> Any:
+        pipe = pipeline(device) if flow else pipeline(device, scheduler=DDIMScheduler(clip_sample=False))
+        pipe.scheduler = scheduler_named(name, pipe.scheduler)
+        options = {"num_inference_steps": 6, "output_type": "latent"}
+        return [made(pipe, **options), made(pipe, video=pan(0, 9), strength=0.5, **options)]
+
+    return case
+
+
+CASES |= {f"scheduler: {name}": walked(name, True) for name in FLOW + FLOW_SIGMAS}
+CASES |= {f"scheduler: {name}, no flow": walked(name, False) for name in DIFFUSION}
+
+
+def cached(name: str) -> Case:
+    def case(device: torch.device, folder: Path) -> Any:
+        pipe = pipeline(device)
+        set_cache(pipe, name)
+        return made(pipe, PROMPTS, num_inference_steps=8, output_type="latent")
+
+    return case
+
+
+CASES |= {f"cache: {name}": cached(name) for name in CACHES}
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def accelerated(device: torch.device) -> Iterator[None]:
+    """accelerate works on this device, of which it does not know."""
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state() if state is not AcceleratorState else state._reset_state(True)
+    PartialState(cpu=True).device = device
+    yield
+
+
+def weights(folder: Path) -> list[Any]:
+    pipe = VideoDiTPipeline.from_pretrained(folder)
+    parts = (pipe.transformer, pipe.text_encoder)
+    return [tensor for part in parts for tensor in part.state_dict().values()]
+
+
+def trained(device: torch.device, folder: Path) -> Any:
+    """With images and clips, given frames, Muon, averages; stopped in the midst and gone on."""
+    with accelerated(device):
+        Trainer(mixed(folder, steps=3, decay_steps=6)).train()
+        last = Trainer(mixed(folder, steps=6, decay_steps=6)).train()
+    averages = sorted((folder / "averages").rglob("*.safetensors"))
+    assert averages
+    return weights(last)
+
+
+def adapted(device: torch.device, folder: Path) -> Any:
+    with accelerated(torch.device("cpu")):
+        base = Trainer(run(folder / "base", train={"steps": 1, "sample_every": 9, "validate_every": 9})).train()
+    lora = {"start_from": str(base), "lora": {"rank": 2}, "learning_rate": 0.05, "steps": 2, "checkpoint_every": 1}
+    with accelerated(device):
+        last = Trainer(run(folder / "adapted", train=lora)).train()
+    model = VideoDiT.from_pretrained(base, subfolder="transformer").to(device)
+    model.load_lora_adapter(last / "lora", prefix=None, weight_name="pytorch_lora_weights.safetensors")
+    x, t, text = torch.ones(1, model.config.in_channels, 2, 4, 4), torch.tensor([300.0]), torch.ones(1, 5, 24)
+    with torch.no_grad():
+        return [*weights(last), cpu(model(x.to(device), t.to(device), text.to(device)).sample)]
+
+
+def vae_trained(device: torch.device, folder: Path) -> Any:
+    def config(steps: int) -> Run:
+        stages = [{"steps": steps, "decay_steps": 4, "batch_size": 2, "learning_rate": 1e-4}]
+        vae = SMALL_VAE | {"stages": stages, "checkpoint_every": 2, "optimizer": "adamw"}
+        return Run.model_validate({"output": str(folder), **TINY, "vae": vae})
+
+    with accelerated(device):
+        train_vae(config(2))
+        (folder / "vae").rename(folder / "first")
+        last = train_vae(config(4))  # goes on from its last checkpoint
+    return list(VideoCodec.from_pretrained(last).vae.state_dict().values())
+
+
+CASES |= {"training: transformer": trained, "training: LoRA": adapted, "training: VAE": vae_trained}
+
+
+# --- networks that measure -------------------------------------------------------------------------------------------
+
+
+def seen_by_clip(device: torch.device, folder: Path) -> Any:
+    save_clip(folder / "clip")
+    clip = load_clip(folder / "clip", device=device)
+    for part in clip._model.modules():  # which transformers leaves empty where torch knows a device that it does not
+        if hasattr(part, "position_ids"):
+            part.position_ids.copy_(torch.arange(part.position_ids.shape[-1], device=device)[None])
+    return [clip(frames()), clip.text(["red", "re red"])]
+
+
+def seen_by_dino(device: torch.device, folder: Path) -> Any:
+    save_dino(folder / "dino")
+    return load_dino(folder / "dino", device=device)(frames())
+
+
+def seen_by_videomae(device: torch.device, folder: Path) -> Any:
+    save_videomae(folder / "videomae")
+    return load_videomae(folder / "videomae", device=device)(np.concatenate([frames()] * 4)[:16])
+
+
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 40, 60, 3), dtype=np.uint8)
+
+
+CASES |= {"network: CLIP": seen_by_clip, "network: DINO": seen_by_dino, "network: VideoMAE": seen_by_videomae}
+
+
+# --- both sides ------------------------------------------------------------------------------------------------------
+
+
+def cpu(value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().double().numpy()
+    if isinstance(value, list) and value and isinstance(value[0], PIL.Image.Image):
+        return np.stack([np.asarray(picture) for picture in value])
+    return np.asarray(value)
+
+
+def results(case: Case, device: torch.device, folder: Path) -> list[np.ndarray]:
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    found = case(device, folder)
+    return [cpu(one) for one in (found if isinstance(found, list) else [found])]
+
+
+def apart(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    """The largest difference of two arrays, over the largest number of the first or 1."""
+    assert len(ours) == len(theirs) > 0
+    shapes = [(a.shape, b.shape) for a, b in zip(ours, theirs, strict=True)]
+    assert all(a == b for a, b in shapes), shapes
+    return max(_apart(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    difference = np.abs(a.astype(float) - b.astype(float))
+    if a.dtype == np.uint8:  # a number halfway may be rounded to either side, here and there
+        seldom = (difference > 0).mean() < 1e-3
+        return float(difference.max() > 1 or not seldom)
+    return float(difference.max(initial=0) / max(1.0, np.abs(a).max(initial=0)))
+
+
+def main(folder: Path, names: list[str]) -> None:
+    from standin import install
+
+    torch.set_num_threads(1)
+    away = install()
+    for number, name in enumerate(names or CASES):
+        try:
+            sides = [
+                results(CASES[name], where, folder / f"{number}_{where.type}") for where in (torch.device("cpu"), away)
+            ]
+            said: dict[str, Any] = {"case": name, "apart": apart(*sides)}
+        except Exception:
+            said = {"case": name, "error": traceback.format_exc()}
+        print(json.dumps(said), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

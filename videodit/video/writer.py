@@ -37,6 +37,7 @@ from videodit.video.index import CONTAINERS, VideoError, opened_image
 OUTPUT_SUFFIXES = (".mp4", ".mkv", ".gif", ".webp", ".png")
 _CONTAINER_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time"}
 _DESCRIPTION = 0x010E  # EXIF ImageDescription
+BITEXACT = {"fflags": "+bitexact"}  # or Matroska numbers its tracks at random
 STEADY = "mbtree=0"  # x264's vectorized macroblock tree gives other bytes each time
 
 
@@ -262,7 +263,7 @@ def _write_mp4(
 
 def _write_mkv(path: Path, frames: Iterator[np.ndarray], *, rate: Fraction, metadata: dict[str, str]) -> None:
     first = next(frames)
-    with _encoder(path, first, "ffv1", rate, {}, {}, metadata) as (stream, encode):
+    with _encoder(path, first, "ffv1", rate, {}, BITEXACT, metadata) as (stream, encode):
         stream.pix_fmt = "bgr0"
         for frame in chain([first], frames):
             encode(frame, format="bgr0")

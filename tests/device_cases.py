@@ -21,8 +21,8 @@ from accelerate.state import AcceleratorState, GradientState
 from diffusers import DDIMScheduler
 from footage import pan
 from networks import save_clip, save_dino, save_videomae
-from runs import SMALL_VAE, TINY, mixed, run
-from tiny import tiny_dit, tiny_pipeline
+from runs import SMALL_VAE, TINY, losses, mixed, run
+from tiny import awaken, tiny_dit, tiny_pipeline
 
 from videodit.caching import CACHES, set_cache
 from videodit.clipset import Request, Sampling, make_clips
@@ -176,33 +176,44 @@ def accelerated(device: torch.device) -> Iterator[None]:
     yield
 
 
-def weights(folder: Path) -> list[Any]:
+def shown(folder: Path) -> Any:
+    """What a trained pipeline makes. Its weights say less: Adam takes whole steps along what is noise about zero, as in
+    biases of keys, which change no output."""
     pipe = VideoDiTPipeline.from_pretrained(folder)
-    parts = (pipe.transformer, pipe.text_encoder)
-    return [tensor for part in parts for tensor in part.state_dict().values()]
+    pipe.set_progress_bar_config(disable=True)
+    return made(pipe, output_type="latent")
+
+
+SLOW = {"decay_steps": 6, "learning_rate": 2e-4, "muon_learning_rate": 2e-4}  # else bfloat16, in Muon, is what is seen
 
 
 def trained(device: torch.device, folder: Path) -> Any:
     """With images and clips, given frames, Muon, averages; stopped in the midst and gone on."""
     with accelerated(device):
-        Trainer(mixed(folder, steps=3, decay_steps=6)).train()
-        last = Trainer(mixed(folder, steps=6, decay_steps=6)).train()
-    averages = sorted((folder / "averages").rglob("*.safetensors"))
-    assert averages
-    return weights(last)
+        Trainer(mixed(folder, steps=3, **SLOW)).train()
+        last = Trainer(mixed(folder, steps=6, **SLOW)).train()
+    assert list((folder / "averages").rglob("*.safetensors"))
+    return [shown(last), np.array(list(losses(folder).values()))]
 
 
 def adapted(device: torch.device, folder: Path) -> Any:
     with accelerated(torch.device("cpu")):
         base = Trainer(run(folder / "base", train={"steps": 1, "sample_every": 9, "validate_every": 9})).train()
-    lora = {"start_from": str(base), "lora": {"rank": 2}, "learning_rate": 0.05, "steps": 2, "checkpoint_every": 1}
+        awaken(VideoDiT.from_pretrained(base, subfolder="transformer"), scale=0.05).save_pretrained(
+            base / "transformer"
+        )
+    lora = {"start_from": str(base), "lora": {"rank": 2}, "learning_rate": 2e-5, "steps": 3, "log_every": 1}
     with accelerated(device):
         last = Trainer(run(folder / "adapted", train=lora)).train()
     model = VideoDiT.from_pretrained(base, subfolder="transformer").to(device)
     model.load_lora_adapter(last / "lora", prefix=None, weight_name="pytorch_lora_weights.safetensors")
     x, t, text = torch.ones(1, model.config.in_channels, 2, 4, 4), torch.tensor([300.0]), torch.ones(1, 5, 24)
     with torch.no_grad():
-        return [*weights(last), cpu(model(x.to(device), t.to(device), text.to(device)).sample)]
+        return [
+            shown(last),
+            np.array(list(losses(folder / "adapted").values())),
+            cpu(model(x.to(device), t.to(device), text.to(device)).sample),
+        ]
 
 
 def vae_trained(device: torch.device, folder: Path) -> Any:

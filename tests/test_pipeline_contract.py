@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +16,7 @@ import PIL.Image
 import pytest
 import torch
 from diffusers import (
+    AutoModel,
     DDIMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
@@ -30,6 +33,7 @@ from diffusers.utils import export_to_video
 from footage import pan
 from tiny import tiny_pipeline
 
+from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline
 from videodit.video import read_frames
 
@@ -111,19 +115,22 @@ def test_diffusers_finds_the_class_by_the_folder_alone(pipe: VideoDiTPipeline, t
     assert isinstance(theirs, VideoDiTPipeline)
     theirs.set_progress_bar_config(disable=True)
     assert torch.equal(latents(theirs), latents(pipe))
+    assert isinstance(AutoModel.from_pretrained(str(tmp_path), subfolder="transformer"), VideoDiT)
     (tmp_path / "pipeline.py").write_text("raise SystemExit('ran')")  # ours runs no code of a folder
     assert isinstance(VideoDiTPipeline.from_pretrained(tmp_path), VideoDiTPipeline)
     with pytest.raises(ValueError, match="trust_remote_code"):
         DiffusionPipeline.from_pretrained(tmp_path)
 
 
-def test_loading_and_sampling_warn_of_nothing(pipe: VideoDiTPipeline, tmp_path: Path) -> None:
-    import warnings
-
+def test_loading_and_sampling_warn_of_nothing(
+    pipe: VideoDiTPipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe.register_to_config(id2label={0: "a carp"})
     pipe.save_pretrained(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         latents(VideoDiTPipeline.from_pretrained(tmp_path), num_inference_steps=1)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_the_vae_is_told_to_tile_and_slice_through_the_pipeline(pipe: VideoDiTPipeline) -> None:
@@ -344,7 +351,14 @@ def test_other_schedulers_of_flow_are_taken(pipe: VideoDiTPipeline) -> None:
         (TextKVCacheConfig(), "TextKVCacheConfig does not fit"),
         (TaylorSeerCacheConfig(), "TaylorSeerCacheConfig finds nothing to work on in VideoDiT"),
         (TaylorSeerCacheConfig(cache_identifiers=["layers"]), "TaylorSeerCacheConfig finds nothing"),
-        (PyramidAttentionBroadcastConfig(), "PyramidAttentionBroadcastConfig finds nothing"),
+        (
+            PyramidAttentionBroadcastConfig(
+                spatial_attention_block_skip_range=2,
+                spatial_attention_block_identifiers=("layers",),
+                current_timestep_callback=lambda: 500,
+            ),
+            "PyramidAttentionBroadcastConfig finds nothing",
+        ),
     ],
 )
 def test_a_cache_that_would_do_nothing_or_harm_is_refused(pipe: VideoDiTPipeline, config: Any, message: str) -> None:

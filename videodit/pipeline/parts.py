@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Union
@@ -65,9 +64,9 @@ class Parts(DiffusionPipeline):
         default_fps: float = 8.0,
         default_num_inference_steps: int = 30,
         default_guidance_scale: float = 4.0,
-        id2label: dict[int, str] | None = None,
+        id2label: dict | None = None,
         prediction_type: str | None = None,
-        vae_strides: Sequence[int | None] | None = None,
+        vae_strides: list | None = None,
     ):
         super().__init__()
         self.register_modules(

@@ -18,7 +18,9 @@ class Text(Section):
     )
     width: Positive = Field(192, description="of the own encoder")
     depth: Positive = 2
-    max_length: Positive | None = Field(None, description="tokens of a caption that are kept; null: its own, or 48")
+    max_length: Positive | None = Field(
+        None, description="tokens of a caption that are kept: words, or signs (Chinese, Thai ...); null: its own, or 48"
+    )
 
 
 class Model(Section):

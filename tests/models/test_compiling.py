@@ -32,9 +32,8 @@ def inputs(size: tuple[int, int, int, int]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(
-    "call", ["text", pytest.param("memory", marks=pytest.mark.slow), pytest.param("training", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["text", "memory", "training"])
 def test_no_new_graph_for_a_new_size(call: str) -> None:
     """Nor a break in one."""
     plain, compiled, counter = tiny_dit(), tiny_dit(), CompileCounter()

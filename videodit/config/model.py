@@ -19,8 +19,7 @@ class Text(Section):
     width: Positive = Field(192, description="of the own encoder")
     depth: Positive = 2
     max_length: Positive | None = Field(
-        None,
-        description="tokens of a caption that are kept (words; signs, of scripts without spaces); null: its own, or 48",
+        None, description="tokens of a caption that are kept: words, or signs (Chinese, Thai ...); null: its own, or 48"
     )
 
 

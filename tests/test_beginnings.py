@@ -36,15 +36,16 @@ SIZE = ClipSize(9, 32, 32, 8.0)
 def test_the_model_sees_noise_of_unit_variance_first_whatever_the_scheduler_walks_at(
     tiny_pipe: VideoDiTPipeline, scheduler: Any, scale: float | None
 ) -> None:
-    own, seen = tiny_pipe.scheduler, []
+    seen: list[torch.Tensor] = []
+    pipe = VideoDiTPipeline(**tiny_pipe.components | {"scheduler": scheduler})  # whose prediction is as it has it
+    pipe.set_progress_bar_config(disable=True)
+    size = {"num_frames": SIZE.num_frames, "height": SIZE.height, "width": SIZE.width}
     noise = torch.randn(1, *SIZE.latent(tiny_pipe.codec.strides))
     hook = tiny_pipe.transformer.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
     try:
-        tiny_pipe.scheduler = scheduler
-        tiny_pipe("a red circle", latents=noise, num_inference_steps=2, guidance_scale=1.0, output_type="latent")
+        pipe("a red circle", latents=noise, num_inference_steps=2, guidance_scale=1.0, output_type="latent", **size)
     finally:
         hook.remove()
-        tiny_pipe.scheduler = own
     if scale is None:
         sigma = float(scheduler.sigmas[0])
         assert sigma > 1

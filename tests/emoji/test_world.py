@@ -233,7 +233,8 @@ def test_the_files_are_made_once_and_their_manifests_keep_names_for_the_codec_ap
 
 def test_no_caption_is_one_of_the_world_of_moving_shapes():
     """A red circle is a thing of both worlds: here it is told as an emoji."""
-    said = {text for scene in training_scenes(0, seed=0) for text in captions(scene, synonyms(known()))}
+    words = synonyms(known())
+    said = {text for scene in training_scenes(0, seed=0) for text in captions(scene, words)}
     of_shapes = {f"{color} {shape}" for color in COLORS for shape in SHAPES}
     assert any(f"{name} emoji" in said for name in of_shapes)
     assert not of_shapes & said

@@ -36,6 +36,8 @@ def tool(name: str, *args: object) -> int:
     try:
         sys.argv = [name, *map(str, args)]
         return importlib.import_module(name).main()
+    except SystemExit as end:  # of its parser
+        return int(end.code or 0)
     finally:
         sys.path.pop(0)
 
@@ -194,9 +196,9 @@ def test_options_without_effect_are_refused(pixart: Path, tmp_path: Path, capsys
         (pixart / "transformer", ["--num-frames", 9], "a pipeline's"),
         (pixart, ["--vae", tmp_path / "none"], "none"),
         (pixart, ["--latent-channels", 8], "the VAE has 4"),
-        (pixart, ["--latent-channels", 0], "in_channels=0"),
-        (pixart, ["--num-frames", -3], "num_frames=-3 must be positive"),
-        (pixart, ["--fps", 0], "must be positive"),
+        (pixart, ["--latent-channels", 0], "--latent-channels 0 must be greater than 0"),
+        (pixart, ["--num-frames", -3], "--num-frames -3 must be greater than 0"),
+        (pixart, ["--fps", 0], "--fps 0 must be greater than 0"),
     ]:
         assert tool("inflate", "--from", source, "--to", tmp_path / "out", *options) == 2
         error = capsys.readouterr().err.splitlines()[-1]

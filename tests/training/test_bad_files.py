@@ -168,7 +168,7 @@ def vae_run(output: Path, clips: Path, **vae: Any) -> Run:
 
 def train_vae_twice(config: Run, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stops it in a step, and goes on."""
-    loss, steps = vae._loss, []
+    loss, steps = vae.reconstruct, []
 
     def interrupted(*args: Any) -> Any:
         steps.append(0)
@@ -177,7 +177,7 @@ def train_vae_twice(config: Run, stop: int, monkeypatch: pytest.MonkeyPatch) -> 
         return loss(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vae, "_loss", interrupted)
+        patch.setattr(vae, "reconstruct", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train_vae(config)
     train_vae(config)

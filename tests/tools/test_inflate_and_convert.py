@@ -198,7 +198,7 @@ def test_options_without_effect_are_refused(pixart: Path, tmp_path: Path, capsys
         (pixart, ["--latent-channels", 8], "the VAE has 4"),
         (pixart, ["--latent-channels", 0], "--latent-channels 0 must be greater than 0"),
         (pixart, ["--num-frames", -3], "--num-frames -3 must be greater than 0"),
-        (pixart, ["--fps", 0], "--fps 0 must be greater than 0"),
+        (pixart, ["--fps", 0], "--fps 0 must be greater than or equal to 0.001"),
     ]:
         assert tool("inflate", "--from", source, "--to", tmp_path / "out", *options) == 2
         error = capsys.readouterr().err.splitlines()[-1]

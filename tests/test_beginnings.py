@@ -14,9 +14,11 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
 )
 
+from videodit.diffusion.guidance import scales_of_steps
 from videodit.geometry import ClipSize
 from videodit.given import noised_video
 from videodit.pipeline import VideoDiTPipeline
+from videodit.pipeline.passes import with_text_memory
 
 SIZE = ClipSize(9, 32, 32, 8.0)
 
@@ -75,3 +77,17 @@ def test_a_strength_that_is_none_is_refused(tiny_pipe: VideoDiTPipeline, strengt
     noise = torch.zeros(1, *SIZE.latent(tiny_pipe.codec.strides))
     with pytest.raises(ValueError, match=r"must be in \(0, 1\]"):
         noised_video(tiny_pipe.codec, FlowMatchEulerDiscreteScheduler(), np.zeros(()), noise, strength, SIZE)
+
+
+def test_a_text_becomes_memory_once_and_what_is_told_no_text_stays() -> None:
+    class Reads(torch.nn.Module):
+        def text_memory(self, text: torch.Tensor, mask: torch.Tensor | None) -> tuple[str, float]:
+            return "memory", float(text.sum())
+
+    told = {"encoder_hidden_states": torch.ones(1, 2, 3), "encoder_attention_mask": None, "fps": 8.0}
+    assert with_text_memory(Reads(), told) == {"text_memory": ("memory", 6.0), "fps": 8.0}
+    assert with_text_memory(Reads(), {"class_labels": 3}) == {"class_labels": 3}
+
+
+def test_a_scale_is_what_was_said_and_none_below_one() -> None:
+    assert scales_of_steps([0.3, 1.0, 1.2, 7.0], (0.0, 1.0), 4) == [1.0, 1.0, 1.2, 7.0]

@@ -57,7 +57,7 @@ def test_two_scales_are_their_closed_form_and_equal_ones_are_one_guidance():
     found = two_scale_guidance(told, untold, free, 4.0, 1.5)
     torch.testing.assert_close(found, 4 * told - 2.5 * untold - 0.5 * free)
     torch.testing.assert_close(two_scale_guidance(told, untold, free, 1.0, 1.0), told)
-    for rescale in (0.0, 0.7):
+    for rescale in (0.0, 0.7, 1.0):
         one = classifier_free_guidance(told, free, 3.0, rescale)
         torch.testing.assert_close(two_scale_guidance(told, untold, free, 3.0, 3.0, rescale), one)
     with pytest.raises(ValueError, match="one shape"):

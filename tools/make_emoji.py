@@ -41,7 +41,7 @@ def main() -> int:
     except (ArtError, OSError) as error:
         print(shown(f"make_emoji: {error}"), file=sys.stderr)
         return 2
-    print(f"{args.out}: {len(scenes)} clips and images; sha256 of clips.jsonl {digest}")
+    print(f"{shown(args.out)}: {len(scenes)} clips and images; sha256 of clips.jsonl {digest}")
     return 0
 
 

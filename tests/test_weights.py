@@ -16,8 +16,8 @@ from tiny import PEER, tiny_dit
 
 from tools import convert
 from videodit import TextEncoder, VideoCodec, VideoDiT, VideoDiTPipeline
-from videodit.models.conversion import ConversionError, from_diffusers
-from videodit.models.originals import from_checkpoint
+from videodit.models.formats.files import from_checkpoint, from_diffusers
+from videodit.models.formats.table import ConversionError
 from videodit.weights import WeightsError, is_finite, verify
 
 PARTS: dict[str, Callable[[Path], Any]] = {

@@ -60,7 +60,7 @@ def main() -> int:
 
     from videodit import VideoDiTPipeline
     from videodit.exchange import open_model, pipeline_to_diffusers, save_whole
-    from videodit.models.conversion import to_diffusers
+    from videodit.models.formats.files import to_diffusers
 
     try:
         file = {name: getattr(args, name) for name in ("num_attention_heads", "interpolation_scale", "sample_size")}

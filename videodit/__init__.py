@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from videodit.codec import VideoCodec
+    from videodit.models.formats.files import from_diffusers
+    from videodit.models.growth import grow
     from videodit.models.transformer import VideoDiT
     from videodit.pipeline import VideoDiTPipeline
     from videodit.text import TextEncoder
 
-__all__ = ["TextEncoder", "VideoCodec", "VideoDiT", "VideoDiTPipeline"]
+__all__ = ["TextEncoder", "VideoCodec", "VideoDiT", "VideoDiTPipeline", "from_diffusers", "grow"]
 
 _ROOMS = {
     "TextEncoder": "text",
     "VideoCodec": "codec",
     "VideoDiT": "models.transformer",
     "VideoDiTPipeline": "pipeline",
+    "from_diffusers": "models.formats.files",
+    "grow": "models.growth",
 }
 
 

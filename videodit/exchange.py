@@ -17,8 +17,8 @@ from diffusers import DiffusionPipeline, DiTPipeline, LattePipeline, PixArtAlpha
 from videodit.codec import VideoCodec
 from videodit.disk import write_sums, writing
 from videodit.geometry import ClipSize
-from videodit.models.conversion import ConversionError, Report, from_diffusers, load, to_diffusers
-from videodit.models.originals import from_checkpoint
+from videodit.models.formats.files import from_checkpoint, from_diffusers, load, to_diffusers
+from videodit.models.formats.table import ConversionError, Report
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline, named_folder
 from videodit.text import TextEncoder

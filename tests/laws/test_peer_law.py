@@ -15,7 +15,8 @@ from diffusers import DiTTransformer2DModel, LatteTransformer3DModel, ModelMixin
 from safetensors.torch import load_file, save_file
 from tiny import PEER, awaken
 
-from videodit.models.conversion import ConversionError, from_diffusers, to_diffusers
+from videodit.models.formats.files import from_diffusers, to_diffusers
+from videodit.models.formats.table import ConversionError
 from videodit.models.transformer import VideoDiT
 
 TEXT: dict[str, Any] = {"cross_attention_dim": 48, "caption_channels": 20}
@@ -170,14 +171,14 @@ def test_the_first_releases_are_called_transformer_2d(tmp_path: Path, name: str)
     file = tmp_path / "transformer" / "config.json"
     extra = {"_class_name": "Transformer2DModel", "double_self_attention": False, "num_vector_embeds": None}
     file.write_text(json.dumps(json.loads(file.read_text()) | extra))
-    live, loaded = from_diffusers(theirs)[0], VideoDiT.from_diffusers(tmp_path, subfolder="transformer")
+    live, loaded = from_diffusers(theirs)[0], from_diffusers(tmp_path, subfolder="transformer")[0]
     weights = live.state_dict()
     assert all(torch.equal(tensor, weights[key]) for key, tensor in loaded.state_dict().items())
     file.write_text(json.dumps(json.loads(file.read_text()) | {"norm_type": "layer_norm"}))
     with pytest.raises(ConversionError, match=r"holds a Transformer2DModel; .* can be made from DiT"):
-        VideoDiT.from_diffusers(tmp_path, subfolder="transformer")
+        from_diffusers(tmp_path, subfolder="transformer")
     with pytest.raises(ConversionError, match="elsewhere: no diffusers model here"):
-        VideoDiT.from_diffusers(tmp_path, subfolder="elsewhere")
+        from_diffusers(tmp_path, subfolder="elsewhere")
 
 
 def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     tiny_peer("pixart").save_pretrained(tmp_path / "theirs")
     VideoDiT(in_channels=4, num_layers=1, num_attention_heads=1).save_pretrained(tmp_path / "ours")
     for folder, load, some in (
-        ("theirs", VideoDiT.from_diffusers, "transformer_blocks.0.attn1.to_q.weight"),
+        ("theirs", from_diffusers, "transformer_blocks.0.attn1.to_q.weight"),
         ("ours", VideoDiT.from_pretrained, "blocks.0.attn1.to_q.weight"),
     ):
         file = tmp_path / folder / "diffusion_pytorch_model.safetensors"

@@ -25,7 +25,7 @@ from tiny import PEER, awaken
 from tokenizers import normalizers
 
 from videodit.exchange import open_model, pipeline_from_diffusers, pipeline_to_diffusers
-from videodit.models.conversion import ConversionError
+from videodit.models.formats.table import ConversionError
 from videodit.pipeline import VideoDiTPipeline
 from videodit.text import TextEncoder
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny import awaken, tiny_dit
 
-from videodit.models.conversion import ConversionError, to_diffusers
+from videodit.models.formats.files import to_diffusers
+from videodit.models.formats.table import ConversionError
 from videodit.models.growth import grow
 from videodit.models.transformer import VideoDiT
 
@@ -155,7 +156,7 @@ def test_a_video_model_grows_on() -> None:
     rotary, report = grow(latte, time_positions="rotary")
     assert "changes what the model computes" in report.grown["time_positions"]
     assert not torch.allclose(call(rotary, x), call(latte, x))
-    assert VideoDiT.grow(latte, patch_frames=2).config.patch_size == (2, 2, 2)
+    assert grow(latte, patch_frames=2)[0].config.patch_size == (2, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -219,13 +220,13 @@ def test_each_weight_keeps_its_precision(tmp_path: Path) -> None:
     ("config", "family", "message"),
     [
         ({}, "pixart", r"PixArtTransformer2DModel needs axes=\['space'\]"),
-        ({"axes": ("space",)}, "pixart", "no QK-norm"),
+        ({"axes": ("space",)}, "pixart", "needs qk_norm=False"),
         ({"axes": ("space",), "qk_norm": False, "mlp_ratio": 2.0}, "pixart", r"needs mlp_ratio=4\.0"),
         ({"axes": ("space",), "qk_norm": False, "patch_size": (2, 2, 2)}, "pixart", "square patches of one frame"),
         ({"qk_norm": False}, "latte", r"needs cross_attention_axes=\['space'\], but this model has None"),
         ({"qk_norm": False, "cross_attention_axes": ("space",)}, "latte", "needs time_positions='sincos'"),
         ({"axes": ("space",), "qk_norm": False}, "dit", "needs norm_type='ada_norm_zero'"),
-        ({}, "wan", "none of dit, pixart, latte"),
+        ({}, "mochi", "none of dit, pixart, latte, wan"),
     ],
 )
 def test_what_a_diffusers_class_cannot_hold_is_named(config: dict, family: str, message: str) -> None:

@@ -16,8 +16,8 @@ from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid, get_2
 from safetensors.torch import save_file
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention, silu
 
-from videodit.models.conversion import ConversionError
-from videodit.models.originals import from_checkpoint
+from videodit.models.formats.files import from_checkpoint
+from videodit.models.formats.table import ConversionError
 
 DIM, HEADS, DEPTH, CLASSES, SIDE = 48, 2, 2, 5, 4  # SIDE: tokens a side
 State = dict[str, torch.Tensor]
@@ -285,7 +285,10 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"only": {"conv1.weight": torch.zeros(3, 3)}}, "neither DiT, PixArt nor Latte: another architecture"),
+        (
+            {"only": {"conv1.weight": torch.zeros(3, 3)}},
+            "neither DiT, PixArt, Latte, Open-Sora nor Wan: another architecture",
+        ),
         ({"only": {"state_dict": {"a": 3}}}, "no state dict of tensors"),
         ({"without": "blocks.1.mlp.fc2.bias"}, r"lack blocks\.1\.mlp\.fc2\.bias"),
         ({"with": {"blocks.0.extra.weight": torch.zeros(3)}}, r"1 tensors have no place .*blocks\.0\.extra"),

@@ -11,10 +11,10 @@ from tiny import awaken, tiny_dit
 from torch.nn.functional import gelu
 
 from videodit.memory import _Alive
-from videodit.models.attention import Attention, Axis, grouping
+from videodit.models.attention import Attention, AttentionShape, Axis, CrossShape, grouping
 from videodit.models.block import MLP, DiTBlock, sigmoid_gelu, sigmoid_gelu_
 from videodit.models.embeddings import PatchEmbed, unpatchify
-from videodit.models.positions import temporal_rotary
+from videodit.models.positions import Grid, SecondsRotary
 from videodit.models.transformer import SIZES, VideoDiT
 
 
@@ -85,7 +85,7 @@ def test_space_blocks_without_qk_norm_are_pixart(height: int, width: int, dtype:
 @pytest.mark.parametrize("axis", ["space", "time", "joint"])
 def test_an_axis_says_which_tokens_see_each_other(axis: str) -> None:
     """By gradients: the output at frame 1, place 2 depends on its group's inputs and on no others."""
-    attention = Attention(16, 2, axis)
+    attention = Attention(16, AttentionShape(2), axis)
     x = torch.randn(1, 3, 4, 16, requires_grad=True)
     attention(x)[0, 1, 2].sum().backward()
     sees = x.grad[0].abs().sum(-1) > 0
@@ -95,7 +95,7 @@ def test_an_axis_says_which_tokens_see_each_other(axis: str) -> None:
 
 
 def test_attention_equals_the_formula_in_float64() -> None:
-    attention = awaken(Attention(16, 2, "time")).double()
+    attention = awaken(Attention(16, AttentionShape(2, qk_norm="rms_norm"), "time")).double()
     x = torch.randn(2, 5, 3, 16, dtype=torch.float64)
     angles = torch.arange(5.0, dtype=torch.float64)[:, None] * torch.tensor([1.0, 0.5, 0.2, 0.1], dtype=torch.float64)
     rotary = (angles.cos()[None, :, None, None], angles.sin()[None, :, None, None])
@@ -130,8 +130,9 @@ def test_more_heads_than_a_kernel_takes_are_put_beside_the_batch(monkeypatch: py
 
 def test_rotary_positions_depend_on_seconds_not_on_frame_numbers() -> None:
     """Frames 0 .. 2 at 2 a second are frames 0, 2, 4 at 4 a second."""
-    slow = temporal_rotary(torch.arange(3)[None] / 2.0, 8, (0.5, 8.0))
-    fast = temporal_rotary(torch.arange(5)[None] / 4.0, 8, (0.5, 8.0))
+    rotary = SecondsRotary(8, (0.5, 8.0))
+    slow = rotary(Grid(3, 1, 1, torch.arange(3)[None] / 2.0))["time"]
+    fast = rotary(Grid(5, 1, 1, torch.arange(5)[None] / 4.0))["time"]
     for a, b in zip(slow, fast, strict=True):
         torch.testing.assert_close(a, b[:, ::2])
     model, x = tiny_dit(), inputs()
@@ -208,7 +209,7 @@ def test_times_a_bfloat16_apart_are_told_apart() -> None:
     """1000 t is fp32 inside: in bf16 900 and 901 would be one."""
     model = tiny_dit().to(torch.bfloat16)
     model.adaln_single.float()
-    tables = [model._times(torch.tensor([t, t]), None, None, None)[0][0] for t in (900.0, 901.0)]
+    tables = [model._times(torch.tensor([t, t]), None, None, None, 8.0)[0][0] for t in (900.0, 901.0)]
     assert not torch.equal(*tables)
 
 
@@ -288,7 +289,7 @@ def test_wrong_configurations_are_named() -> None:
 
 
 def test_a_silent_block_passes_its_input_on() -> None:
-    block = awaken(DiTBlock(16, 2, "time", cross_attention_dim=16, mlp_ratio=2.0))
+    block = awaken(DiTBlock(16, "time", AttentionShape(2), CrossShape(2, dim=16), ffn_dim=32))
     x, modulation, text = torch.randn(2, 3, 4, 16), torch.randn(2, 1, 96), torch.randn(2, 5, 16)
     assert not torch.allclose(block(x, modulation, text), x)
     block.silence()
@@ -298,7 +299,7 @@ def test_a_silent_block_passes_its_input_on() -> None:
 @pytest.mark.parametrize("axis", ["space", "time", "joint"])
 @pytest.mark.parametrize("text", [True, False])
 def test_a_block_gives_the_same_with_and_without_gradients_and_leaves_its_input_alone(axis: Axis, text: bool) -> None:
-    block = awaken(DiTBlock(16, 2, axis, cross_attention_dim=16 if text else None, mlp_ratio=2.0))
+    block = awaken(DiTBlock(16, axis, AttentionShape(2), CrossShape(2, dim=16) if text else None, ffn_dim=32))
     given = [torch.randn(2, 3, 4, 16), torch.randn(2, 1, 96), torch.randn(2, 5, 16) if text else None]
     kept = [x if x is None else x.clone() for x in given]
     expected = block(*given)
@@ -336,7 +337,7 @@ def test_the_mlp_is_diffusers_own_with_and_without_gradients_and_leaves_its_inpu
 @torch.no_grad()
 @pytest.mark.parametrize("part", ["ff.net.0", "ff.net.0.proj"])
 def test_what_a_hook_keeps_of_the_mlp_stays_as_it_was(part: str) -> None:
-    block, kept = DiTBlock(8, 2, "space"), []
+    block, kept = DiTBlock(8, "space", AttentionShape(2), ffn_dim=32), []
     block.get_submodule(part).register_forward_hook(
         lambda module, inputs, output: kept.append((output, output.clone()))
     )

@@ -16,6 +16,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from tools.benchmarks.devices import check_agreement
+from videodit.models.formats.files import from_diffusers
 from videodit.models.transformer import VideoDiT
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}  # of the output, between ours and theirs
@@ -85,7 +86,7 @@ class Pair:
             self.times = torch.arange(1, shape.batch + 1) * 999 // shape.batch
             self.text = torch.randn(shape.batch, shape.tokens, shape.caption, dtype=dtype)
         self.theirs.eval()
-        self.ours: Any = VideoDiT.from_diffusers(self.theirs)
+        self.ours: Any = from_diffusers(self.theirs)[0]
         if dtype != torch.float32:
             for model in (self.theirs, self.ours):
                 nn.Module.to(model, dtype)  # all of it: no module of either is kept in fp32

@@ -1,1 +1,67 @@
-"""The video diffusion transformer: attention, embeddings, block, model."""
+"""What a model is to those who train, sample, save and measure it: nothing of it is used but this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that a model is told beside a latent and its time; `conditions.Told` holds it by `name`.
+
+    kind: "text" (states b m `width` and their mask), "class" (b, integers below `width`, which stands for none) or
+    "size" (b `width`: height and width in pixels).
+    """
+
+    name: str
+    kind: Literal["text", "class", "size"]
+    width: int
+
+
+class VideoModel(Protocol):
+    """A model of video latents, `VideoDiT` or another: a torch module, and a model of diffusers with its config."""
+
+    config: Any
+    patch_size: tuple[int, int, int]  # latent frames, rows and columns a token
+    in_channels: int
+    out_channels: int  # of the prediction; twice those in for a learned range
+    is_cache_enabled: bool
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """All that a call needs to be told."""
+
+    @property
+    def units(self) -> nn.ModuleList:
+        """Its blocks, which are sharded, compiled and checkpointed one by one."""
+
+    def axis_of(self, name: str) -> str:
+        """Along which axis the block looks that a weight of this name is in: "space", "time", "joint"; "": in none."""
+
+    def checkpoint_units(self, every: int) -> None:
+        """Recomputes every n-th block in the backward pass; 0: none."""
+
+    def set_sequence_group(self, group: Any) -> None:
+        """Spreads the tokens of each call over the processes of a group; None: over none."""
+
+    def text_memory(self, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor | None = None) -> Any:
+        """All that the blocks take from a text, for many calls; None where the model has no such thing."""
+
+    def __call__(
+        self,
+        hidden_states: Tensor,  # b c f h w
+        timestep: Tensor,  # b, or b f for one time a frame
+        encoder_hidden_states: Tensor | None = None,  # b m e
+        encoder_attention_mask: Tensor | None = None,  # b m, True = attend
+        class_labels: Tensor | None = None,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
+        fps: float | Tensor | None = None,  # latent frames a second
+        frame_mask: Tensor | None = None,  # b f, True = given
+        attention_kwargs: dict[str, Any] | None = None,
+        text_memory: Any = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """The prediction for a noised latent, b c' f h w: `.sample`, or `[0]` with `return_dict=False`."""

@@ -1,7 +1,7 @@
 """Multi-head attention along one axis of a video, or from a video to a text.
 
-Attention, "Attention Is All You Need" (Vaswani et al. 2017); queries and keys are RMS-normalized a head at a time
-*before* they are rotated ("Scaling Vision Transformers to 22B", Dehghani et al. 2023; RoFormer, Su et al. 2021).
+Attention, "Attention Is All You Need" (Vaswani et al. 2017); queries and keys are RMS-normalized *before* they are
+rotated ("Scaling Vision Transformers to 22B", Dehghani et al. 2023; RoFormer, Su et al. 2021).
 
 Axes: `b` batch, `f` frames, `s` places of a frame, `m` text tokens, `d` width, `h` heads, `e` width of a head.
 """
@@ -24,6 +24,32 @@ Axis = Literal["space", "time", "joint"]
 # heads of all places are so many heads of one clip
 GROUPS: dict[str, str] = {"space": "(b f) s h e", "time": "b f (s h) e", "joint": "b (f s) h e"}
 MOST_HEADS = 65535  # of one call, by CUDA's kernels
+QK_NORMS = ("rms_norm", "rms_norm_across_heads")  # as diffusers names them: a head at a time, or all at once (Wan)
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """heads; bias of queries, keys and values; qk_norm: None, or one of QK_NORMS."""
+
+    heads: int
+    bias: bool = True
+    qk_norm: str | None = None
+
+
+@dataclass(frozen=True)
+class CrossShape(AttentionShape):
+    """Of cross-attention: `dim` of the text, and whether what looks at it is layer-normalized, with weights (Wan)."""
+
+    dim: int = 0
+    input_norm: bool = False
+
+
+class WidthNorm(nn.RMSNorm):
+    """RMS norm of ... h e over all heads at once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.shape[-2]
+        return rearrange(super().forward(rearrange(x, "... h e -> ... (h e)")), "... (h e) -> ... h e", h=heads)
 
 
 @dataclass(frozen=True)
@@ -87,7 +113,7 @@ class AttnProcessor:
 
 
 class Attention(nn.Module, AttentionModuleMixin):
-    """Self-attention along `axis`, or cross-attention from every token to a text when `cross_attention_dim` is given.
+    """Self-attention along `axis`, or cross-attention from every token to a text when the shape is a `CrossShape`.
 
     Input b f s d, output b f s d. Text is b m e with a mask b 1 1 m (True = attend), or in its place `text_memory`, its
     `keys_and_values`. rotary is (cos, sin), each broadcastable to b f s h e/2. `across`: the tokens are a part of those
@@ -99,24 +125,15 @@ class Attention(nn.Module, AttentionModuleMixin):
     _supports_qkv_fusion = False  # no gain was measured (one product took 0.95 to 1.03 of the time of three)
     processor: Any
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        axis: Axis = "joint",
-        cross_attention_dim: int | None = None,
-        bias: bool = True,
-        qk_norm: bool = True,
-    ):
+    def __init__(self, dim: int, shape: AttentionShape, axis: Axis = "joint"):
         super().__init__()
-        self.heads, self.axis = heads, axis
-        self.is_cross_attention = cross_attention_dim is not None
-        source = cross_attention_dim or dim
-        self.to_q = nn.Linear(dim, dim, bias=bias)
-        self.to_k = nn.Linear(source, dim, bias=bias)
-        self.to_v = nn.Linear(source, dim, bias=bias)
-        self.norm_q = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.norm_k = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.heads, self.axis = shape.heads, axis
+        self.is_cross_attention = isinstance(shape, CrossShape)
+        source = shape.dim if isinstance(shape, CrossShape) else dim
+        self.to_q = nn.Linear(dim, dim, bias=shape.bias)
+        self.to_k = nn.Linear(source, dim, bias=shape.bias)
+        self.to_v = nn.Linear(source, dim, bias=shape.bias)
+        self.norm_q, self.norm_k = _norm(dim, shape), _norm(dim, shape)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # a list, as diffusers names it for LoRA
         AttentionModuleMixin.set_processor(self, AttnProcessor())
 
@@ -135,6 +152,13 @@ class Attention(nn.Module, AttentionModuleMixin):
         """Tokens ... d -> keys and values, each ... h e."""
         key, value = (rearrange(to(source), "... (h e) -> ... h e", h=self.heads) for to in (self.to_k, self.to_v))
         return self.norm_k(key), value
+
+
+def _norm(dim: int, shape: AttentionShape) -> nn.Module:
+    if shape.qk_norm is None:
+        return nn.Identity()
+    across = shape.qk_norm == "rms_norm_across_heads"
+    return WidthNorm(dim, eps=1e-6) if across else nn.RMSNorm(dim // shape.heads, eps=1e-6)
 
 
 def grouping(axis: Axis, heads: int) -> str:

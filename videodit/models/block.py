@@ -1,7 +1,7 @@
 """One block, any axis: the image DiT's block, whose self-attention looks along `space`, `time` or `joint`.
 
     x = x + gate_1 * SelfAttention(modulate(LN(x), shift_1, scale_1))      along the block's axis
-    x = x + CrossAttention(x, text)                                        no norm, no gate (PixArt-alpha)
+    x = x + CrossAttention(x, text)                                        no gate; no norm (PixArt-alpha), or one (Wan)
     x = x + gate_2 * MLP(modulate(LN(x), shift_2, scale_2))
 
 The six modulations are adaLN-single's (PixArt-alpha, Chen et al. 2023): one projection of the timestep shared by all
@@ -18,12 +18,13 @@ import torch
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.activations import GELU
 from diffusers.models.attention import FeedForward
+from diffusers.models.normalization import FP32LayerNorm
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
-from videodit.models.attention import Attention, Axis
+from videodit.models.attention import Attention, AttentionShape, Axis, CrossShape
 from videodit.models.sequence import Part
 
 SLOPE = math.sqrt(8 / math.pi)  # the GELU's 2 u = x (SLOPE + CURVE x^2)
@@ -35,32 +36,27 @@ class DiTBlock(nn.Module):
     """A transformer block over b f s d whose self-attention runs along `axis`.
 
     Args:
-        dim: width d, a multiple of `heads`.
-        heads: attention heads.
+        dim: width d, a multiple of the heads.
         axis: `space` (each frame on its own), `time` (each place through time), `joint` (all tokens at once).
-        cross_attention_dim: width of the text states; None: no text.
+        attention: what its self-attention is made of. cross: likewise, to the text; None: it reads none.
         norm_type: `ada_norm_single` or `ada_norm_zero`.
-        mlp_ratio: hidden width of the MLP over d.
+        ffn_dim: hidden width of the MLP.
         activation_fn: of the MLP, as diffusers' `FeedForward` names it.
-        attention_bias: of queries, keys and values.
         norm_elementwise_affine, norm_eps: of the layer norms (adaLN-zero's first is always plain, eps 1e-6).
-        qk_norm: RMS-normalize queries and keys of the self-attention.
     """
 
     def __init__(
         self,
         dim: int,
-        heads: int,
         axis: Axis,
+        attention: AttentionShape,
+        cross: CrossShape | None = None,
         *,
-        cross_attention_dim: int | None = None,
+        ffn_dim: int,
         norm_type: str = "ada_norm_single",
-        mlp_ratio: float = 4.0,
         activation_fn: str = "gelu-approximate",
-        attention_bias: bool = True,
         norm_elementwise_affine: bool = False,
         norm_eps: float = 1e-6,
-        qk_norm: bool = True,
     ):
         super().__init__()
         self.axis = axis
@@ -71,14 +67,11 @@ class DiTBlock(nn.Module):
         else:
             self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
             self.norm1 = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=norm_elementwise_affine)
-        self.attn1 = Attention(dim, heads, axis, bias=attention_bias, qk_norm=qk_norm)
-        self.attn2: Attention | None = None
-        if cross_attention_dim is not None:
-            self.attn2 = Attention(
-                dim, heads, cross_attention_dim=cross_attention_dim, bias=attention_bias, qk_norm=False
-            )
+        self.attn1 = Attention(dim, attention, axis)
+        self.attn2 = Attention(dim, cross) if cross is not None else None
+        self.norm_cross = FP32LayerNorm(dim, norm_eps) if cross is not None and cross.input_norm else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=norm_elementwise_affine)
-        self.ff = MLP(dim, activation_fn=activation_fn, inner_dim=round(dim * mlp_ratio))
+        self.ff = MLP(dim, activation_fn=activation_fn, inner_dim=ffn_dim)
 
     def forward(
         self,
@@ -96,7 +89,7 @@ class DiTBlock(nn.Module):
             modulation: b f 6d or b 1 6d, the shared projection of the timestep; with adaLN-zero b f d or b 1 d, the
                 embedding that the block projects itself.
             encoder_hidden_states: b m e; encoder_attention_mask: b 1 1 m, True = attend.
-            rotary: (cos, sin) of the frames' times, used where the axis looks along time.
+            rotary: (cos, sin) by which queries and keys of the self-attention are turned; None: they are not.
             across: where other processes hold some of the tokens that the self-attention looks at, what is held here.
             text_memory: the text's keys and values, each b m h e, in place of `encoder_hidden_states`.
         """
@@ -107,10 +100,10 @@ class DiTBlock(nn.Module):
             table = self.scale_shift_table + table
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = table.to(hidden_states.dtype).unbind(dim=-2)  # b f 1 d
         states = remade(modulate, self.norm1, hidden_states, shift_1, scale_1)
-        rotary = None if self.axis == "space" else rotary
         hidden_states = torch.addcmul(hidden_states, gate_1, self.attn1(states, rotary=rotary, across=across))
         if self.attn2 is not None:
-            seen = self.attn2(hidden_states, encoder_hidden_states, encoder_attention_mask, text_memory=text_memory)
+            asks = self.norm_cross(hidden_states)
+            seen = self.attn2(asks, encoder_hidden_states, encoder_attention_mask, text_memory=text_memory)
             hidden_states = hidden_states + seen if torch.is_grad_enabled() else hidden_states.add_(seen)
         states = remade(modulate, self.norm2, hidden_states, shift_2, scale_2)
         if torch.is_grad_enabled():

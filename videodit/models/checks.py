@@ -8,13 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from videodit.models.attention import GROUPS, TextMemory
+from videodit.models.attention import GROUPS, QK_NORMS, TextMemory
+from videodit.models.positions import TIME_POSITIONS
 
 if TYPE_CHECKING:
     from videodit.models.transformer import VideoDiT
 
 NORM_TYPES = ("ada_norm_single", "ada_norm_zero")
-TIME_POSITIONS = ("rotary", "sincos", "both")
+# what is read by some models alone, and what it is in the others
+OF_ZERO = {"num_classes": None, "shared_embedder": True, "timestep_freq_shift": 0}
+OF_SINGLE = {"use_additional_conditions": False, "fps_embedding": None, "freq_dim": 256}
+OF_TEXT = {
+    "caption_length": None,
+    "null_caption_length": None,
+    "cross_attention_axes": None,
+    "cross_attention_norm": False,
+    "cross_attention_qk_norm": False,
+}
+OF_QK_NORM = {"qk_norm_type": "rms_norm"}
+OF_SECONDS = {"rotary_periods": (0.5, 64.0)}
+OF_PLACES = {"interpolation_scale": 1.0}
+OF_TIME = {"images_skip_time": True}
 # what a call gives, and the key of the configuration that asks for it
 CONDITIONS = {
     "encoder_hidden_states": "caption_channels",
@@ -26,21 +40,30 @@ CONDITIONS = {
 def check_config(c: Any) -> None:
     """ValueError for a configuration that no model can have; names the key."""
     dim = c.num_attention_heads * c.attention_head_dim
-    for key in ("axes", "cross_attention_axes", "qk_norm"):
+    for key, allowed in (("axes", tuple(GROUPS)), ("cross_attention_axes", tuple(c.axes)), ("qk_norm", tuple(c.axes))):
         value = c[key]
-        if not (isinstance(value, bool) or value is None) and (not value or any(axis not in GROUPS for axis in value)):
-            raise ValueError(f"{key}={list(value)} must be some of {', '.join(GROUPS)}")
+        if not (isinstance(value, bool) or value is None) and (not value or any(axis not in allowed for axis in value)):
+            raise ValueError(f"{key}={list(value)} must be some of {', '.join(dict.fromkeys(allowed))}")
     if c.attention_head_dim % 2 or dim % 4:
         raise ValueError(f"attention_head_dim={c.attention_head_dim} must be even and the width {dim} a multiple of 4")
-    for key, allowed in (("norm_type", NORM_TYPES), ("time_positions", TIME_POSITIONS)):
-        if c[key] not in allowed:
-            raise ValueError(f"{key}={c[key]!r} must be one of {', '.join(allowed)}")
-    if c.norm_type == "ada_norm_single" and (c.num_classes is not None or not c.shared_embedder):
-        raise ValueError("num_classes and shared_embedder=False need norm_type='ada_norm_zero'")
-    if c.norm_type == "ada_norm_single" and c.timestep_freq_shift:
-        raise ValueError("timestep_freq_shift needs norm_type='ada_norm_zero'")
-    if c.norm_type == "ada_norm_zero" and c.use_additional_conditions:
-        raise ValueError("use_additional_conditions needs norm_type='ada_norm_single'")
+    choices = {"norm_type": NORM_TYPES, "time_positions": TIME_POSITIONS, "qk_norm_type": QK_NORMS}
+    for key, some in choices.items():
+        if c[key] not in some:
+            raise ValueError(f"{key}={c[key]!r} must be one of {', '.join(some)}")
+    for reads, why, options in (
+        (c.norm_type == "ada_norm_zero", "needs norm_type='ada_norm_zero'", OF_ZERO),
+        (c.norm_type == "ada_norm_single", "needs norm_type='ada_norm_single'", OF_SINGLE),
+        (c.caption_channels is not None, "is of a text, and caption_channels=None", OF_TEXT),
+        (c.qk_norm or c.cross_attention_qk_norm, "is of a QK-norm, and this model has none", OF_QK_NORM),
+        (c.time_positions in ("rotary", "both"), "is of rotary positions by the second", OF_SECONDS),
+        (c.time_positions != "grid", "is of sin-cos places, and time_positions='grid' has none", OF_PLACES),
+        ("time" in c.axes, "is of time blocks, and axes has none", OF_TIME),
+    ):
+        for key, unset in options.items() if not reads else ():
+            if (tuple(c[key]) if isinstance(c[key], list) else c[key]) != unset:
+                raise ValueError(f"{key}={c[key]}: no block would read it: it {why}")
+    if c.caption_length and c.null_caption_length:
+        raise ValueError("caption_length and null_caption_length: without a mask there is no text that stands for none")
 
 
 def check_call(
@@ -77,6 +100,11 @@ def check_call(
         if (given is None) != (wanted is None):
             have = f"takes no {name}" if given is not None else f"needs {name}"
             raise ValueError(f"this model {have} ({CONDITIONS[name]}={wanted})")
+    if isinstance(text, Tensor) and config.caption_length and text.shape[1] > config.caption_length:
+        raise ValueError(
+            f"encoder_hidden_states has {text.shape[1]} tokens, this model reads {config.caption_length} "
+            f"(caption_length): encode prompts with max_sequence_length={config.caption_length}"
+        )
     if labels is not None and (labels.shape != (b,) or labels.is_floating_point()):
         raise ValueError(f"class_labels has shape {tuple(labels.shape)} of {labels.dtype}; it must be ({b},) integers")
 

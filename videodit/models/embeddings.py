@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from einops import rearrange
 from torch import Tensor, nn
@@ -40,6 +41,21 @@ def unpatchify(tokens: Tensor, patch_size: Patch, num_frames: int, height: int) 
         tokens, "b f (h w) (pt ph pw c) -> b c (f pt) (h ph) (w pw)", pt=pt, ph=ph, pw=pw, h=height // ph
     )
     return latent[:, :, -num_frames:]
+
+
+def at_length(text: Tensor, mask: Tensor | None, length: int) -> Tensor:
+    """Text states b m e as `length` tokens, zeros where the mask leaves one out and behind the last."""
+    text = text if mask is None else text.masked_fill(~rearrange(mask, "b m -> b m 1"), 0.0)
+    return pad(text, (0, 0, 0, length - text.shape[1]))
+
+
+def told_nothing(text: Tensor, mask: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
+    """Text states b m e and their mask b m, with the text `null` (m' e) in each row that masks all of its tokens."""
+    empty, longer = ~mask.any(dim=1, keepdim=True), max(0, len(null) - text.shape[1])
+    text, mask = pad(text, (0, 0, 0, longer)), pad(mask, (0, longer))
+    seen = torch.arange(text.shape[1], device=mask.device) < len(null)
+    null = pad(null.to(text.dtype), (0, 0, 0, text.shape[1] - len(null)))
+    return torch.where(rearrange(empty, "b m -> b m 1"), null, text), torch.where(empty, seen, mask)
 
 
 class TimeEmbedding(nn.Module):

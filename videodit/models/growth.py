@@ -15,7 +15,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from videodit.models.block import DiTBlock
-from videodit.models.conversion import ConversionError, Report
+from videodit.models.formats.table import ConversionError, Report
 from videodit.models.transformer import VideoDiT
 
 

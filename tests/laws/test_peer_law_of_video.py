@@ -1,0 +1,393 @@
+"""Peer law: Wan as diffusers computes it, and STDiT3 (Open-Sora 1.2) as its paper and configuration say."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from safetensors.torch import save_file
+from tiny import awaken
+from torch import Tensor
+from torch.nn.functional import conv3d, gelu, layer_norm, linear, silu, softmax
+
+from videodit.models.formats.files import from_checkpoint, from_diffusers, to_checkpoint, to_diffusers
+from videodit.models.formats.table import ConversionError
+from videodit.models.transformer import VideoDiT
+
+State = dict[str, Tensor]
+
+# ----------------------------------------------------------------------------------------------------------------- Wan
+
+WAN: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 20,  # of which 8 turn with frames, 6 with rows, 6 with columns
+    "in_channels": 4,
+    "out_channels": 4,
+    "text_dim": 12,
+    "freq_dim": 64,
+    "ffn_dim": 76,
+    "num_layers": 2,
+}
+WANS = {
+    "2.1": {},
+    "2.2 TI2V": {"in_channels": 6, "out_channels": 6, "freq_dim": 256},
+    "without a norm before the text": {"cross_attn_norm": False},
+    "of more channels in than out": {"in_channels": 9},
+    "of pairs of frames": {"patch_size": (2, 2, 2)},
+}
+TOKENS = 512  # of every text
+
+
+def tiny_wan(**options: Any) -> WanTransformer3DModel:
+    torch.manual_seed(0)
+    return awaken(WanTransformer3DModel(**WAN | options), scale=0.1)
+
+
+def wan_call(theirs: Any, ours: VideoDiT, dtype: torch.dtype, times: bool = False) -> tuple[Tensor, ...]:
+    """(their output, ours, their input, ours); `times`: one a frame, as TI2V has them for a clean first frame."""
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(2, theirs.config.in_channels, 4, 6, 8, generator=g, dtype=torch.float64).to(dtype)
+    text = torch.randn(2, 5, theirs.config.text_dim, generator=g, dtype=torch.float64).to(dtype)
+    mask = torch.arange(5) < torch.tensor([[5], [2]])
+    padded = torch.zeros(2, TOKENS, theirs.config.text_dim, dtype=dtype)
+    padded[:, :5] = text * mask[..., None]
+    t = torch.tensor([17.0, 803.0])
+    x_theirs, x_ours = x.clone().requires_grad_(), x.clone().requires_grad_()
+    if not times:
+        return theirs(x_theirs, t, padded).sample, ours(x_ours, t, text, mask).sample, x_theirs, x_ours
+    given = torch.tensor([[True, False, False, False], [False, False, False, True]])
+    of_frames = torch.where(given, 0.0, t[:, None])
+    expected = theirs(x_theirs, of_frames.repeat_interleave(3 * 4, 1), padded).sample
+    torch.testing.assert_close(
+        ours(x_ours, of_frames, text, mask).sample, ours(x, t, text, mask, frame_mask=given).sample
+    )
+    return expected, ours(x_ours, t, text, mask, frame_mask=given).sample, x_theirs, x_ours
+
+
+@pytest.mark.parametrize("name", WANS)
+def test_wan_in_float32_outputs_and_gradients_agree(name: str) -> None:
+    theirs = tiny_wan(**WANS[name])
+    ours, report = from_diffusers(theirs)
+    assert len(report.copied) == len(theirs.state_dict())
+    for times in (False, True) if ours.patch_size[0] == 1 else (False,):
+        expected, actual, x_theirs, x_ours = wan_call(theirs, ours, torch.float32, times)
+        assert (actual - expected).norm() < 1e-5 * expected.norm()
+        expected.square().mean().backward()
+        actual.square().mean().backward()
+        assert (x_ours.grad - x_theirs.grad).norm() < 1e-5 * x_theirs.grad.norm()
+
+
+def test_wan_in_bfloat16_within_the_references_own_noise() -> None:
+    exact = wan_call(tiny_wan(), from_diffusers(tiny_wan())[0], torch.float32)[0]
+    expected, actual, *_ = wan_call(
+        tiny_wan().to(torch.bfloat16), from_diffusers(tiny_wan())[0].to(torch.bfloat16), torch.bfloat16
+    )
+    assert (actual.float() - exact).norm() < 1.5 * (expected.float() - exact).norm()
+
+
+@pytest.mark.parametrize("name", WANS)
+def test_wan_gets_every_tensor_back_bit_for_bit(name: str) -> None:
+    theirs = tiny_wan(**WANS[name])
+    back = to_diffusers(from_diffusers(theirs)[0], "wan")
+    before, after = theirs.state_dict(), back.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    keys = [key for key in theirs.config if not key.startswith("_")]
+    assert {key: back.config[key] for key in keys} == {key: theirs.config[key] for key in keys}
+
+
+def wan_by_its_own_names(theirs: WanTransformer3DModel) -> State:
+    """As Wan-Video/Wan2.1 names them."""
+    renames = [
+        ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+        ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+        ("condition_embedder.time_proj", "time_projection.1"),
+        ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+        ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+        ("attn1.", "self_attn."),
+        ("attn2.", "cross_attn."),
+        (".to_q.", ".q."),
+        (".to_k.", ".k."),
+        (".to_v.", ".v."),
+        (".to_out.0.", ".o."),
+        (".norm2.", ".norm3."),
+        (".ffn.net.0.proj.", ".ffn.0."),
+        (".ffn.net.2.", ".ffn.2."),
+        ("proj_out.", "head.head."),
+    ]
+    state = {}
+    for name, tensor in theirs.state_dict().items():
+        for before, after in renames:
+            name = name.replace(before, after)
+        name = "head.modulation" if name == "scale_shift_table" else name.replace("scale_shift_table", "modulation")
+        state[name] = tensor
+    return state
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."], ids=["its own", "for ComfyUI"])
+def test_files_of_wan_go_in_and_come_out_by_its_own_names(tmp_path: Path, prefix: str) -> None:
+    theirs = tiny_wan()
+    state = wan_by_its_own_names(theirs)
+    save_file({prefix + name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "wan.safetensors")
+    with pytest.raises(ConversionError, match=r"wan\.safetensors: width 40 .* give num_attention_heads"):
+        from_checkpoint(tmp_path / "wan.safetensors")
+    ours, _ = from_checkpoint(tmp_path / "wan.safetensors", num_attention_heads=2)
+    same = from_diffusers(theirs)[0]
+    assert {k: v for k, v in ours.config.items() if k[0] != "_"} == {
+        k: v for k, v in same.config.items() if k[0] != "_"
+    }
+    assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in same.state_dict().items())
+    back = to_checkpoint(ours, "wan")
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+
+
+def test_a_folder_of_wan_says_how_many_heads_it_has(tmp_path: Path) -> None:
+    state = {name: tensor.contiguous() for name, tensor in wan_by_its_own_names(tiny_wan()).items()}
+    names = sorted(state)
+    save_file(
+        {name: state[name] for name in names[:9]}, tmp_path / "diffusion_pytorch_model-00001-of-00002.safetensors"
+    )
+    save_file(
+        {name: state[name] for name in names[9:]}, tmp_path / "diffusion_pytorch_model-00002-of-00002.safetensors"
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "WanModel", "num_heads": 2, "dim": 40}))
+    assert from_checkpoint(tmp_path)[0].config.num_attention_heads == 2
+
+
+def test_weights_of_eight_bits_are_multiplied_by_the_scale_beside_them(tmp_path: Path) -> None:
+    state = {name: tensor.contiguous() for name, tensor in wan_by_its_own_names(tiny_wan()).items()}
+    wide = state["blocks.0.ffn.0.weight"]
+    scale = wide.abs().max() / 448
+    narrow = (wide / scale).to(torch.float8_e4m3fn)
+    scaled = {"blocks.0.ffn.0.weight": narrow, "blocks.0.ffn.0.scale_weight": scale[None], "scaled_fp8": torch.zeros(2)}
+    save_file(state | scaled, tmp_path / "wan.safetensors")
+    ours, _ = from_checkpoint(tmp_path / "wan.safetensors", num_attention_heads=2)
+    got = ours.blocks[0].ff.net[0].proj.weight
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), narrow.float() * scale, rtol=2**-8, atol=0)
+    assert (got.float() - wide).abs().max() < 0.07 * wide.abs().max()
+
+
+def test_what_a_videodit_has_not_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="image_dim=8: a VideoDiT of it has None only"):
+        from_diffusers(WanTransformer3DModel(**WAN, image_dim=8, added_kv_proj_dim=40))
+    state = {name: tensor.contiguous() for name, tensor in wan_by_its_own_names(tiny_wan()).items()}
+    for change, words in (
+        ({"img_emb.proj.0.weight": torch.ones(3)}, "img_emb.proj.0.weight: an image branch"),
+        (
+            {"blocks.0.self_attn.q.lora": torch.ones(3)},
+            "1 tensors have no place in a VideoDiT: blocks.0.self_attn.q.lora",
+        ),
+        ({"blocks.1.self_attn.v.bias": None}, "lack blocks.1.self_attn.v.bias"),
+        ({"condition_embedder.time_proj.weight": torch.ones(3)}, "a Wan by diffusers' names"),
+    ):
+        save_file({k: v for k, v in (state | change).items() if v is not None}, tmp_path / "wan.safetensors")
+        with pytest.raises(ConversionError, match=words):
+            from_checkpoint(tmp_path / "wan.safetensors", num_attention_heads=2)
+    partly = {k: v for k, v in state.items() if k != "blocks.1.self_attn.v.bias"} | {"more.weight": torch.ones(3)}
+    save_file(partly, tmp_path / "wan.safetensors")
+    model, report = from_checkpoint(tmp_path / "wan.safetensors", num_attention_heads=2, partial=True)
+    assert report.fresh == {"blocks.1.attn1.to_v.bias": "blocks.1.self_attn.v.bias is not there"}
+    assert report.dropped == {"more.weight": "no place in a VideoDiT"}
+    assert torch.equal(model.blocks[1].attn1.to_v.bias, torch.zeros(40))
+
+
+def test_a_text_is_as_long_as_the_model_wants_it() -> None:
+    model = from_diffusers(tiny_wan())[0]
+    x, t = torch.randn(1, 4, 1, 4, 4), torch.tensor([5.0])
+    with pytest.raises(ValueError, match=r"513 tokens, this model reads 512 .* max_sequence_length=512"):
+        model(x, t, torch.zeros(1, 513, 12))
+    memory = model.text_memory(torch.ones(1, 3, 12), torch.tensor([[True, True, False]]))
+    torch.testing.assert_close(model(x, t, text_memory=memory).sample, model(x, t, torch.ones(1, 2, 12)).sample)
+
+
+# -------------------------------------------------------------------------------------------------------------- STDiT3
+
+DIM, HEADS, DEPTH, CAPTION, LENGTH = 24, 2, 2, 10, 7
+
+
+def stdit3_state(qk_norm: bool = True) -> State:
+    """As hpcaitech/Open-Sora names it, with random numbers."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "x_embedder.proj": (DIM, 4, 1, 2, 2),
+        "t_embedder.mlp.0": (DIM, 256),
+        "t_embedder.mlp.2": (DIM, DIM),
+        "fps_embedder.mlp.0": (DIM, 256),
+        "fps_embedder.mlp.2": (DIM, DIM),
+        "t_block.1": (6 * DIM, DIM),
+        "y_embedder.y_proj.fc1": (DIM, CAPTION),
+        "y_embedder.y_proj.fc2": (DIM, DIM),
+        "final_layer.linear": (4 * 8, DIM),
+    }
+    tables = {"final_layer.scale_shift_table": (2, DIM), "y_embedder.y_embedding": (LENGTH, CAPTION)}
+    norms = []
+    for i in range(DEPTH):
+        for kind in ("spatial", "temporal"):
+            at = f"{kind}_blocks.{i}"
+            shapes |= {
+                f"{at}.attn.qkv": (3 * DIM, DIM),
+                f"{at}.attn.proj": (DIM, DIM),
+                f"{at}.cross_attn.q_linear": (DIM, DIM),
+                f"{at}.cross_attn.kv_linear": (2 * DIM, DIM),
+                f"{at}.cross_attn.proj": (DIM, DIM),
+                f"{at}.mlp.fc1": (4 * DIM, DIM),
+                f"{at}.mlp.fc2": (DIM, 4 * DIM),
+            }
+            tables[f"{at}.scale_shift_table"] = (6, DIM)
+            norms += [f"{at}.attn.{x}_norm.weight" for x in "qk" if qk_norm]
+    g = torch.Generator().manual_seed(0)
+    state = {f"{name}.weight": 0.2 * torch.randn(shape, generator=g) for name, shape in shapes.items()}
+    state |= {f"{name}.bias": 0.2 * torch.randn(shape[:1], generator=g) for name, shape in shapes.items()}
+    state |= {name: torch.randn(shape, generator=g) for name, shape in tables.items()}
+    state |= {name: 1 + 0.2 * torch.randn(DIM // HEADS, generator=g) for name in norms}
+    state["rope.freqs"] = 1 / 10000 ** (torch.arange(0, DIM // HEADS, 2).float() / (DIM // HEADS))
+    return state
+
+
+def stdit3(s: State, x: Tensor, t: Tensor, y: Tensor, mask: Tensor, fps: Tensor, moves: Tensor | None = None) -> Tensor:
+    """The published model for one size, in plain functions: latents b c f h w -> velocities data - noise, and halves.
+
+    mask: b m, True = read. fps: of the clip, b. moves: b f, False = the frame is given, and its time 0.
+    """
+    s = {name: tensor.double() for name, tensor in s.items()}
+
+    def lin(name: str, v: Tensor) -> Tensor:
+        return linear(v, s[f"{name}.weight"], s[f"{name}.bias"])
+
+    def sinusoids(v: Tensor) -> Tensor:
+        angles = v.double()[..., None] * torch.exp(-math.log(10000) * torch.arange(128, dtype=torch.float64) / 128)
+        return torch.cat([angles.cos(), angles.sin()], -1)
+
+    def turn(v: Tensor) -> Tensor:  # ... f e, pairs beside each other
+        z = torch.view_as_complex(v.unflatten(-1, (-1, 2)).contiguous())
+        angles = torch.arange(v.shape[-2], dtype=torch.float64)[:, None] * s["rope.freqs"]
+        return torch.view_as_real(z * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+
+    b, _, f, h, w = x.shape
+    rows, columns = h // 2, w // 2
+    z = conv3d(x.double(), s["x_embedder.proj.weight"], s["x_embedder.proj.bias"], stride=(1, 2, 2))
+    z = z.flatten(3).permute(0, 2, 3, 1)  # b f s d
+    base, scale = round(math.sqrt(rows * columns)), math.sqrt(8 * h * 8 * w) / 512
+    turns = 10000 ** (-torch.arange(0, DIM // 2, 2, dtype=torch.float64) / (DIM // 2))
+    sides = [torch.arange(n, dtype=torch.float64) / scale * base / n for n in (rows, columns)]
+    parts = [torch.cat([(side[:, None] * turns).sin(), (side[:, None] * turns).cos()], -1) for side in sides]
+    place = torch.cat([parts[1].expand(rows, -1, -1), parts[0][:, None].expand(-1, columns, -1)], -1)
+    z = z + place.flatten(0, 1)
+
+    moves = torch.ones(b, f, dtype=torch.bool) if moves is None else moves
+    times = torch.where(moves, t[:, None].double(), 0.0)
+    time = lin("t_embedder.mlp.2", silu(lin("t_embedder.mlp.0", sinusoids(times))))
+    time = time + lin("fps_embedder.mlp.2", silu(lin("fps_embedder.mlp.0", sinusoids(fps))))[:, None]
+    shared = lin("t_block.1", silu(time)).unflatten(-1, (6, DIM))
+    text = lin("y_embedder.y_proj.fc2", gelu(lin("y_embedder.y_proj.fc1", y.double()), approximate="tanh"))
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
+        q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(-2, -3) if part.ndim < 5 else part for part in (q, k, v))
+        weights = q @ k.transpose(-1, -2) / math.sqrt(DIM // HEADS)
+        weights = weights if seen is None else weights.masked_fill(~seen[:, None, None, None], -torch.inf)
+        return (softmax(weights, -1) @ v).transpose(-2, -3).flatten(-2)
+
+    def block(kind: str, i: int, z: Tensor) -> Tensor:
+        at = f"{kind}_blocks.{i}"
+        table = (s[f"{at}.scale_shift_table"] + shared)[:, :, None]  # b f 1 6 d
+        m = layer_norm(z, (DIM,), eps=1e-6) * (1 + table[..., 1, :]) + table[..., 0, :]
+        m = m.transpose(1, 2) if kind == "temporal" else m
+        q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(-2, -3) for part in lin(f"{at}.attn.qkv", m).chunk(3, -1))
+        if f"{at}.attn.q_norm.weight" in s:
+            q, k = (
+                part * (part.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * s[f"{at}.attn.{name}_norm.weight"]
+                for part, name in ((q, "q"), (k, "k"))
+            )
+        if kind == "temporal":
+            q, k = turn(q), turn(k)
+        m = lin(f"{at}.attn.proj", attend(q, k, v))
+        m = m.transpose(1, 2) if kind == "temporal" else m
+        z = z + table[..., 2, :] * m
+        k, v = lin(f"{at}.cross_attn.kv_linear", text)[:, None].chunk(2, -1)
+        z = z + lin(f"{at}.cross_attn.proj", attend(lin(f"{at}.cross_attn.q_linear", z), k, v, mask))
+        m = layer_norm(z, (DIM,), eps=1e-6) * (1 + table[..., 4, :]) + table[..., 3, :]
+        m = lin(f"{at}.mlp.fc2", gelu(lin(f"{at}.mlp.fc1", m), approximate="tanh"))
+        return z + table[..., 5, :] * m
+
+    for i in range(DEPTH):
+        z = block("temporal", i, block("spatial", i, z))
+    table = (s["final_layer.scale_shift_table"] + time[:, :, None])[:, :, None]
+    z = lin("final_layer.linear", layer_norm(z, (DIM,), eps=1e-6) * (1 + table[..., 1, :]) + table[..., 0, :])
+    z = z.reshape(b, f, rows, columns, 2, 2, 8).permute(0, 6, 1, 2, 4, 3, 5)
+    return z.reshape(b, 8, f, h, w)
+
+
+def stdit3_file(folder: Path, state: State) -> Path:
+    torch.save(state, folder / "model.pth")
+    return folder / "model.pth"
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+@pytest.mark.parametrize("frames", [1, 4])
+def test_open_sora_computes_what_its_paper_says(tmp_path: Path, qk_norm: bool, frames: int) -> None:
+    state = stdit3_state(qk_norm)
+    ours, report = from_checkpoint(stdit3_file(tmp_path, state), num_attention_heads=HEADS)
+    assert report.dropped == {"rope.freqs": "computed, not stored"}
+    ours.double()
+    x, y = torch.randn(2, 4, frames, 6, 10).double(), torch.randn(2, 5, CAPTION).double()
+    t, mask, fps = torch.tensor([17.0, 803.0]), torch.arange(5) < torch.tensor([[5], [3]]), torch.tensor([24.0, 8.0])
+    given = torch.arange(frames) < torch.tensor([[0], [frames // 2]])
+    expected = stdit3(state, x, t, y, mask, fps, ~given)
+    actual = ours(x, t, y, mask, fps=fps / 4, frame_mask=given).sample
+    assert (actual + expected).norm() < 1e-5 * expected.norm()  # their velocity points the other way
+    null = state["y_embedder.y_embedding"][None].expand(2, -1, -1)
+    expected = stdit3(state, x, t, null, torch.ones(2, LENGTH, dtype=torch.bool), fps)
+    actual = ours(x, t, y, torch.zeros_like(mask), fps=fps / 4).sample
+    assert (actual + expected).norm() < 1e-5 * expected.norm()
+
+
+def test_open_sora_gets_every_tensor_back_bit_for_bit(tmp_path: Path) -> None:
+    state = stdit3_state()
+    ours, _ = from_checkpoint(stdit3_file(tmp_path, state), num_attention_heads=HEADS)
+    back = to_checkpoint(ours, "stdit3")
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+
+
+def test_a_folder_of_open_sora_is_read_by_its_configuration(tmp_path: Path) -> None:
+    state = stdit3_state()
+    save_file(state, tmp_path / "model.safetensors")
+    config = {
+        "architectures": ["STDiT3"],
+        "model_type": "STDiT3",
+        "hidden_size": DIM,
+        "num_heads": HEADS,
+        "depth": DEPTH,
+        "mlp_ratio": 4.0,
+        "in_channels": 4,
+        "patch_size": [1, 2, 2],
+        "caption_channels": CAPTION,
+        "model_max_length": LENGTH,
+        "pred_sigma": True,
+        "qk_norm": True,
+        "input_sq_size": 512,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    by_config, by_file = (
+        from_checkpoint(tmp_path)[0],
+        from_checkpoint(stdit3_file(tmp_path, state), num_attention_heads=2)[0],
+    )
+    left_out = ("_", "out_channels")
+    assert {k: v for k, v in by_config.config.items() if not k.startswith(left_out)} == {
+        k: v for k, v in by_file.config.items() if not k.startswith(left_out)
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config | {"kernel_size": [8, 8, -1]}))
+    with pytest.raises(ConversionError, match=r"STDiT3: kernel_size=\[8, 8, -1\]"):
+        from_checkpoint(tmp_path)
+
+
+def test_the_windows_and_channels_of_open_sora_1_3_are_named(tmp_path: Path) -> None:
+    state = stdit3_state() | {"x_embedder_cond.proj.weight": torch.ones(DIM, 4, 1, 2, 2)}
+    with pytest.raises(ConversionError, match="x_embedder_cond: of given frames"):
+        from_checkpoint(stdit3_file(tmp_path, state), num_attention_heads=HEADS)

@@ -1,0 +1,115 @@
+"""DiT (Peebles & Xie 2022): diffusers' `DiTTransformer2DModel` (0.42), and the `.pt` of facebookresearch/DiT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import DiTTransformer2DModel
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
+from torch import Tensor
+
+from videodit.models.formats.table import PATCH, ConversionError, Format, Its, Key, Place, State
+
+CLASS = DiTTransformer2DModel
+
+
+def square(config: Any) -> int:
+    """The side of the patch. ConversionError: it is not square, or of several frames."""
+    pt, ph, pw = config.patch_size
+    if pt != 1 or ph != pw:
+        raise ConversionError(f"it has square patches of one frame, but this model has patch_size={[pt, ph, pw]}")
+    return ph
+
+
+# what diffusers' DiT, PixArt and Latte have alike
+IMAGE_KEYS = [
+    *map(Key, ("in_channels", "num_layers", "num_attention_heads", "attention_head_dim", "activation_fn")),
+    *map(Key, ("attention_bias", "norm_elementwise_affine", "norm_eps")),
+    Key("out_channels", write=lambda c: c.out_channels or c.in_channels),
+    Key("patch_size", read=lambda c: (1, c.patch_size, c.patch_size), write=square),
+    Key("sample_size", read=lambda c: c.sample_size // c.patch_size, write=lambda c: c.sample_size * square(c)),
+    Key("mlp_ratio", None, 4.0),
+    Key("qk_norm", None, False),
+    Key(None, "dropout", 0.0),
+    Key(None, "attention_type", "default"),
+]
+KEYS = [
+    Key("axes", None, ("space",)),
+    *IMAGE_KEYS,
+    Key("norm_type", "norm_type", "ada_norm_zero"),
+    Key("num_classes", "num_embeds_ada_norm"),
+    Key("timestep_freq_shift", None, 1),
+    Key("interpolation_scale", None, 1.0),
+    Key("caption_channels", None, None),
+]
+
+
+def _embedders(name: str, config: Any) -> list[Place] | None:
+    """diffusers keeps an embedding of time and class in every block."""
+    if not name.startswith("embedders."):
+        return None
+    _, index, rest = name.split(".", 2)
+    rest = rest.replace("class_embedder.", "class_embedder.embedding_table.")
+    blocks = range(config.num_layers * len(config.axes)) if config.shared_embedder else [int(index)]
+    return [Place(f"transformer_blocks.{i}.norm1.emb.{rest}") for i in blocks]
+
+
+FORMAT = Format(
+    CLASS.__name__,
+    modules={
+        "patch_embed.proj": Its("pos_embed.proj", layout=PATCH),
+        "modulation_out": Its("proj_out_1"),
+        "proj_out": Its("proj_out_2"),
+    },
+    blocks=(("transformer_blocks", {"modulation": Its("norm1.linear"), "norm2": Its("norm3")}),),
+    more=_embedders,
+    unused=lambda name: "computed, not stored" if name == "pos_embed.pos_embed" else "",
+)
+
+
+def shares_embedder(state: State, layers: int) -> bool:
+    """Whether all blocks of diffusers' class embed time and class alike."""
+    first = {name: tensor for name, tensor in state.items() if name.startswith("transformer_blocks.0.norm1.emb.")}
+    return all(
+        tensor.is_meta or torch.equal(tensor, state[name.replace("blocks.0.", f"blocks.{i}.")])
+        for name, tensor in first.items()
+        for i in range(1, layers)
+    )
+
+
+# of the project's own files: fused queries, keys and values, as in timm
+FUSED = {
+    "attn1.to_q": Its("attn.qkv", 0, 3),
+    "attn1.to_k": Its("attn.qkv", 1, 3),
+    "attn1.to_v": Its("attn.qkv", 2, 3),
+    "attn1.to_out.0": Its("attn.proj"),
+    "ff.net.0.proj": Its("mlp.fc1"),
+    "ff.net.2": Its("mlp.fc2"),
+    "modulation": Its("adaLN_modulation.1"),
+}
+OWN_MODULES = {
+    "patch_embed.proj": Its("x_embedder.proj", layout=PATCH),
+    "proj_out": Its("final_layer.linear"),
+    "modulation_out": Its("final_layer.adaLN_modulation.1"),
+    "embedders.0.timestep_embedder.linear_1": Its("t_embedder.mlp.0"),
+    "embedders.0.timestep_embedder.linear_2": Its("t_embedder.mlp.2"),
+    "embedders.0.class_embedder": Its("y_embedder.embedding_table"),
+}
+
+
+def place_table(config: Any, state: State) -> State:
+    """The positions that files of DiT, PixArt and Latte keep."""
+    width, side = config.num_attention_heads * config.attention_head_dim, config.sample_size
+    scale = config.interpolation_scale
+    table = get_2d_sincos_pos_embed(width, side, base_size=side, interpolation_scale=scale, output_type="pt")
+    return {"pos_embed": table.float()[None]}
+
+
+ORIGINAL = Format("DiT", OWN_MODULES, (("blocks", FUSED),), computed=place_table)
+
+
+def original_config(state: State, *_: Any) -> dict[str, Any]:
+    """What its weights say beyond what those of DiT, PixArt and Latte say alike."""
+    table: Tensor | None = state.get("y_embedder.embedding_table.weight")
+    return {"norm_type": "ada_norm_zero"} | ({} if table is None else {"num_classes": len(table) - 1})

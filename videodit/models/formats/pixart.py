@@ -1,0 +1,118 @@
+"""PixArt-alpha, sigma (Chen et al. 2023, 2024): diffusers' `PixArtTransformer2DModel` (0.42), the projects' `.pth`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import PixArtTransformer2DModel
+
+from videodit.models.formats.dit import FUSED, IMAGE_KEYS, place_table
+from videodit.models.formats.table import PATCH, ConversionError, Format, Its, Key, State
+
+CLASS = PixArtTransformer2DModel
+
+
+def _width(config: Any) -> int:
+    return config.num_attention_heads * config.attention_head_dim
+
+
+def _captions(config: Any) -> int:
+    if config.caption_channels is None or config.cross_attention_dim != _width(config):
+        raise ConversionError(
+            f"caption_channels={config.caption_channels}, cross_attention_dim={config.cross_attention_dim}: text must "
+            f"be projected to the width of the model, {_width(config)}"
+        )
+    return config.caption_channels
+
+
+def _reads_text(config: Any) -> int:
+    if config.caption_channels is None:
+        raise ConversionError("it reads a text, but this model has caption_channels=None")
+    return config.caption_channels
+
+
+# what diffusers' PixArt and Latte have alike
+TEXT_KEYS = [
+    *IMAGE_KEYS,
+    Key("norm_type", "norm_type", "ada_norm_single"),
+    Key("caption_channels", read=_captions, write=_reads_text),
+    Key(None, "cross_attention_dim", write=_width),
+    Key(None, "num_embeds_ada_norm", 1000),
+    Key("caption_length", None, None),
+    Key("null_caption_length", None, None),
+]
+
+
+def default_scale(config: Any) -> int:
+    """Of the positions, where the configuration of diffusers' class says none: one for 512 pixels."""
+    return max(config.sample_size // 64, 1)
+
+
+def _scale(config: Any) -> float:
+    return config.interpolation_scale if config.interpolation_scale is not None else default_scale(config)
+
+
+KEYS = [
+    Key("axes", None, ("space",)),
+    *TEXT_KEYS,
+    Key("interpolation_scale", read=_scale),
+    Key("use_additional_conditions", read=lambda c: _sized(c)),
+]
+
+
+def _sized(config: Any) -> bool:
+    """As the class decides where its configuration does not."""
+    given = config.use_additional_conditions
+    return config.sample_size == 128 if given is None else given
+
+
+FORMAT = Format(
+    CLASS.__name__,
+    {"patch_embed.proj": Its("pos_embed.proj", layout=PATCH)},
+    (("transformer_blocks", {}),),
+    unused=lambda name: "computed, not stored" if name == "pos_embed.pos_embed" else "",
+)
+
+TEXT_FUSED = FUSED | {
+    "attn2.to_q": Its("cross_attn.q_linear"),
+    "attn2.to_k": Its("cross_attn.kv_linear", 0, 2),
+    "attn2.to_v": Its("cross_attn.kv_linear", 1, 2),
+    "attn2.to_out.0": Its("cross_attn.proj"),
+}
+OWN_MODULES = {
+    "scale_shift_table": Its("final_layer.scale_shift_table"),
+    "patch_embed.proj": Its("x_embedder.proj", layout=PATCH),
+    "proj_out": Its("final_layer.linear"),
+    "adaln_single.emb.timestep_embedder.linear_1": Its("t_embedder.mlp.0"),
+    "adaln_single.emb.timestep_embedder.linear_2": Its("t_embedder.mlp.2"),
+    "adaln_single.emb.resolution_embedder.linear_1": Its("csize_embedder.mlp.0"),
+    "adaln_single.emb.resolution_embedder.linear_2": Its("csize_embedder.mlp.2"),
+    "adaln_single.emb.aspect_ratio_embedder.linear_1": Its("ar_embedder.mlp.0"),
+    "adaln_single.emb.aspect_ratio_embedder.linear_2": Its("ar_embedder.mlp.2"),
+    "adaln_single.linear": Its("t_block.1"),
+    "caption_projection.linear_1": Its("y_embedder.y_proj.fc1"),
+    "caption_projection.linear_2": Its("y_embedder.y_proj.fc2"),
+}
+NULL = "the null caption of its training; the empty prompt takes its place"
+ORIGINAL = Format(
+    "PixArt",
+    OWN_MODULES,
+    (("blocks", TEXT_FUSED),),
+    unused=lambda name: NULL if name == "y_embedder.y_embedding" else "",
+    computed=place_table,
+)
+
+
+def original_config(state: State, side: int, interpolation_scale: float | None) -> dict[str, Any]:
+    """What its weights say beyond what those of DiT, PixArt and Latte say alike; `side`: places a side."""
+    null = state.get("y_embedder.y_embedding")
+    sigma = null is not None and len(null) == 300  # alpha's captions are of 120 tokens
+    scale = interpolation_scale or {16: 0.5 if sigma else 1.0, 32: 1.0, 64: 2.0, 128: 4.0}.get(side)
+    if scale is None:
+        raise ConversionError(f"{side} places a side are no published PixArt's; give interpolation_scale")
+    return {
+        "norm_type": "ada_norm_single",
+        "caption_channels": state["y_embedder.y_proj.fc1.weight"].shape[1],
+        "use_additional_conditions": "csize_embedder.mlp.0.weight" in state,
+        "interpolation_scale": scale,
+    }

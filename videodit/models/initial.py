@@ -1,0 +1,38 @@
+"""What a fresh `VideoDiT` begins with, all in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def initialize(model: Any) -> None:
+    """Sets every weight of a fresh model.
+
+    Linear layers xavier, biases zero; timestep MLP, label table and shared modulation N(0, 0.02), adaLN-zero
+    projections zero (DiT). Cross-attention and head start at zero (PixArt-alpha), what is added for a frame rate too,
+    and `time` blocks are silent (Open-Sora; under adaLN-zero all blocks are, by their gates): a fresh model predicts
+    zero, and a fresh video model on top of image weights is the image model.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in (model.adaln_single if hasattr(model, "adaln_single") else model.embedders).modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+    if model.fps_embedder is not None:
+        nn.init.zeros_(model.fps_embedder.timestep_embedder.linear_2.weight)
+    for block in model.blocks:
+        if block.attn2 is not None:
+            nn.init.zeros_(block.attn2.get_parameter("to_out.0.weight"))
+        if block.modulation is not None:  # its gates; zeros behind them too would stop all gradients
+            nn.init.zeros_(block.modulation.weight)
+        elif block.axis == "time":
+            block.silence()
+    if model.config.norm_type == "ada_norm_zero":
+        nn.init.zeros_(model.modulation_out.weight)
+    nn.init.zeros_(model.proj_out.weight)
+    nn.init.zeros_(model.proj_out.bias)

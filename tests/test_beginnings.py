@@ -14,6 +14,7 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
 )
 
+from videodit.conditions import Told
 from videodit.diffusion.guidance import scales_of_steps
 from videodit.geometry import ClipSize
 from videodit.given import noised_video
@@ -84,9 +85,9 @@ def test_a_text_becomes_memory_once_and_what_is_told_no_text_stays() -> None:
         def text_memory(self, text: torch.Tensor, mask: torch.Tensor | None) -> tuple[str, float]:
             return "memory", float(text.sum())
 
-    told = {"encoder_hidden_states": torch.ones(1, 2, 3), "encoder_attention_mask": None, "fps": 8.0}
-    assert with_text_memory(Reads(), told) == {"text_memory": ("memory", 6.0), "fps": 8.0}
-    assert with_text_memory(Reads(), {"class_labels": 3}) == {"class_labels": 3}
+    told = Told({"prompt_embeds": torch.ones(1, 2, 3)}, 8.0)
+    assert with_text_memory(Reads(), told) == Told({"text_memory": ("memory", 6.0)}, 8.0)
+    assert with_text_memory(Reads(), Told({"class_labels": 3})) == Told({"class_labels": 3})
 
 
 def test_a_scale_is_what_was_said_and_none_below_one() -> None:

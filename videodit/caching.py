@@ -29,7 +29,6 @@ from einops import rearrange
 from torch import Tensor
 
 from videodit.diffusion.schedulers import is_flow
-from videodit.models.attention import TextMemory
 
 CACHES = {"first-block": 0.1, "pyramid-attention": 2, "taylorseer": 3, "sea": 0.25}
 BY_CONTENT = (FirstBlockCacheConfig, SeaCacheConfig)
@@ -77,7 +76,7 @@ def _config(pipe: Any, name: str, value: float) -> Any:
         return SeaCacheConfig(threshold=value, raw_vision_callback=lambda model, args, kwargs: list(args[0]))
     if name == "taylorseer":
         return TaylorSeerCacheConfig(cache_interval=int(value), taylor_factors_dtype=torch.float32, use_lite_mode=True)
-    along_time = [block.axis == "time" for block in pipe.transformer.blocks]
+    along_time = [block.axis == "time" for block in pipe.transformer.units]
     places = [
         tuple(rf"^blocks\.{i}\." for i, time in enumerate(along_time) if time is wanted) for wanted in (False, True)
     ]
@@ -107,7 +106,7 @@ def forget(model: Any) -> None:
 
 def check_cache(model: Any, latent_frames: int) -> None:
     """ValueError where a cache that closes at the last block is asked for an image, which may skip that one."""
-    skips = latent_frames == 1 and model.blocks[-1].axis == "time"
+    skips = latent_frames == 1 and model.units[-1].axis == "time"
     if skips and model.is_cache_enabled and isinstance(model._cache_config, BY_CONTENT):
         name = type(model._cache_config).__name__.removesuffix("Config")
         raise ValueError(
@@ -115,28 +114,22 @@ def check_cache(model: Any, latent_frames: int) -> None:
         )
 
 
-def predict(model: Any, clips: int, where: dict[str, Any], latents: Tensor, times: Tensor, **conditions: Any) -> Tensor:
-    """`model(latents, times, **conditions)[0]`, under the model's cache.
+def predict(model: Any, clips: int, where: dict[str, Any], latents: Tensor, times: Tensor, told: Any) -> Tensor:
+    """`model(latents, times)[0]`, told what a `conditions.Told` holds, under the model's cache.
 
     Args:
         clips: how many; the rows of all tensors are clips, once a pass.
         where: in the walk: what diffusers' `cache_context` takes.
     """
     if not model.is_cache_enabled:
-        return model(latents, times, return_dict=False, **conditions)[0]
+        return model(latents, times, **told.kwargs(model), return_dict=False)[0]
     if not isinstance(model._cache_config, BY_CONTENT):
         with model.cache_context("clips", **where):
-            return model(latents, times, return_dict=False, **conditions)[0]
+            return model(latents, times, **told.kwargs(model), return_dict=False)[0]
     predictions = []
     for clip in range(clips):
         rows = slice(clip, None, clips)
         with model.cache_context(f"clip {clip}", **where):
-            own = rows_of(conditions, rows)
-            predictions.append(model(latents[rows], times[rows], return_dict=False, **own)[0])
+            own = told.rows(rows).kwargs(model)
+            predictions.append(model(latents[rows], times[rows], **own, return_dict=False)[0])
     return rearrange(torch.stack(predictions), "b k c f h w -> (k b) c f h w")
-
-
-def rows_of(conditions: dict[str, Any], rows: slice | list[int]) -> dict[str, Any]:
-    """The same conditions for some rows of the batch; what is no tensor is of all rows."""
-    parts = {k: rows_of(v, rows) if isinstance(v, dict) else v for k, v in conditions.items()}
-    return {k: v[rows] if isinstance(v, Tensor | TextMemory) else v for k, v in parts.items()}

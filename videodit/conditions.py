@@ -1,24 +1,101 @@
-"""What the model is told of a clip: prompts, as words or as states that were made of them before; a class; a size.
+"""What a model is told of a clip: prompts, as words or as states that were made of them before; a class; a size.
 
-Conditions are keyword arguments of the model. Their rows are the clips of the pass that is told, and behind them, where
-there is guidance, those of the pass that is not. Names of states and masks are diffusers': `prompt_embeds` b m e and
-`prompt_attention_mask` b m, and the same of the negative prompt.
+`Told` holds it as named tensors, and is the one place where they become keyword arguments of a model. Names of states
+and masks are diffusers': `prompt_embeds` b m e and `prompt_attention_mask` b m, and the same of the negative prompt.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from videodit.models import VideoModel
 from videodit.text import TextEncoder, TextStates, padded
 
 log = logging.getLogger(__name__)
 
-PARTS = {"embeds": "encoder_hidden_states", "attention_mask": "encoder_attention_mask"}
+TEXT = ("prompt_embeds", "prompt_attention_mask")
+
+
+@dataclass(frozen=True)
+class Told:
+    """All that a model is told beside latents and times, as named tensors whose rows are clips.
+
+    Where there is guidance, the clips of the pass that is told come first, those of the passes that are not behind.
+
+    tensors: "prompt_embeds" b m e and "prompt_attention_mask" b m (True: read), or "text_memory", what the model made
+    of them; "class_labels" b; "size" b 2, height and width in pixels, float32; "frame_mask" b f (True: given). fps: of
+    the latent, for all; None: the model's own.
+    """
+
+    tensors: Mapping[str, Any]
+    fps: float | None = None
+
+    def kwargs(self, model: VideoModel) -> dict[str, Any]:
+        """As keyword arguments of the model, of all that it asks for."""
+        given, keywords = self.tensors, {"fps": self.fps, "frame_mask": self.tensors.get("frame_mask")}
+        for condition in model.conditions:
+            if condition.kind == "text" and "text_memory" in given:
+                keywords["text_memory"] = given["text_memory"]
+            elif condition.kind == "text":
+                keywords["encoder_hidden_states"] = given.get("prompt_embeds")
+                keywords["encoder_attention_mask"] = given.get("prompt_attention_mask")
+            elif condition.kind == "class":
+                keywords["class_labels"] = given.get("class_labels")
+            else:  # as PixArt-alpha at 1024 takes it
+                height, width = given["size"][:, :1], given["size"][:, 1:]
+                keywords["added_cond_kwargs"] = {"resolution": given["size"], "aspect_ratio": height / width}
+        return keywords
+
+    def rows(self, rows: slice | list[int]) -> Told:
+        """The same of some clips."""
+        return Told({name: tensor[rows] for name, tensor in self.tensors.items()}, self.fps)
+
+    def repeated(self, times: int) -> Told:
+        """Each clip so many times over."""
+        return Told({name: rows.repeat_interleave(times, dim=0) for name, rows in self.tensors.items()}, self.fps)
+
+    def to(self, device: torch.device) -> Told:
+        return Told({name: tensor.to(device) for name, tensor in self.tensors.items()}, self.fps)
+
+    def also(self, **tensors: Any) -> Told:
+        """With these tensors beside, or in place of, its own; None takes one away."""
+        kept = {name: tensor for name, tensor in {**self.tensors, **tensors}.items() if tensor is not None}
+        return Told(kept, self.fps)
+
+    def texts(self, count: int) -> dict[str, Tensor]:
+        """The text of `count` clips, and the negative one's where there is guidance, by diffusers' names."""
+        parts = {name: self.tensors[name] for name in TEXT if name in self.tensors}
+        told = {name: rows[:count] for name, rows in parts.items()}
+        return told | {f"negative_{name}": rows[count:] for name, rows in parts.items() if len(rows) > count}
+
+    def retold(self, count: int, tensors: Mapping[str, Tensor]) -> Told:
+        """With texts by those names in the place of its own, itself where there are none; ValueError: another shape."""
+        texts = self.texts(count)
+        if not texts.keys() & tensors.keys():
+            return self
+        for name, tensor in tensors.items():
+            if name in texts and tensor.shape != texts[name].shape:
+                shapes = f"{tuple(tensor.shape)}, in place of {tuple(texts[name].shape)}"
+                raise ValueError(f"callback_on_step_end gave back {name} of shape {shapes}")
+        texts |= {name: tensor for name, tensor in tensors.items() if name in texts}
+        both = {name: [texts[part] for part in (name, f"negative_{name}") if part in texts] for name in TEXT}
+        return self.also(**{name: torch.cat(rows) for name, rows in both.items() if rows})
+
+
+def asked(model: VideoModel, kind: str) -> int | None:
+    """The width of what a model asks for of this kind, `models.Condition`; None: nothing."""
+    return next((condition.width for condition in model.conditions if condition.kind == kind), None)
+
+
+def of_size(height: int, width: int, clips: int, device: torch.device) -> Tensor:
+    """Of so many clips of one size in pixels: b 2."""
+    return torch.tensor([[height, width]] * clips, dtype=torch.float32, device=device)
 
 
 def of_call(
@@ -30,8 +107,8 @@ def of_call(
     *,
     guided: bool,
     masked: bool = True,
-) -> dict[str, Any]:
-    """Text conditions of prompts, or of embeds in their place.
+) -> Told:
+    """Told the text of prompts, or of embeds in their place.
 
     Args:
         encoder: gives what encodes, asked for where something is to be encoded.
@@ -57,12 +134,12 @@ def of_call(
     if not masked:
         if told is not None or untold is not None:
             raise ValueError("use_text_mask=False needs the states of padding, which are made of prompts: give those")
-        return {"encoder_hidden_states": _unmasked(encoder(), prompts, negatives if guided else None)}
+        return Told({"prompt_embeds": _unmasked(encoder(), prompts, negatives if guided else None)})
     parts = [told or encoded(encoder(), prompts)]
     if guided:
         parts += [encoded(encoder(), negatives)] if untold is None else [untold] * (count // against)
     text = _joined(parts)
-    return {"encoder_hidden_states": text.states, "encoder_attention_mask": text.mask}
+    return Told({"prompt_embeds": text.states, "prompt_attention_mask": text.mask})
 
 
 def encoded(encoder: TextEncoder, prompts: list[str]) -> TextStates:
@@ -128,34 +205,6 @@ def _unmasked(encoder: TextEncoder, prompts: list[str], negatives: list[str] | N
     return torch.cat(parts)
 
 
-def by_name(conditions: Mapping[str, Any], count: int) -> dict[str, Tensor]:
-    """The text of `count` clips by diffusers' names, as far as it is there."""
-    parts = {part: conditions[key] for part, key in PARTS.items() if key in conditions}
-    told = {f"prompt_{part}": rows[:count] for part, rows in parts.items()}
-    return told | {f"negative_prompt_{part}": rows[count:] for part, rows in parts.items() if len(rows) > count}
-
-
-def replaced(conditions: dict[str, Any], count: int, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Conditions with these tensors, by diffusers' names, in the place of their own; ValueError for another shape."""
-    texts = by_name(conditions, count)
-    if not texts.keys() & tensors.keys():
-        return conditions
-    for name, tensor in tensors.items():
-        if name in texts and tensor.shape != texts[name].shape:
-            shapes = f"{tuple(tensor.shape)}, in place of {tuple(texts[name].shape)}"
-            raise ValueError(f"callback_on_step_end gave back {name} of shape {shapes}")
-    texts |= {name: tensor for name, tensor in tensors.items() if name in texts}
-    both = {
-        part: [texts[name] for name in (f"prompt_{part}", f"negative_prompt_{part}") if name in texts] for part in PARTS
-    }
-    return conditions | {PARTS[part]: torch.cat(rows) for part, rows in both.items() if rows}
-
-
-def repeated(conditions: dict[str, Tensor], times: int) -> dict[str, Tensor]:
-    """Conditions with each row so many times over."""
-    return {name: rows.repeat_interleave(times, dim=0) for name, rows in conditions.items()}
-
-
 def check_class(classes: int | None, labels: list[int] | None, worded: bool) -> None:
     """ValueError where a model is told a class and should not be, or should be and is not, or one that it has not."""
     if labels is not None:
@@ -167,12 +216,6 @@ def check_class(classes: int | None, labels: list[int] | None, worded: bool) -> 
         raise ValueError(f"this model is told a class: give class_labels (0 to {classes - 1}), not a prompt")
 
 
-def class_conditions(labels: list[int], none: int, guided: bool, device: torch.device) -> dict[str, Any]:
-    """Of classes; `none` is the number that stands for no class."""
-    return {"class_labels": torch.tensor(labels + [none] * len(labels) * guided, device=device)}
-
-
-def size_conditions(height: int, width: int, rows: int, device: torch.device) -> dict[str, Tensor]:
-    """What PixArt-alpha at 1024 is told of a picture: height and width in pixels, and their ratio."""
-    values = {"resolution": [height, width], "aspect_ratio": [height / width]}
-    return {k: torch.tensor([v] * rows, dtype=torch.float32, device=device) for k, v in values.items()}
+def of_classes(labels: list[int], none: int, guided: bool) -> Told:
+    """Told classes; `none` is the number that stands for no class."""
+    return Told({"class_labels": torch.tensor(labels + [none] * len(labels) * guided)})

@@ -56,7 +56,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         caption_channels: width of the text encoder's states; None for a model without text.
         caption_length: every text is of so many tokens: zeros stand behind a shorter one, and are seen (Wan: 512).
             None: of any number, and what a mask leaves out is not seen.
-        null_caption_length: tokens of a learned text that stands for none (Open-Sora: 300). None: that is seen as zeros.
+        null_caption_length: tokens of a learned text that stands for none (Open-Sora: 300). None: zeros do.
         cross_attention_axes: the axes whose blocks look at the text (None: all; Latte: space alone).
         cross_attention_norm: layer-normalize, with weights, what looks at the text (Wan).
         cross_attention_qk_norm: RMS-normalize queries and keys there too.

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from videodit.codec import FRAMEWISE, VIDEO, VideoCodec
-from videodit.conditions import by_name, of_call
+from videodit.conditions import asked, of_call
 from videodit.diffusion.schedulers import prediction_of
 from videodit.disk import writing
 from videodit.geometry import ClipSize, Strides
@@ -146,7 +146,7 @@ class Parts(DiffusionPipeline):
 
     def _text_encoder(self, max_sequence_length: int | None = None) -> TextEncoder:
         """Text encoder and tokenizer as one, which reads so many tokens at most (None: its own number)."""
-        if self.transformer is not None and self.transformer.config.num_classes is not None:
+        if self.transformer is not None and asked(self.transformer, "class") is not None:
             raise ValueError("this model reads no text, it is told a class: give class_labels, not a prompt")
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError(
@@ -214,6 +214,6 @@ class Parts(DiffusionPipeline):
         """
         prompts, encoder = [prompt] if isinstance(prompt, str) else prompt, self._text_encoder(max_sequence_length)
         text = of_call(lambda: encoder, encoder.width, prompts, negative_prompt, guided=do_classifier_free_guidance)
-        rows = {name: t.to(device or self._execution_device) for name, t in by_name(text, len(prompts)).items()}
+        rows = {name: t.to(device or self._execution_device) for name, t in text.texts(len(prompts)).items()}
         told = rows["prompt_embeds"], rows["prompt_attention_mask"]
         return *told, rows.get("negative_prompt_embeds"), rows.get("negative_prompt_attention_mask")

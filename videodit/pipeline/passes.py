@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from videodit.caching import predict
+from videodit.conditions import Told
 from videodit.diffusion.guidance import classifier_free_guidance, two_scale_guidance
 from videodit.given import Given
 
@@ -21,22 +22,21 @@ def guided_prediction(
     scheduler: Any,
     latents: Tensor,
     t: Tensor,
-    conditions_of: Callable[[tuple[int, ...]], dict[str, Any]],
+    told_of: Callable[[tuple[int, ...]], Told],
     guidance: tuple[float, float, float],
-    fps: float,
     given: Given | None,
     noise: Tensor,
     where: dict[str, Any],
 ) -> Tensor:
     """The model's guided prediction; all passes of guidance go through the model as one batch.
 
-    conditions_of: what the model is told of the clips (rows 0 to b - 1 with the prompt, from b on without).
+    told_of: what the model is told of the clips (rows 0 to b - 1 with the prompt, from b on without).
     guidance: the scale of the prompt, that of the given frames, and rescale.
     """
     scale, image_scale, rescale = guidance
     shown, count = passes_of(scale, image_scale), len(latents)
-    told, untold = tuple(range(count)), tuple(range(count, 2 * count))
-    conditions = dict(conditions_of(told + untold * (len(shown) - 1)))
+    with_it, without = tuple(range(count)), tuple(range(count, 2 * count))
+    told = told_of(with_it + without * (len(shown) - 1))
     inputs = [latents] * len(shown)
     if given is not None and not all(shown):
         inputs[-1] = given.under_noise(latents, scheduler, noise, t)
@@ -44,10 +44,10 @@ def guided_prediction(
         inputs = [scheduler.scale_model_input(one, t) for one in inputs]
     if given is not None:
         inputs = [given.put_into(one) if seen else one for one, seen in zip(inputs, shown, strict=True)]
-        conditions["frame_mask"] = torch.cat([given.mask & seen for seen in shown])
+        told = told.also(frame_mask=torch.cat([given.mask & seen for seen in shown]))
     scaled = torch.cat(inputs)
     times = t.to(latents.device).float().expand(len(scaled))
-    prediction = predict(model, count, where, scaled, times, fps=fps, **conditions).float()
+    prediction = predict(model, count, where, scaled, times, told).float()
     if prediction.shape[1] == 2 * latents.shape[1] and not _takes_variance(scheduler):
         prediction = prediction.chunk(2, dim=1)[0]
     first, *others = prediction.chunk(len(shown))
@@ -62,18 +62,19 @@ def passes_of(scale: float, image_scale: float) -> list[bool]:
     return [True] + [True] * (scale != image_scale) + [False] * (image_scale != 1)
 
 
-def with_text_memory(model: Any, conditions: dict[str, Any]) -> dict[str, Any]:
-    """The conditions of a model, with its memory of the text in place of the text.
+def with_text_memory(model: Any, told: Told) -> Told:
+    """What a model is told, with its memory of the text in place of the text.
 
     The text stays where a block's weights are there for that block's call alone: under diffusers' group offloading and
     under FSDP.
     """
     apart = isinstance(model, FSDPModule) or _is_group_offload_enabled(model)
-    if "encoder_hidden_states" not in conditions or apart:
-        return conditions
-    rest = dict(conditions)
-    text, mask = rest.pop("encoder_hidden_states"), rest.pop("encoder_attention_mask", None)
-    return rest | {"text_memory": model.text_memory(text, mask)}
+    if "prompt_embeds" not in told.tensors or apart:
+        return told
+    memory = model.text_memory(told.tensors["prompt_embeds"], told.tensors.get("prompt_attention_mask"))
+    if memory is None:
+        return told
+    return told.also(text_memory=memory, prompt_embeds=None, prompt_attention_mask=None)
 
 
 def _takes_variance(scheduler: Any) -> bool:

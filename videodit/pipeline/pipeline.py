@@ -13,14 +13,15 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from videodit.caching import check_cache, forget, rows_of
-from videodit.conditions import by_name, check_class, class_conditions, of_call, repeated, replaced, size_conditions
+from videodit.caching import check_cache, forget
+from videodit.conditions import Told, asked, check_class, of_call, of_classes, of_size
 from videodit.diffusion.guidance import scales_of_steps
 from videodit.diffusion.schedulers import check_scheduler, clean_estimate, set_times, steps_of_call
 from videodit.geometry import ClipSize
@@ -166,8 +167,8 @@ class VideoDiTPipeline(Parts):
             self.scheduler, num_inference_steps, timesteps, sigmas, config.default_num_inference_steps
         )
         prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-        asked = len(next(one for one in (class_labels, prompt_embeds, prompts) if one is not None))
-        default, count = self.default_size, asked * num_videos_per_prompt
+        wanted = len(next(one for one in (class_labels, prompt_embeds, prompts) if one is not None))
+        default, count = self.default_size, wanted * num_videos_per_prompt
         size = ClipSize(
             num_frames if num_frames is not None else default.num_frames,
             height if height is not None else default.height,
@@ -176,7 +177,8 @@ class VideoDiTPipeline(Parts):
         )
         shape = (count, *size.latent(self.strides, model.patch_size))
         embeds = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
-        check_class(model.config.num_classes, class_labels, bool(prompts) or any(e is not None for e in embeds))
+        classes, reads = asked(model, "class"), asked(model, "text")
+        check_class(classes, class_labels, bool(prompts) or any(e is not None for e in embeds))
         check_call(generator, latents, shape, num_videos_per_prompt, output_type)
         check_scheduler(self.scheduler, config.prediction_type)
         check_cache(model, shape[2])
@@ -188,26 +190,24 @@ class VideoDiTPipeline(Parts):
             log.warning("far from what the model was trained at, so the clip may fall apart: %s", far)
         guided = any(one != 1 for one in scales + image_scales)
         if class_labels is None:
-            text = of_call(
+            told = of_call(
                 lambda: self._text_encoder(max_sequence_length),
-                model.config.caption_channels,
+                reads or 0,
                 prompts,
                 negative_prompt,
                 embeds,
                 guided=guided,
                 masked=use_text_mask,
             )
-            told = {name: rows.to(self._execution_device) for name, rows in text.items()}
         else:
-            told = class_conditions(class_labels, model.config.num_classes, guided, self._execution_device)
-        conditions: dict[str, Any] = repeated(told, num_videos_per_prompt)
+            told = of_classes(class_labels, classes or 0, guided)
+        told = told.to(self._execution_device).repeated(num_videos_per_prompt)
+        told = replace(told, fps=size.fps / self.strides.time)
+        told = told.also(size=of_size(size.height, size.width, (1 + guided) * count, self._execution_device))
         watched = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
-        known = ("latents", "pred_original_sample", *by_name(conditions, count))
+        known = ("latents", "pred_original_sample", *told.texts(count))
         if unknown := [name for name in watched if name not in known]:
             raise ValueError(f"callback_on_step_end_tensor_inputs: {unknown[0]!r} is none of {', '.join(known)}")
-        if model.config.use_additional_conditions:
-            rows = (1 + guided) * count
-            conditions["added_cond_kwargs"] = size_conditions(size.height, size.width, rows, self._execution_device)
 
         device, dtype = self._execution_device, torch.float32
         set_times(self.scheduler, steps, timesteps, sigmas, device, size.tokens(self.strides, model.patch_size))
@@ -235,10 +235,10 @@ class VideoDiTPipeline(Parts):
         )
 
         @cache  # the text goes through the model's projections once, not once a step
-        def conditions_of(rows: tuple[int, ...]) -> dict[str, Any]:
-            return with_text_memory(model, rows_of(conditions, list(rows)))
+        def told_of(rows: tuple[int, ...]) -> Told:
+            return with_text_memory(model, told.rows(list(rows)))
 
-        skipped, latent_fps = len(self.scheduler.timesteps) - len(times), size.fps / self.strides.time
+        skipped = len(self.scheduler.timesteps) - len(times)
         passes: list[bool] = []
         times_in_all, self._num_timesteps = self.scheduler.config.num_train_timesteps, len(times)
         with self.progress_bar(total=len(times)) as bar:
@@ -256,21 +256,19 @@ class VideoDiTPipeline(Parts):
                     forget(model)
                 self._current_timestep = t
                 where = {"step_index": index, "num_inference_steps": len(times), "sigma": float(t) / times_in_all}
-                prediction = guided_prediction(
-                    model, self.scheduler, latents, t, conditions_of, three, latent_fps, given, noise, where
-                )
+                prediction = guided_prediction(model, self.scheduler, latents, t, told_of, three, given, noise, where)
                 clean = latents
                 if "pred_original_sample" in watched:
                     clean = clean_estimate(self.scheduler, prediction, latents, t)
                 latents = self.scheduler.step(prediction, t, latents, **step_kwargs, return_dict=False)[0]
                 clean, latents = (given.put_into(one) if given else one for one in (clean, latents))
                 if callback_on_step_end is not None:
-                    tensors = {"latents": latents, "pred_original_sample": clean, **by_name(conditions, count)}
+                    tensors = {"latents": latents, "pred_original_sample": clean, **told.texts(count)}
                     changed = callback_on_step_end(self, index, t, {name: tensors[name] for name in watched}) or {}
                     latents = changed.get("latents", latents)
-                    if (retold := replaced(conditions, count, changed)) is not conditions:
-                        conditions = retold
-                        conditions_of.cache_clear()
+                    if (retold := told.retold(count, changed)) is not told:
+                        told = retold
+                        told_of.cache_clear()
                 bar.update()
         if output_type == "latent":
             made: Any = latents

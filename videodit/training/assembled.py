@@ -103,14 +103,14 @@ class Assembled:
         self.raw_model.transformer.set_sequence_group(self.group)
         choose_weights(self.raw_model, config, self.train_clips)
         if self.sharded:
-            parallel.shard(self.raw_model, self.raw_model.transformer.blocks, self.accelerator.device.type)
+            parallel.shard(self.raw_model, self.raw_model.transformer.units, self.accelerator.device.type)
 
     def _build_optimizers(self) -> None:
         train, model = self.config.train, self.raw_model
         self.weights = [p for p in model.parameters() if p.requires_grad]
         inner: list[nn.Parameter] = []
         if train.optimizer == "muon":
-            linear = (m for m in model.transformer.blocks.modules() if isinstance(m, nn.Linear))
+            linear = (m for m in model.transformer.units.modules() if isinstance(m, nn.Linear))
             inner = [weight for m in linear if (weight := m.get_parameter("weight")).requires_grad]
         self.raw_optimizers = build_optimizers(
             self.weights, inner, train.learning_rate, train.betas, train.weight_decay, train.muon_learning_rate

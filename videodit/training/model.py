@@ -11,7 +11,7 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.utils import is_peft_available
 from torch import Tensor, nn
 
-from videodit.conditions import size_conditions
+from videodit.conditions import Told, asked, of_size
 from videodit.config import Lora, Run
 from videodit.config import Model as Shape
 from videodit.data.cache import Latents, TextCache
@@ -51,12 +51,10 @@ class Model(nn.Module):
     ) -> Tensor:
         states, mask = (self.encoded or self.text)(captions)
         states, mask = states.to(noisy.device), mask.to(noisy.device)
-        added = None
-        if self.transformer.config.use_additional_conditions:
-            height, width = (side * self.pixels for side in noisy.shape[-2:])
-            added = size_conditions(height, width, len(noisy), noisy.device)
-        kwargs = {"added_cond_kwargs": added, "fps": fps, "frame_mask": given, "return_dict": False}
-        return self.transformer(noisy, timestep, states, mask, **kwargs)[0]
+        height, width = (side * self.pixels for side in noisy.shape[-2:])
+        told = Told({"prompt_embeds": states, "prompt_attention_mask": mask}, fps)
+        told = told.also(size=of_size(height, width, len(noisy), noisy.device), frame_mask=given)
+        return self.transformer(noisy, timestep, **told.kwargs(self.transformer), return_dict=False)[0]
 
 
 def build_text(config: Run, captions: list[str]) -> TextEncoder:
@@ -103,19 +101,20 @@ def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> Video
         _check_shape(transformer, config)
     else:
         transformer = VideoDiT.sized(**fresh_shape(config, strides, text.width))
-    if transformer.config.in_channels != channels:
+    if transformer.in_channels != channels:
         raise ValueError(
-            f"{config.train.start_from}: a transformer of {transformer.config.in_channels} latent channels, but "
+            f"{config.train.start_from}: a transformer of {transformer.in_channels} latent channels, but "
             f"the VAE has {channels}; set codec: to the VAE it was trained with"
         )
-    if transformer.config.num_classes is not None:
+    if asked(transformer, "class") is not None:
         raise ValueError(
             f"{config.train.start_from}: a transformer that is told a class; grow it with tools/inflate.py "
             f"--text-encoder ... --drop-classes"
         )
-    if transformer.config.caption_channels != text.width:
+    reads = asked(transformer, "text")
+    if reads != text.width:
         raise ValueError(
-            f"{config.train.start_from}: a transformer that reads states of {transformer.config.caption_channels}, "
+            f"{config.train.start_from}: a transformer that reads states of {reads}, "
             f"but the text encoder gives {text.width}; set text.source to the one it was trained or grown with"
         )
     halves = transformer.out_channels // channels
@@ -128,7 +127,7 @@ def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> Video
         raise ValueError("objective.given_frames and frame_times need a patch of one frame (model.patch_size[0]: 1)")
     if config.train.lora:
         add_lora(transformer, config.train.lora)
-    checkpoint_blocks(transformer, int(config.model.gradient_checkpointing))
+    transformer.checkpoint_units(int(config.model.gradient_checkpointing))
     if config.model.attention_backend:
         for module in transformer.modules():  # not the model's own method, which sets a default of the process too
             if isinstance(module, AttentionModuleMixin):
@@ -136,13 +135,6 @@ def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> Video
     if config.model.compile:
         transformer.compile_repeated_blocks()
     return transformer
-
-
-def checkpoint_blocks(transformer: VideoDiT, every: int) -> None:
-    """Recomputes every n-th block in the backward pass; 0: none."""
-    if every:
-        transformer.enable_gradient_checkpointing()
-        transformer.checkpoint_every = every
 
 
 def _check_shape(transformer: VideoDiT, config: Run) -> None:
@@ -188,7 +180,7 @@ def save_lora(transformer: VideoDiT, lora: Lora, state: dict[str, Tensor], folde
         state: of the transformer with its adapters, whole, on the CPU.
     """
     with torch.device("meta"):
-        adapted = VideoDiT.from_config(transformer.config)
+        adapted = type(transformer).from_config(transformer.config)
         add_lora(adapted, lora)
     adapted.load_state_dict(state, assign=True)
     adapted.save_lora_adapter(folder)
@@ -211,7 +203,7 @@ def merged(transformer: VideoDiT, state: dict[str, Tensor]) -> VideoDiT:
             value = value + transformer.get_submodule(layer).scaling["default"] * (up @ down)
         weights[name.replace(".base_layer.", ".")] = value
     with torch.device("meta"):
-        plain = VideoDiT.from_config(transformer.config)
+        plain = type(transformer).from_config(transformer.config)
     plain.load_state_dict(weights, assign=True)
     return plain
 
@@ -225,11 +217,8 @@ def choose_weights(model: Model, config: Run, clips: Latents | LiveClips) -> Non
     patterns = config.train.weights
     if not patterns and not config.train.lora:
         return
-    axes = {f"transformer.blocks.{i}.": str(block.axis) for i, block in enumerate(model.transformer.blocks)}
-    names = {
-        name: next((a for block, a in axes.items() if name.startswith(block)), "")
-        for name, _ in model.named_parameters()
-    }
+    names = {name: "" for name, _ in model.named_parameters()}
+    names |= {f"transformer.{n}": model.transformer.axis_of(n) for n, _ in model.transformer.named_parameters()}
     for pattern in patterns:
         if not any(pattern == axis or fnmatchcase(name, pattern) for name, axis in names.items()):
             raise ValueError(f"train.weights: {pattern!r} is neither an axis of this model nor the name of a weight")

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
 from torch import Tensor
 
 from videodit.codec import VideoCodec
+from videodit.conditions import Told, asked
 from videodit.config import Run
 from videodit.data.manifest import Skip
 from videodit.data.sampler import Sampler
@@ -26,7 +26,7 @@ from videodit.pipeline import named_folder
 from videodit.text import TextEncoder
 from videodit.training import inputs
 from videodit.training.batches import batch_sizes
-from videodit.training.model import add_lora, checkpoint_blocks, fresh_shape
+from videodit.training.model import add_lora, fresh_shape
 
 GB = 1e9
 SHOWN = 10  # files left out that are named
@@ -137,7 +137,7 @@ def _transformer(config: Run, strides: Strides) -> tuple[VideoDiT, int]:
             model = VideoDiT.sized(**fresh_shape(config, strides, _text_width(config)))
         if config.train.lora:
             add_lora(model, config.train.lora)
-    checkpoint_blocks(model, int(config.model.gradient_checkpointing))
+    model.checkpoint_units(int(config.model.gradient_checkpointing))
     return model, sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -181,15 +181,10 @@ def _activation_bytes(model: VideoDiT, size: ClipSize, batch: int, strides: Stri
             kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    given: dict[str, Any] = {"encoder_hidden_states": torch.empty(batch, 64, model.config.caption_channels or 1)}
-    if model.config.use_additional_conditions:
-        given["added_cond_kwargs"] = {"resolution": torch.empty(batch, 2), "aspect_ratio": torch.empty(batch, 1)}
-    inputs_ = {name: _on_meta(value, dtype) for name, value in given.items()}
+    reads = asked(model, "text")
+    text = torch.empty(batch, 64, reads or 0, device="meta", dtype=dtype)
+    told = Told({"prompt_embeds": text, "size": torch.empty(batch, 2, device="meta")})
     latent = torch.empty(batch, *size.latent(strides, model.patch_size), device="meta", dtype=dtype)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(latent, torch.empty(batch, device="meta"), **inputs_)
+        model(latent, torch.empty(batch, device="meta"), **told.kwargs(model))
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-def _on_meta(value: Any, dtype: torch.dtype) -> Any:
-    return {k: _on_meta(v, dtype) for k, v in value.items()} if isinstance(value, dict) else value.to("meta", dtype)

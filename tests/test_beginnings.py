@@ -82,7 +82,9 @@ def test_a_strength_that_is_none_is_refused(tiny_pipe: VideoDiTPipeline, strengt
 
 def test_a_text_becomes_memory_once_and_what_is_told_no_text_stays() -> None:
     class Reads(torch.nn.Module):
-        def text_memory(self, text: torch.Tensor, mask: torch.Tensor | None) -> tuple[str, float]:
+        def text_memory(
+            self, text: torch.Tensor, mask: torch.Tensor | None, attention_kwargs: None
+        ) -> tuple[str, float]:
             return "memory", float(text.sum())
 
     told = Told({"prompt_embeds": torch.ones(1, 2, 3)}, 8.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,15 +30,17 @@ class Told:
 
     tensors: "prompt_embeds" b m e and "prompt_attention_mask" b m (True: read), or "text_memory", what the model made
     of them; "class_labels" b; "size" b 2, height and width in pixels, float32; "frame_mask" b f (True: given). fps: of
-    the latent, for all; None: the model's own.
+    the latent, for all; None: the model's own. attention_kwargs: as in diffusers, for LoRA.
     """
 
     tensors: Mapping[str, Any]
     fps: float | None = None
+    attention_kwargs: dict[str, Any] | None = None
 
     def kwargs(self, model: VideoModel) -> dict[str, Any]:
         """As keyword arguments of the model, of all that it asks for."""
-        given, keywords = self.tensors, {"fps": self.fps, "frame_mask": self.tensors.get("frame_mask")}
+        given, keywords = self.tensors, {"fps": self.fps, "attention_kwargs": self.attention_kwargs}
+        keywords["frame_mask"] = given.get("frame_mask")
         for condition in model.conditions:
             if condition.kind == "text" and "text_memory" in given:
                 keywords["text_memory"] = given["text_memory"]
@@ -54,19 +56,19 @@ class Told:
 
     def rows(self, rows: slice | list[int]) -> Told:
         """The same of some clips."""
-        return Told({name: tensor[rows] for name, tensor in self.tensors.items()}, self.fps)
+        return replace(self, tensors={name: tensor[rows] for name, tensor in self.tensors.items()})
 
     def repeated(self, times: int) -> Told:
         """Each clip so many times over."""
-        return Told({name: rows.repeat_interleave(times, dim=0) for name, rows in self.tensors.items()}, self.fps)
+        return replace(self, tensors={k: rows.repeat_interleave(times, dim=0) for k, rows in self.tensors.items()})
 
     def to(self, device: torch.device) -> Told:
-        return Told({name: tensor.to(device) for name, tensor in self.tensors.items()}, self.fps)
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
 
     def also(self, **tensors: Any) -> Told:
         """With these tensors beside, or in place of, its own; None takes one away."""
         kept = {name: tensor for name, tensor in {**self.tensors, **tensors}.items() if tensor is not None}
-        return Told(kept, self.fps)
+        return replace(self, tensors=kept)
 
     def texts(self, count: int) -> dict[str, Tensor]:
         """The text of `count` clips, and the negative one's where there is guidance, by diffusers' names."""

@@ -1,40 +1,74 @@
-"""Whole models in and out: diffusers' DiT, PixArt and Latte pipelines, transformers alone, checkpoint files.
+"""Whole models in and out: diffusers' DiT, PixArt, Latte and Wan pipelines, transformers alone, checkpoint files.
 
-The transformer is converted (`models.conversion`, `models.originals`); VAE, text encoder, tokenizer and scheduler go
+The transformer is converted (`models.formats`); VAE, text encoder, tokenizer and scheduler go
 over as they are.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, DiTPipeline, LattePipeline, PixArtAlphaPipeline, PixArtSigmaPipeline
+from diffusers import (
+    DiffusionPipeline,
+    DiTPipeline,
+    LattePipeline,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    WanPipeline,
+)
 
 from videodit.codec import VideoCodec
 from videodit.disk import write_sums, writing
 from videodit.geometry import ClipSize
-from videodit.models.formats.files import from_checkpoint, from_diffusers, load, to_diffusers
+from videodit.models.formats.files import from_checkpoint, from_diffusers, is_original, load, to_diffusers
 from videodit.models.formats.table import ConversionError, Report
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline, named_folder
 from videodit.text import TextEncoder
 from videodit.weights import check_finite, loading
 
-# the pipelines that can be converted, and how many tokens of a prompt each reads
-TOKENS = {"DiTPipeline": 0, "PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300, "LattePipeline": 120}
+
+@dataclass(frozen=True)
+class Known:
+    """A pipeline that can be converted: how many tokens of a prompt it reads, and whether it lower-cases them; what it
+    takes where a call says nothing, as `VideoDiTPipeline` names it."""
+
+    tokens: int
+    lowercase: bool = True
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+_WAN = {
+    "default_num_frames": 81,
+    "default_height": 480,
+    "default_width": 832,
+    "default_fps": 16.0,
+    "default_num_inference_steps": 50,
+    "default_guidance_scale": 5.0,
+}
+PIPELINES = {
+    "DiTPipeline": Known(0),
+    "PixArtAlphaPipeline": Known(120),
+    "PixArtSigmaPipeline": Known(300),
+    "LattePipeline": Known(120),
+    "WanPipeline": Known(512, lowercase=False, defaults=_WAN),
+}
+EXPERTS = ("transformer", "transformer_2")
 
 
 def open_model(
     source: str | Path, dtype: torch.dtype = torch.float32, **unsaid: Any
 ) -> tuple[VideoDiT | VideoDiTPipeline, Report]:
-    """Whatever holds a model, as one: a pipeline or transformer, ours or diffusers' DiT, PixArt or Latte, or a file.
+    """Whatever holds a model, as one: a pipeline or transformer, ours or of `PIPELINES`' families, or a file.
 
     Args:
-        source: a folder or hub name, "shipped", or a project's own checkpoint (`.pt`, `.pth`, `.safetensors`).
+        source: a folder or hub name, "shipped", or a project's own checkpoint (`.pt`, `.pth`, `.safetensors`, or a
+            folder of them with the project's `config.json`).
         dtype: of the weights.
         **unsaid: what such a checkpoint does not say of itself; see `from_checkpoint`.
 
@@ -48,7 +82,7 @@ def open_model(
         name = named_folder(str(source))
     except FileNotFoundError as error:
         raise ConversionError(str(error)) from error
-    if Path(name).is_file() or Path(name).suffix in (".pt", ".pth", ".safetensors"):
+    if Path(name).suffix in (".pt", ".pth", ".safetensors") or Path(name).is_file() or is_original(name):
         model, report = from_checkpoint(name, **unsaid)
         return _cast(model, dtype), report
     try:
@@ -72,17 +106,17 @@ def _open_folder(name: str, dtype: torch.dtype) -> tuple[VideoDiT | VideoDiTPipe
             ) from error
         if ours:
             return VideoDiT.from_pretrained(name, dtype=dtype), Report()
-        model, report = from_diffusers(name)
-        return _cast(model, dtype), report
+        return from_diffusers(load(name, dtype=dtype))
     if "VideoDiTPipeline" in index["_class_name"]:  # alone, or behind the name of its module
         return VideoDiTPipeline.from_pretrained(name, dtype=dtype), Report()
-    if index["_class_name"] not in TOKENS:
+    if index["_class_name"] not in PIPELINES:
         raise ConversionError(
-            f"{index['_class_name']} cannot be converted; a VideoDiTPipeline can be made from {', '.join(TOKENS)}"
+            f"{index['_class_name']} cannot be converted; a VideoDiTPipeline can be made from {', '.join(PIPELINES)}"
         )
-    transformer = load(name, "transformer")
+    there = [part for part in EXPERTS if (index.get(part) or [None])[0] is not None]
     with loading(name):
-        theirs = DiffusionPipeline.from_pretrained(name, dtype=dtype, transformer=_cast(transformer, dtype))
+        models = {part: load(name, part, dtype) for part in there}
+        theirs = DiffusionPipeline.from_pretrained(name, dtype=dtype, **models)
     for part in ("vae", "text_encoder"):
         if (module := theirs.components.get(part)) is not None:
             check_finite(module, Path(name, part))
@@ -112,46 +146,55 @@ def save_whole(model: VideoDiT | VideoDiTPipeline | DiffusionPipeline, folder: P
 
 
 def pipeline_from_diffusers(theirs: DiffusionPipeline) -> tuple[VideoDiTPipeline, Report]:
-    """A diffusers DiT, PixArt-alpha, PixArt-sigma or Latte pipeline with its own VAE, text encoder and scheduler.
+    """A diffusers DiT, PixArt-alpha, PixArt-sigma, Latte or Wan pipeline with its own VAE, text encoder and scheduler.
+
+    Of a Wan of two experts, that for the noisier times is `transformer`, the other `transformer_2`.
 
     Returns:
-        The pipeline, and what became of every tensor of its transformer.
+        The pipeline, and what became of every tensor of its transformers.
 
     Raises:
         ConversionError: another pipeline, or a transformer that a `VideoDiT` cannot be.
     """
     name = type(theirs).__name__
-    if name not in TOKENS:
-        raise ConversionError(f"{name} cannot be converted; a VideoDiTPipeline can be made from {', '.join(TOKENS)}")
-    parts: dict[str, Any] = theirs.components
+    if name not in PIPELINES:
+        raise ConversionError(f"{name} cannot be converted; a VideoDiTPipeline can be made from {', '.join(PIPELINES)}")
+    known, parts = PIPELINES[name], dict(theirs.components)
     if (tokenizer := parts.get("tokenizer")) is not None:
-        tokenizer.model_max_length = TOKENS[name]
-        tokenizer.init_kwargs["lowercase_prompts"] = True  # their pipelines do so in code
-    transformer, report = from_diffusers(parts["transformer"])
-    config = parts["transformer"].config
+        tokenizer.model_max_length = known.tokens
+        tokenizer.init_kwargs["lowercase_prompts"] = known.lowercase  # their pipelines do so in code
+    report, config = Report(), parts["transformer"].config
+    for part in EXPERTS:
+        if parts.get(part) is not None:
+            parts[part], found = from_diffusers(parts[part])
+            report = found if part == "transformer" else report.and_of(found, part)
     names: dict[int, list[str]] = {}
     for label, number in getattr(theirs, "labels", {}).items():  # a DiT's: several names a class
         names.setdefault(number, []).append(label)
-    size = config.sample_size * VideoCodec(parts["vae"]).strides.space
+    defaults = known.defaults
+    if not defaults:
+        side = config.sample_size * VideoCodec(parts["vae"]).strides.space
+        frames = config.video_length if name == "LattePipeline" else 1
+        defaults = {"default_num_frames": frames, "default_height": side, "default_width": side}
     pipe = VideoDiTPipeline(
         parts["vae"],
         parts.get("text_encoder"),
         tokenizer,
-        transformer,
+        parts["transformer"],
         parts["scheduler"],
-        default_num_frames=config.video_length if name == "LattePipeline" else 1,
-        default_height=size,
-        default_width=size,
+        parts.get("transformer_2"),
+        boundary_ratio=theirs.config.get("boundary_ratio"),
         id2label={number: ", ".join(labels) for number, labels in names.items()} or None,
+        **defaults,
     )
     return pipe, report
 
 
 def pipeline_to_diffusers(pipe: VideoDiTPipeline, family: str) -> DiffusionPipeline:
-    """The same parts as diffusers' DiT, PixArt or Latte pipeline.
+    """The same parts as diffusers' DiT, PixArt, Latte or Wan pipeline.
 
     Args:
-        family: `dit`, `pixart` (sigma where it reads 300 tokens) or `latte`.
+        family: `dit`, `pixart` (sigma where it reads 300 tokens), `latte` or `wan`.
 
     Raises:
         ConversionError: the transformer's structure is not that class's; says which part.
@@ -166,9 +209,14 @@ def pipeline_to_diffusers(pipe: VideoDiTPipeline, family: str) -> DiffusionPipel
     parts = {"vae": pipe.vae, "transformer": transformer, "scheduler": pipe.scheduler}
     if family == "dit":
         return DiTPipeline(**parts, id2label=pipe.config.id2label)
-    sigma = pipe.text.max_length == TOKENS["PixArtSigmaPipeline"]
+    parts |= {"text_encoder": pipe.text_encoder, "tokenizer": pipe.tokenizer}
+    if family == "wan":  # of which the one of 16 pixels a latent is told a time a frame (TI2V)
+        second = pipe.transformer_2 and to_diffusers(pipe.transformer_2, family)
+        experts = {"transformer_2": second, "boundary_ratio": pipe.config.boundary_ratio}
+        return WanPipeline(**parts, **experts, expand_timesteps=strides.space == 16)
+    sigma = pipe.text.max_length == PIPELINES["PixArtSigmaPipeline"].tokens
     cls = LattePipeline if family == "latte" else PixArtSigmaPipeline if sigma else PixArtAlphaPipeline
-    return cls(**parts, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
+    return cls(**parts)
 
 
 def grown_pipeline(

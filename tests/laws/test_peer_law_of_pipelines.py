@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLWan,
     DDIMScheduler,
     DDPMScheduler,
     DiffusionPipeline,
@@ -20,6 +21,9 @@ from diffusers import (
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
 )
 from tiny import PEER, awaken
 from tokenizers import normalizers
@@ -219,3 +223,70 @@ def test_other_pipelines_are_named(tmp_path: Path) -> None:
         open_model(tmp_path / "ddpm" / "unet")
     with pytest.raises(ConversionError, match="nothing: there is no such file or folder"):
         open_model(tmp_path / "nothing")
+
+
+def tiny_wan_pipeline(experts: int = 1, pixels: int = 8) -> WanPipeline:
+    """A WanPipeline of tiny random parts, of one expert or two, with the VAE of 2.1 or (16 pixels a latent) 2.2."""
+    torch.manual_seed(0)
+    text = TextEncoder.from_captions(PROMPTS, width=20, depth=1, heads=2, max_length=512)
+    more = {"in_channels": 12, "out_channels": 12, "patch_size": 2, "is_residual": True, "scale_factor_spatial": 16}
+    channels = {"z_dim": 4, "latents_mean": [0.1] * 4, "latents_std": [0.8] * 4}
+    vae = AutoencoderKLWan(
+        base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **channels, **(more if pixels == 16 else {})
+    )
+    shape = {"num_attention_heads": 2, "attention_head_dim": 20, "in_channels": 4, "out_channels": 4, "text_dim": 20}
+    shape |= {"freq_dim": 32, "ffn_dim": 60, "num_layers": 2}
+    models = [awaken(WanTransformer3DModel(**shape), seed, scale=0.1) for seed in range(experts)]
+    return WanPipeline(
+        text.tokenizer,
+        text.text_encoder,
+        vae.eval(),
+        UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+        models[0],
+        models[1] if experts > 1 else None,
+        boundary_ratio=0.875 if experts > 1 else None,
+        expand_timesteps=pixels == 16,
+    )
+
+
+WAN_CALL: dict[str, Any] = {"negative_prompt": "stars", "num_frames": 5, "height": 32, "width": 64, "output_type": "pt"}
+
+
+@pytest.mark.parametrize("kind", ["2.1", "2.2 TI2V", "2.2 of two experts"])
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+def test_peer_law_wan_from_prompt_to_pixels(kind: str, guidance_scale: float) -> None:
+    pixels = 16 if "TI2V" in kind else 8
+    theirs = quiet(tiny_wan_pipeline(2 if "two" in kind else 1, pixels))
+    how = WAN_CALL | {"num_inference_steps": 5, "guidance_scale": guidance_scale}
+    if "two" in kind:
+        how["guidance_scale_2"] = 3.0 if guidance_scale > 1 else 1.0
+    latents = torch.randn(2, 4, 2, 32 // pixels, 64 // pixels)
+    expected = theirs(PROMPTS, latents=latents.clone(), **how).frames
+    ours = quiet(pipeline_from_diffusers(theirs)[0])
+    actual = ours(PROMPTS, latents=latents, **how).frames
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    assert says_something(expected)
+    back = quiet(pipeline_to_diffusers(ours, "wan"))
+    torch.testing.assert_close(back(PROMPTS, latents=latents, **how).frames, expected, rtol=0, atol=1e-6)
+    assert back.config.expand_timesteps == theirs.config.expand_timesteps
+    if "two" not in kind:
+        with pytest.raises(ValueError, match="this model has one alone"):
+            ours(PROMPTS, guidance_scale_2=3.0, **WAN_CALL)
+
+
+@pytest.mark.parametrize("experts", [1, 2])
+def test_round_trip_law_a_wan_folder_goes_over_and_comes_back(tmp_path: Path, experts: int) -> None:
+    theirs = tiny_wan_pipeline(experts)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours, report = open_model(tmp_path / "theirs")
+    assert len(report.copied) == experts * len(theirs.transformer.state_dict())
+    ours.save_pretrained(tmp_path / "ours")
+    again: Any = open_model(tmp_path / "ours")[0]
+    assert isinstance(again, VideoDiTPipeline)
+    assert (again.default_size.num_frames, again.default_size.height, again.default_size.fps) == (81, 480, 16.0)
+    assert (again.config.default_num_inference_steps, again.config.default_guidance_scale) == (50, 5.0)
+    assert not again.text.lowercase
+    back = pipeline_to_diffusers(again, "wan")
+    for part in ("transformer", "vae", "text_encoder", *(["transformer_2"] if experts > 1 else [])):
+        before, after = getattr(theirs, part).state_dict(), getattr(back, part).state_dict()
+        assert all(torch.equal(before[key], after[key]) for key in before)

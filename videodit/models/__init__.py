@@ -47,7 +47,12 @@ class VideoModel(Protocol):
     def set_sequence_group(self, group: Any) -> None:
         """Spreads the tokens of each call over the processes of a group; None: over none."""
 
-    def text_memory(self, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor | None = None) -> Any:
+    def text_memory(
+        self,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         """All that the blocks take from a text, for many calls; None where the model has no such thing."""
 
     def __call__(

@@ -42,14 +42,16 @@ class Parts(DiffusionPipeline):
         default_num_frames, default_height, default_width, default_fps: what a call takes unless told otherwise: the
             size that the model was trained at.
         default_num_inference_steps, default_guidance_scale: likewise: what this model is best sampled with.
+        transformer_2, boundary_ratio: a second expert (Wan 2.2 A14B), for times below this share of them; `transformer`
+            then has the noisier ones.
         id2label: names of the classes of a model that is told one, by number.
         prediction_type: what the model predicts: "flow", "epsilon", "v_prediction" or "sample"; None: as the scheduler
             has it. A call refuses a scheduler that takes the prediction for another.
         vae_strides: how the VAE compresses (`geometry.Strides`), for calls without it; None: as it says.
     """
 
-    model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer"]
+    model_cpu_offload_seq = "text_encoder->transformer->transformer_2->vae"
+    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer", "transformer_2"]
 
     def __init__(
         self,
@@ -58,20 +60,29 @@ class Parts(DiffusionPipeline):
         tokenizer: PreTrainedTokenizerBase | None,
         transformer: VideoDiT,
         scheduler: SchedulerMixin,
+        transformer_2: VideoDiT | None = None,
         default_num_frames: int = 17,
         default_height: int = 64,
         default_width: int = 64,
         default_fps: float = 8.0,
         default_num_inference_steps: int = 30,
         default_guidance_scale: float = 4.0,
+        boundary_ratio: float | None = None,
         id2label: dict | None = None,
         prediction_type: str | None = None,
         vae_strides: list | None = None,
     ):
         super().__init__()
         self.register_modules(
-            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer, scheduler=scheduler
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            transformer=transformer,
+            scheduler=scheduler,
+            transformer_2=transformer_2,
         )
+        if (transformer_2 is None) != (boundary_ratio is None):
+            raise ValueError("transformer_2 and boundary_ratio: two experts need both, one needs neither")
         self.register_to_config(
             default_num_frames=default_num_frames,
             default_height=default_height,
@@ -79,6 +90,7 @@ class Parts(DiffusionPipeline):
             default_fps=default_fps,
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
+            boundary_ratio=boundary_ratio,
             id2label=id2label,
             prediction_type=prediction_type or prediction_of(scheduler),
             vae_strides=vae_strides if vae is None else list(astuple(self.codec.strides)),
@@ -124,6 +136,12 @@ class Parts(DiffusionPipeline):
             super().save_pretrained(folder, **kwargs)
             findable(folder)
             write_pipeline_sums(folder)
+
+    def expert(self, t: Any) -> VideoDiT:
+        """The transformer for timestep `t`: the second below the boundary, where there are two."""
+        boundary = self.config.boundary_ratio
+        second = boundary is not None and t < boundary * self.scheduler.config.num_train_timesteps
+        return self.transformer_2 if second else self.transformer
 
     @property
     def codec(self) -> VideoCodec:

@@ -71,7 +71,8 @@ def with_text_memory(model: Any, told: Told) -> Told:
     apart = isinstance(model, FSDPModule) or _is_group_offload_enabled(model)
     if "prompt_embeds" not in told.tensors or apart:
         return told
-    memory = model.text_memory(told.tensors["prompt_embeds"], told.tensors.get("prompt_attention_mask"))
+    text, mask = told.tensors["prompt_embeds"], told.tensors.get("prompt_attention_mask")
+    memory = model.text_memory(text, mask, attention_kwargs=told.attention_kwargs)
     if memory is None:
         return told
     return told.also(text_memory=memory, prompt_embeds=None, prompt_attention_mask=None)

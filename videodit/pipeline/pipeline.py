@@ -88,6 +88,7 @@ class VideoDiTPipeline(Parts):
         fps: float | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | Sequence[float] | None = None,
+        guidance_scale_2: float | None = None,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         image_guidance_scale: float | Sequence[float] = 1.0,
@@ -109,6 +110,7 @@ class VideoDiTPipeline(Parts):
         return_dict: bool = True,
         use_text_mask: bool = True,
         max_sequence_length: int | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> VideoDiTPipelineOutput | tuple[Any]:
@@ -123,6 +125,7 @@ class VideoDiTPipeline(Parts):
             num_inference_steps: scheduler steps, at least 1; None: the model's own.
             guidance_scale: 1 or less is none; above, the prompt counts more. A list has one a step. None: the model's
                 own.
+            guidance_scale_2: of the second of two experts; None: as of the first.
             guidance_rescale: in [0, 1], against the glare of large scales (Lin et al. 2023, arXiv 2305.08891).
             guidance_interval: from which to which share of the steps there is guidance (Kynkäänniemi et al. 2024, arXiv
                 2404.07724); outside, the pass without the prompt is not run.
@@ -146,6 +149,7 @@ class VideoDiTPipeline(Parts):
             use_text_mask: False lets the model attend to padding, as diffusers' `LattePipeline` does, for its numbers:
                 clips then depend on the other prompts.
             max_sequence_length: tokens of a prompt that are read, the special ones among them; None: the tokenizer's.
+            attention_kwargs: `{"scale": ...}` for LoRA, as in diffusers.
             callback_on_step_end: called as in diffusers with (pipe, step, timestep, tensors); those of latents, embeds
                 and masks that it returns take the place of the old ones. It may set `pipe._guidance_scale`, for the
                 steps to come, and `pipe._interrupt`, to leave them out.
@@ -188,6 +192,10 @@ class VideoDiTPipeline(Parts):
         image_scales = scales_of_steps(image_guidance_scale, guidance_interval, steps, "image_guidance_scale")
         if far := size.far_from(default):
             log.warning("far from what the model was trained at, so the clip may fall apart: %s", far)
+        if guidance_scale_2 is not None:
+            if self.transformer_2 is None:
+                raise ValueError("guidance_scale_2 is of a second expert, and this model has one alone: leave it out")
+            scales = scales + scales_of_steps(guidance_scale_2, guidance_interval, steps, "guidance_scale_2")
         guided = any(one != 1 for one in scales + image_scales)
         if class_labels is None:
             told = of_call(
@@ -202,7 +210,7 @@ class VideoDiTPipeline(Parts):
         else:
             told = of_classes(class_labels, classes or 0, guided)
         told = told.to(self._execution_device).repeated(num_videos_per_prompt)
-        told = replace(told, fps=size.fps / self.strides.time)
+        told = replace(told, fps=size.fps / self.strides.time, attention_kwargs=attention_kwargs)
         told = told.also(size=of_size(size.height, size.width, (1 + guided) * count, self._execution_device))
         watched = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
         known = ("latents", "pred_original_sample", *told.texts(count))
@@ -247,7 +255,13 @@ class VideoDiTPipeline(Parts):
                     break
                 # some schedulers take two steps for one
                 step = (index + skipped) * steps // (len(times) + skipped)
-                scales = scales_of_steps(self.guidance_scale, guidance_interval, steps)  # a callback may have set it
+                if (expert := self.expert(t)) is not model:
+                    model, passes = expert, []
+                    told_of.cache_clear()
+                scale = self.guidance_scale  # a callback may have set it
+                if guidance_scale_2 is not None and model is self.transformer_2:
+                    scale = guidance_scale_2
+                scales = scales_of_steps(scale, guidance_interval, steps)
                 three = (scales[step], image_scales[step], guidance_rescale)
                 before, passes = passes, passes_of(*three[:2])
                 if len(passes) > 1 and not guided:

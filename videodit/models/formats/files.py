@@ -95,7 +95,7 @@ def to_diffusers(model: VideoDiT, family: str, *, num_frames: int = 16) -> Model
     return theirs.eval()
 
 
-def load(source: str | Path, subfolder: str | None = None) -> ModelMixin:
+def load(source: str | Path, subfolder: str | None = None, dtype: torch.dtype | None = None) -> ModelMixin:
     """A diffusers model that can be converted, from a folder or hub name, whole; ConversionError for anything else."""
     try:
         config: Any = VideoDiT.load_config(str(source), subfolder=subfolder)
@@ -110,7 +110,7 @@ def load(source: str | Path, subfolder: str | None = None) -> ModelMixin:
         name = kinds.get(config.get("norm_type"), name)
     for cls in CLASSES.values():
         if cls.__name__ == name:
-            return _load_whole(cls, str(source), subfolder=subfolder)
+            return _load_whole(cls, str(source), subfolder=subfolder, **({"dtype": dtype} if dtype else {}))
     raise ConversionError(f"{source}: holds a {name}; a VideoDiT can be made from {_names()}")
 
 
@@ -183,6 +183,17 @@ def from_checkpoint(
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
     return fill(config, state, ORIGINALS[kind], partial)
+
+
+def is_original(folder: str | Path) -> bool:
+    """Whether a folder holds a model as its project publishes it, with a configuration of the project's own."""
+    try:
+        config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and (
+        config.get("_class_name") == "WanModel" or config.get("model_type") == "STDiT3"
+    )
 
 
 def to_checkpoint(model: VideoDiT, family: str) -> State:

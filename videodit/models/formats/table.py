@@ -38,6 +38,19 @@ class Report:
     fresh: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
 
+    def and_of(self, other: Report, part: str) -> Report:
+        """This one, with what became of another model's tensors, which is `part` of the same."""
+        return Report(
+            *(
+                {**mine, **{f"{part}: {name}": why for name, why in its.items()}}
+                for mine, its in zip(
+                    (self.copied, self.grown, self.fresh, self.dropped),
+                    (other.copied, other.grown, other.fresh, other.dropped),
+                    strict=True,
+                )
+            )
+        )
+
     def __str__(self) -> str:
         kinds = ("copied", "grown", "fresh", "dropped")
         lines = [", ".join(f"{len(getattr(self, kind))} {kind}" for kind in kinds)]

@@ -153,7 +153,7 @@ def test_an_adapter_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_an_adapter_of_another_prefix_is_refused(tmp_path: Path) -> None:
     adapter(tiny_dit(), tmp_path)
-    with pytest.raises(WeightsError, match=r"0 of its .* prefix="):
+    with pytest.raises(WeightsError, match=r"0 of its .* prefix='unet'"):
         load_adapter(tiny_dit(), tmp_path, prefix="unet")
 
 

@@ -1,15 +1,26 @@
-"""Low-rank adapters on a model (Hu et al. 2021), as diffusers and peft keep them: taken whole, or not at all."""
+"""Low-rank adapters on a model (Hu et al. 2021), as diffusers and peft keep them: taken whole, or not at all.
+
+A file may name the layers as this model does, as diffusers' class of its family, or as the family's own code
+(`formats.lora`); what is written names them as diffusers' class does, where there is one.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from diffusers.loaders import PeftAdapterMixin
-from diffusers.loaders.lora_base import _fetch_state_dict
-from torch import Tensor
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE, _fetch_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from videodit.disk import writing
+from videodit.models.formats.lora import Pair, peft_config, read, write
 from videodit.weights import WeightsError, is_finite, loading
+
+log = logging.getLogger(__name__)
 
 _FETCH = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder", "weight_name")
 
@@ -22,48 +33,106 @@ class WholeAdapters(PeftAdapterMixin):
         pretrained_model_name_or_path_or_dict: str | Path | dict[str, Tensor],
         prefix: str | None = "transformer",
         hotswap: bool = False,
+        strict: bool = True,
         **kwargs: Any,
     ) -> None:
         """As diffusers loads an adapter, but all of it: half an adapter is another model.
 
+        Args:
+            prefix: with which all names begin, where it is none of `formats.lora`'s.
+            strict: False leaves out, with a warning that counts them, layers that this model does not have.
+
         Raises:
-            WeightsError: a tensor has no place in this model, or lacks its other half; it is not finite; or the file
-                is damaged. The model is then without the adapter.
+            WeightsError: a tensor has no place in this model (unless not `strict`), lacks its other half, or is of
+                another base's shape; it is not finite; or the file is damaged. The model is then without the adapter.
         """
         source = pretrained_model_name_or_path_or_dict
         name = "the adapter" if isinstance(source, dict) else str(Path(source, kwargs.get("weight_name") or ""))
         with loading("" if isinstance(source, dict) else source):
-            state = _fetched(source, kwargs)
+            state, metadata = _fetched(source, kwargs)
         if broken := [key for key, tensor in state.items() if not is_finite(tensor)]:
             raise WeightsError(f"{name}: {broken[0]} is not finite, it holds NaN or infinity; the file is damaged")
-        before = set(self._adapters())
-        super().load_lora_adapter(source, prefix=prefix, hotswap=hotswap, **kwargs)
-        if not hotswap:
-            self._check_whole(name, state, prefix, set(self._adapters()) - before)
+        metadata = kwargs.pop("metadata", None) or metadata
+        if prefix not in (None, "transformer"):
+            own = {key.removeprefix(f"{prefix}."): x for key, x in state.items() if key.startswith(f"{prefix}.")}
+            if len(own) < len(state):
+                raise WeightsError(f"{name}: {len(own)} of its {len(state)} names begin with prefix={prefix!r}")
+            state = own
+        try:
+            pairs, stray = read(state, metadata, self.config, linear_shapes(self))
+        except WeightsError as error:
+            raise WeightsError(f"{name}: {error}") from error
+        if stray and (strict or not pairs):
+            raise WeightsError(
+                f"{name}: half an adapter: {len(stray)} of its {len(state)} tensors have no place in this model "
+                f"({', '.join(sorted(stray)[:3])}); take one that was made for it, or strict=False for the rest"
+            )
+        if stray:
+            log.warning(
+                "%s: %d of %d tensors have no place in this model and are left out", name, len(stray), len(state)
+            )
+        for key in (*_FETCH, "use_safetensors", "network_alphas"):
+            kwargs.pop(key, None)
+        super().load_lora_adapter(
+            _peft_state(pairs), prefix=None, hotswap=hotswap, metadata=peft_config(pairs), **kwargs
+        )
+
+    def save_lora_adapter(
+        self,
+        save_directory: str | Path,
+        adapter_name: str = "default",
+        weight_name: str | None = None,
+        style: str = "diffusers",
+        **kwargs: Any,
+    ) -> None:
+        """Saves an adapter into a folder, in a style that others read.
+
+        Args:
+            weight_name: of the file; None: diffusers' own.
+            style: "diffusers", "original" (ComfyUI) or "kohya" (musubi-tuner), as in `formats.lora`.
+
+        Raises:
+            ValueError: no such adapter or style. DiskError: there is no room.
+        """
+        if adapter_name not in self._adapters():
+            raise ValueError(f"no adapter {adapter_name!r} on this model, but {', '.join(self._adapters()) or 'none'}")
+        state, config = write(adapter_pairs(self, adapter_name), self.config, style)
+        told = {f"transformer.{key}": value for key, value in config.items()}
+        metadata = {"format": "pt"} | ({LORA_ADAPTER_METADATA_KEY: json.dumps(told, sort_keys=True)} if told else {})
+        file = Path(save_directory) / (weight_name or LORA_WEIGHT_NAME_SAFE)
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(state, file, metadata=metadata)
 
     def _adapters(self) -> dict[str, Any]:
         return getattr(self, "peft_config", {})
 
-    def _check_whole(self, source: str, state: dict[str, Tensor], prefix: str | None, added: set[str]) -> None:
-        from peft import get_peft_model_state_dict  # which is there, since an adapter was loaded
 
-        placed: set[str] = set()
-        for adapter in added:
-            placed |= set(get_peft_model_state_dict(self, adapter_name=adapter))
-        wanted = {key.removeprefix(f"{prefix}.") for key in state if not key.endswith("alpha")}
-        if len(placed) == len(wanted):
-            return
-        for adapter in added:
-            self.delete_adapters(adapter)
-        stray, bare = sorted(wanted - placed), sorted(placed - wanted)
-        where = f"no place for {', '.join(stray[:3])}" if stray else f"no {', '.join(bare[:3])} in it"
-        raise WeightsError(
-            f"{source}: half an adapter: {len(placed & wanted)} of its {len(wanted)} tensors fit this model ({where}); "
-            f"take one that was made for it, and the prefix= that its names begin with"
-        )
+def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
+    """(out, in) of its linear layers, by name, adapters on them aside."""
+    return {
+        name.removesuffix(".base_layer"): (module.out_features, module.in_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and ".lora_" not in name
+    }
 
 
-def _fetched(source: Any, kwargs: dict[str, Any]) -> dict[str, Tensor]:
+def adapter_pairs(model: Any, adapter: str) -> dict[str, Pair]:
+    """The adapter of each layer that has it, at its own strength, whatever it is weighed with now."""
+    pairs = {}
+    for name, module in model.named_modules():
+        if adapter in getattr(module, "lora_A", {}):
+            down, up = module.lora_A[adapter].weight.detach(), module.lora_B[adapter].weight.detach()
+            pairs[name] = Pair(down, up, module.lora_alpha[adapter] / module.r[adapter])
+    return pairs
+
+
+def _peft_state(pairs: dict[str, Pair]) -> dict[str, Tensor]:
+    halves = {f"{layer}.lora_A.weight": pair.down for layer, pair in pairs.items()}
+    return halves | {f"{layer}.lora_B.weight": pair.up for layer, pair in pairs.items()}
+
+
+def _fetched(source: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     how = {key: kwargs.get(key) for key in _FETCH} | {"use_safetensors": True, "allow_pickle": False}
     agent = {"file_type": "attn_procs_weights", "framework": "pytorch"}
-    return _fetch_state_dict(source, user_agent=agent, **how)[0]
+    return _fetch_state_dict(source, user_agent=agent, **how)

@@ -18,6 +18,7 @@ from videodit.disk import writing
 from videodit.geometry import ClipSize, Strides
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline.folders import SHIPPED, findable, own_class, write_pipeline_sums
+from videodit.pipeline.lora import Adapters
 from videodit.text import TextEncoder
 from videodit.weights import check_finite, loading
 
@@ -29,7 +30,7 @@ else:
     VAE = Union[FRAMEWISE + VIDEO]  # noqa: UP007 - `DiffusionPipeline.from_pipe` takes over what the type names
 
 
-class Parts(DiffusionPipeline):
+class Parts(DiffusionPipeline, Adapters):
     """The parts of a pipeline.
 
     Args:

@@ -22,13 +22,19 @@ def square(config: Any) -> int:
     return ph
 
 
+def _side(config: Any) -> int:
+    if config.sample_size is None:
+        raise ConversionError("its places are of one size, but this model has sample_size=None")
+    return config.sample_size * square(config)
+
+
 # what diffusers' DiT, PixArt and Latte have alike
 IMAGE_KEYS = [
     *map(Key, ("in_channels", "num_layers", "num_attention_heads", "attention_head_dim", "activation_fn")),
     *map(Key, ("attention_bias", "norm_elementwise_affine", "norm_eps")),
     Key("out_channels", write=lambda c: c.out_channels or c.in_channels),
     Key("patch_size", read=lambda c: (1, c.patch_size, c.patch_size), write=square),
-    Key("sample_size", read=lambda c: c.sample_size // c.patch_size, write=lambda c: c.sample_size * square(c)),
+    Key("sample_size", read=lambda c: c.sample_size // c.patch_size, write=_side),
     Key("mlp_ratio", None, 4.0),
     Key("qk_norm", None, False),
     Key(None, "dropout", 0.0),

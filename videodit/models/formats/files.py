@@ -6,6 +6,7 @@ Files are read without running any code that they may hold.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 from pathlib import Path
@@ -67,7 +68,7 @@ def from_diffusers(source: str | Path | ModelMixin, subfolder: str | None = None
     config = our_config(family.KEYS, theirs.config, type(theirs).__name__)
     if family is dit:
         config["shared_embedder"] = dit.shares_embedder(state, config["num_layers"])
-    return fill(config, state, family.FORMAT)
+    return fill(functools.partial(VideoDiT, **config), state, family.FORMAT)
 
 
 def to_diffusers(model: VideoDiT, family: str, *, num_frames: int = 16) -> ModelMixin:
@@ -182,7 +183,7 @@ def from_checkpoint(
         raise ConversionError(f"{path}: {error.args[0]} is missing: another architecture, or not the whole") from error
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
-    return fill(config, state, ORIGINALS[kind], partial)
+    return fill(functools.partial(VideoDiT, **config), state, ORIGINALS[kind], partial)
 
 
 def is_original(folder: str | Path) -> bool:

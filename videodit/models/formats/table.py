@@ -17,8 +17,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from videodit.models.transformer import VideoDiT
-
 State = dict[str, Tensor]
 
 
@@ -225,8 +223,8 @@ class Format:
         return [Place(stem + its.name, its.part, its.parts, its.layout)]
 
 
-def fill(config: dict[str, Any], state: State, where: Format, partial: bool = False) -> tuple[VideoDiT, Report]:
-    """A model of this configuration with a checkpoint's weights, each of them used or dropped for a reason.
+def fill(build: Callable[[], Any], state: State, where: Format, partial: bool = False) -> tuple[Any, Report]:
+    """The model that `build` makes, with a checkpoint's weights, each of them used or dropped for a reason.
 
     Tensors that are taken as they are stay the checkpoint's own.
 
@@ -237,7 +235,7 @@ def fill(config: dict[str, Any], state: State, where: Format, partial: bool = Fa
         ConversionError: a tensor is missing or has no place in the model (unless `partial`), or does not fit.
     """
     with nullcontext() if partial else torch.device("meta"):
-        model = VideoDiT(**config)
+        model = build()
     report = Report(dropped={name: why for name in state if (why := where.unused(name))})
     for name, expected in where.computed(model.config, state).items():
         if name in state:
@@ -267,7 +265,7 @@ def fill(config: dict[str, Any], state: State, where: Format, partial: bool = Fa
     return model.eval(), report
 
 
-def drain(model: VideoDiT, where: Format) -> State:
+def drain(model: Any, where: Format) -> State:
     """The model's weights as a format keeps them; the model's own where they are the same."""
     parts: dict[str, dict[int, Tensor]] = {}
     for name, tensor in model.state_dict().items():

@@ -1,0 +1,196 @@
+"""Low-rank adapters (Hu et al. 2021) in the key styles in which they are passed on, through the tables of the formats.
+
+A linear layer's weight gets scale * up @ down. Files name the layer as diffusers' class does ("transformer.X.lora_A"),
+as the project's own code does ("diffusion_model.X.lora_A" or "lora_down", ComfyUI), or likewise with "_" for "."
+("lora_unet_X.lora_down", kohya and musubi-tuner). A layer that is several of ours is cut along its outputs; several
+that are one of theirs become one, whose rank is their sum where they look at different directions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videodit.models.formats import dit, latte, pixart, stdit3, wan
+from videodit.models.formats.table import ConversionError, Format, Place, State, their_config
+from videodit.weights import WeightsError
+
+STYLES = ("diffusers", "original", "kohya")
+OURS = Format("VideoDiT", {}, (("blocks", {}),))
+# a family's keys, its diffusers class, its own files
+KNOWN: tuple[tuple[Any, Format | None, Format], ...] = (
+    (wan.KEYS, wan.FORMAT, wan.ORIGINAL),
+    (dit.KEYS, dit.FORMAT, dit.ORIGINAL),
+    (pixart.KEYS, pixart.FORMAT, pixart.ORIGINAL),
+    (latte.KEYS, latte.FORMAT, latte.ORIGINAL_TEXT),
+    (stdit3.KEYS, None, stdit3.ORIGINAL),
+)
+PREFIXES = ("transformer.", "model.diffusion_model.", "diffusion_model.", "base_model.model.", "lora_unet_")
+PART = re.compile(r"(?P<layer>.+)\.(?:(?P<half>lora_A|lora_B|lora_down|lora_up)(?:\.[^.]+)?\.weight|(?P<alpha>alpha))")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """down: r in; up: out r; a layer's weight gets `scale * up @ down`."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+    @property
+    def alpha(self) -> float:
+        """The scale as peft and kohya write it: times the rank."""
+        return self.scale * len(self.down)
+
+
+def formats_of(config: Any) -> tuple[Format, Format]:
+    """How the family of a `VideoDiT` names its layers: in diffusers' class, and in its own files."""
+    for keys, theirs, own in KNOWN:
+        try:
+            their_config(keys, config, own.name)
+        except ConversionError:
+            continue
+        return theirs or OURS, own
+    return OURS, OURS
+
+
+def read(
+    state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None, config: Any, shapes: Mapping[str, tuple[int, int]]
+) -> tuple[dict[str, Pair], list[str]]:
+    """The adapters of a file by our layers, and its keys that no layer of this model has.
+
+    Args:
+        state: of the file. metadata: diffusers' own beside it (`lora_alpha`, `alpha_pattern` ...), where it has some.
+        config: of the model. shapes: of its linear layers' weights, (out, in).
+
+    Raises:
+        WeightsError: half an adapter, or one of other shapes than its layer's; names the layer.
+    """
+    metadata = {key.removeprefix("transformer."): value for key, value in (metadata or {}).items()}
+    found: dict[str, dict[str, Any]] = {}
+    keys: dict[str, list[str]] = {}
+    stray = []
+    for key, tensor in state.items():
+        name = next((key.removeprefix(prefix) for prefix in PREFIXES if key.startswith(prefix)), key)
+        if (match := PART.fullmatch(name)) is None:
+            stray.append(key)
+            continue
+        half = {"lora_A": "down", "lora_down": "down", "lora_B": "up", "lora_up": "up", None: "alpha"}[match["half"]]
+        found.setdefault(match["layer"], {})[half] = tensor
+        keys.setdefault(match["layer"], []).append(key)
+    layers = _best([_layers(one, config, shapes) for one in (*formats_of(config), OURS)], found)
+    pairs = {}
+    for layer, halves in found.items():
+        if layer not in layers:
+            stray += keys[layer]
+            continue
+        if not {"down", "up"} <= halves.keys():
+            raise WeightsError(f"half an adapter: 1 of its {len(state)} tensors is alone, {keys[layer][0]}")
+        down, up = halves["down"], halves["up"]
+        scale = _scale(layer, len(down), halves.get("alpha"), metadata)
+        for ours, place in layers[layer]:
+            rows = place.layout is not None and place.layout.rows
+            part = up.chunk(place.parts)[place.part]
+            pair = Pair(down, place.layout.take(part, config) if rows else part, scale)  # type: ignore[union-attr]
+            if (len(pair.up), pair.down.shape[1]) != shapes[ours] or pair.up.shape[1] != len(down):
+                have = f"{tuple(up.shape)} @ {tuple(down.shape)}"
+                raise WeightsError(f"{layer}: {have} does not fit this model's {ours} {shapes[ours]}: of another base")
+            pairs[ours] = pair
+    return pairs, stray
+
+
+def write(pairs: Mapping[str, Pair], config: Any, style: str) -> tuple[State, dict[str, Any]]:
+    """The adapters of our layers as a file of another style has them, and diffusers' metadata where it reads some.
+
+    Raises:
+        ConversionError: no such style, or a layer that the format does not have as one.
+    """
+    if style not in STYLES:
+        raise ConversionError(f"{style!r} is none of {', '.join(STYLES)}")
+    theirs, own = formats_of(config)
+    where = theirs if style == "diffusers" else own
+    groups: dict[str, dict[int, tuple[Pair, Place]]] = {}
+    for layer, pair in pairs.items():
+        places = where.places(f"{layer}.weight", config)
+        place = places[0]
+        if len(places) > 1 or (place.layout is not None and not place.layout.rows):
+            raise ConversionError(f"{layer}: no linear layer of its own in {where.name}; leave it out of the adapter")
+        given = pair if place.layout is None else replace(pair, up=place.layout.give(pair.up, config))
+        groups.setdefault(place.name.removesuffix(".weight"), {})[place.part] = given, place
+    state: State = {}
+    whole = {layer: _joined(parts) for layer, parts in groups.items()}
+    for layer, pair in whole.items():
+        if style == "diffusers":
+            names = f"transformer.{layer}.lora_A.weight", f"transformer.{layer}.lora_B.weight"
+        elif style == "original":
+            names = f"diffusion_model.{layer}.lora_A.weight", f"diffusion_model.{layer}.lora_B.weight"
+        else:
+            flat = f"lora_unet_{layer.replace('.', '_')}"
+            names = f"{flat}.lora_down.weight", f"{flat}.lora_up.weight"
+        state |= dict(zip(names, (pair.down.contiguous(), pair.up.contiguous()), strict=True))
+        if style != "diffusers":
+            state[f"{names[0].rsplit('.', 2)[0]}.alpha"] = torch.tensor(pair.alpha)
+    return state, peft_config(whole) if style == "diffusers" else {}
+
+
+def peft_config(pairs: Mapping[str, Pair]) -> dict[str, Any]:
+    """What peft is told of adapters, by layer."""
+    ranks = {layer: len(pair.down) for layer, pair in pairs.items()}
+    alphas = {layer: pair.alpha for layer, pair in pairs.items()}
+    return {
+        "r": max(ranks.values()),
+        "lora_alpha": max(alphas.values()),
+        "rank_pattern": dict(ranks) if len(set(ranks.values())) > 1 else {},
+        "alpha_pattern": dict(alphas) if len(set(alphas.values())) > 1 else {},
+        "target_modules": sorted(ranks),
+    }
+
+
+def _layers(where: Format, config: Any, shapes: Iterable[str]) -> dict[str, list[tuple[str, Place]]]:
+    """Their layers, also with "_" for ".", and which of ours each is."""
+    layers: dict[str, list[tuple[str, Place]]] = {}
+    for layer in shapes:
+        places = where.places(f"{layer}.weight", config)
+        if len(places) == 1 and (places[0].layout is None or places[0].layout.rows):
+            layers.setdefault(places[0].name.removesuffix(".weight"), []).append((layer, places[0]))
+    return layers | {name.replace(".", "_"): ours for name, ours in layers.items()}
+
+
+def _best(maps: list[dict[str, Any]], found: Iterable[str]) -> dict[str, Any]:
+    """The first of those that know most of the layers."""
+    return max(maps, key=lambda layers: sum(name in layers for name in found))
+
+
+def _scale(layer: str, rank: int, alpha: Tensor | None, metadata: Mapping[str, Any] | None) -> float:
+    if alpha is not None:
+        return float(alpha) / rank
+    if not metadata:
+        return 1.0
+    patterns = metadata.get("alpha_pattern") or {}
+    named = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", layer))
+    value = next(named, metadata.get("lora_alpha", rank))
+    return value / (rank**0.5 if metadata.get("use_rslora") else rank)
+
+
+def _joined(parts: Mapping[int, tuple[Pair, Place]]) -> Pair:
+    """The adapter of a layer of which these are parts, along its outputs."""
+    ((first, place), *_) = parts.values()
+    if place.parts == 1:
+        return first
+    rows = len(first.up)
+    alike = all(torch.equal(pair.down, first.down) and pair.scale == first.scale for pair, _ in parts.values())
+    if alike:  # they look at the same directions
+        ups = [parts[i][0].up if i in parts else first.up.new_zeros(first.up.shape) for i in range(place.parts)]
+        return Pair(first.down, torch.cat(ups), first.scale)
+    held = [pair for pair, _ in parts.values()]
+    up = first.up.new_zeros(place.parts * rows, sum(len(pair.down) for pair in held))
+    column = 0
+    for number, (pair, _) in parts.items():
+        up[number * rows : (number + 1) * rows, column : column + len(pair.down)] = pair.up * (pair.scale / first.scale)
+        column += len(pair.down)
+    return Pair(torch.cat([pair.down for pair in held]), up, first.scale)

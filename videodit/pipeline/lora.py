@@ -1,0 +1,76 @@
+"""Low-rank adapters on a pipeline, by diffusers' own surface: load, weigh, fuse, save, unload, several at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from diffusers.loaders.lora_base import LoraBaseMixin
+from diffusers.utils.peft_utils import get_adapter_name
+
+
+class Adapters(LoraBaseMixin):
+    """What diffusers' pipelines have for LoRA, over transformers that take them whole (`models.adapters`)."""
+
+    _lora_loadable_modules: ClassVar[list[str]] = ["transformer", "transformer_2"]
+    transformer_name = "transformer"
+
+    def load_lora_weights(
+        self,
+        pretrained_model_name_or_path_or_dict: Any,
+        adapter_name: str | None = None,
+        hotswap: bool = False,
+        strict: bool = True,
+        load_into_transformer_2: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Puts an adapter on the transformer: a file, folder, hub name or state dict in any style of `formats.lora`.
+
+        Args:
+            adapter_name: to weigh and delete it by; None: default_0, default_1 ...
+            hotswap: in the place of the adapter of that name.
+            strict: False leaves out, with a warning that counts them, layers that this model does not have.
+            load_into_transformer_2: onto the second of two experts.
+
+        Raises:
+            WeightsError: half an adapter, one of another base, or a damaged file; the model is then as before.
+        """
+        model: Any = self.transformer_2 if load_into_transformer_2 else self.transformer  # type: ignore[attr-defined]
+        if model is None:
+            raise ValueError(
+                "this pipeline has no such transformer; load it first, or leave out load_into_transformer_2"
+            )
+        source = pretrained_model_name_or_path_or_dict
+        if not isinstance(source, dict) and Path(source).is_file() and "weight_name" not in kwargs:
+            source, kwargs["weight_name"] = Path(source).parent, Path(source).name
+        model.load_lora_adapter(
+            source,
+            adapter_name=adapter_name or get_adapter_name(model),
+            hotswap=hotswap,
+            strict=strict,
+            _pipeline=self,
+            **kwargs,
+        )
+
+    def save_lora_weights(
+        self,
+        save_directory: str | Path,
+        adapter_name: str | None = None,
+        weight_name: str | None = None,
+        style: str = "diffusers",
+    ) -> None:
+        """Saves one of the transformer's adapters (None: the one that is active) as `models.adapters` does."""
+        model: Any = self.transformer  # type: ignore[attr-defined]
+        name = adapter_name or next(iter(model.active_adapters()), "default")
+        model.save_lora_adapter(save_directory, name, weight_name=weight_name, style=style)
+
+    def fuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
+        """Adds the active adapters to the weights; as diffusers."""
+        super().fuse_lora(components=components or self._adapted(), **kwargs)
+
+    def unfuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
+        """Takes them out again; as diffusers."""
+        super().unfuse_lora(components=components or self._adapted(), **kwargs)
+
+    def _adapted(self) -> list[str]:
+        return [name for name in self._lora_loadable_modules if getattr(getattr(self, name, None), "peft_config", None)]

@@ -1,8 +1,9 @@
 """Rewrites a model in another form.
 
-  tools/convert.py --from PIPELINE --to DIR                       PixArt, DiT or Latte of diffusers -> VideoDiTPipeline
-  tools/convert.py --from PixArt-XL-2-512x512.pth --to DIR        a project's own checkpoint -> VideoDiT
-  tools/convert.py --from DIR --to DIR --format pixart            ours -> diffusers' class, where the structure allows
+  tools/convert.py --from PIPELINE --to DIR                       Wan, Latte, PixArt or DiT of diffusers -> VideoDiTPipeline
+  tools/convert.py --from wan2.1_t2v_1.3B_bf16.safetensors --to DIR    a project's own weights -> VideoDiT
+  tools/convert.py --from DIR --to DIR --format wan               ours -> diffusers' class, where the structure allows
+  tools/convert.py --from DIR --to wan.safetensors --format wan   ours -> the project's own names, as ComfyUI reads them
   tools/convert.py --from DIR --to DIR --dtype float16            half the size on disk
   tools/convert.py --verify DIR                                   nothing: are all its weights whole and as saved?
 
@@ -20,6 +21,10 @@ from videodit.config.kinds import Amount, File, Place, Positive, argument
 from videodit.terminal import Parser, shown
 
 
+# of `videodit.models.formats`: diffusers' classes, and files by the projects' own names
+FORMATS = ("dit", "pixart", "latte", "wan", "stdit3")
+
+
 def main() -> int:
     parser = Parser(__doc__)
     parser.add_argument(
@@ -28,16 +33,16 @@ def main() -> int:
         type=argument(Place),
         help="a pipeline or transformer: folder, hub name, checkpoint file",
     )
-    parser.add_argument("--to", dest="target", type=argument(File), help="the folder to write; must not exist yet")
+    parser.add_argument(
+        "--to", dest="target", type=argument(File), help="the folder or .safetensors to write; must not exist yet"
+    )
     parser.add_argument(
         "--verify",
         metavar="DIR",
         type=argument(Place),
         help="read a folder's weights: whole, finite, and as their checksums say",
     )
-    parser.add_argument(
-        "--format", choices=("videodit", "dit", "pixart", "latte"), default="videodit", help="(videodit)"
-    )
+    parser.add_argument("--format", choices=("videodit", *FORMATS), default="videodit", help="(videodit)")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the weights")
     parser.add_argument(
         "--num-attention-heads", type=argument(Positive), help="of a checkpoint file of no published width"
@@ -48,6 +53,9 @@ def main() -> int:
     parser.add_argument(
         "--sample-size", type=argument(Positive), help="of a checkpoint file without positions: tokens a side"
     )
+    parser.add_argument(
+        "--partial", action="store_true", help="of a checkpoint file take what fits: the rest fresh, or left out"
+    )
     args = parser.parse_args()
     if (args.verify is None) == (args.source is None or args.target is None):
         parser.error("give --from and --to, or --verify alone")
@@ -56,24 +64,31 @@ def main() -> int:
     if args.target.exists():
         print(shown(f"convert: {args.target} exists; choose another --to, or remove it"), file=sys.stderr)
         return 2
+    if args.target.suffix == ".safetensors" and args.format == "videodit":
+        print(shown("convert: a single file is of a project's own names: say --format wan, or another"), file=sys.stderr)
+        return 2
     import torch
 
     from videodit import VideoDiTPipeline
-    from videodit.exchange import open_model, pipeline_to_diffusers, save_whole
+    from videodit.exchange import open_model, pipeline_to_diffusers, save_file, save_whole
     from videodit.models.formats.files import to_diffusers
 
     try:
-        file = {name: getattr(args, name) for name in ("num_attention_heads", "interpolation_scale", "sample_size")}
+        unsaid = ("num_attention_heads", "interpolation_scale", "sample_size", "partial")
+        file = {name: getattr(args, name) for name in unsaid}
         model, report = open_model(args.source, dtype=getattr(torch, args.dtype), **file)
-        if args.format != "videodit":
-            back = pipeline_to_diffusers if isinstance(model, VideoDiTPipeline) else to_diffusers
-            model = back(model, args.format)
-        save_whole(model, args.target, {"conversion.txt": f"{report}\n"} if report.copied else {})
+        if args.target.suffix == ".safetensors":
+            save_file(model, args.format, args.target)
+        else:
+            if args.format != "videodit":
+                back = pipeline_to_diffusers if isinstance(model, VideoDiTPipeline) else to_diffusers
+                model = back(model, args.format)
+            save_whole(model, args.target, {"conversion.txt": f"{report}\n"} if report.copied else {})
     except (ValueError, OSError) as error:
         print("convert:", *shown(error).split(), file=sys.stderr)
         return 2
     if report.copied:
-        print(f"{str(report).splitlines()[0]} (conversion.txt)")
+        print(str(report).splitlines()[0] + (" (conversion.txt)" if args.target.is_dir() else ""))
     print(args.target)
     return 0
 

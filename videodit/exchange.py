@@ -25,7 +25,14 @@ from diffusers import (
 from videodit.codec import VideoCodec
 from videodit.disk import write_sums, writing
 from videodit.geometry import ClipSize
-from videodit.models.formats.files import from_checkpoint, from_diffusers, is_original, load, to_diffusers
+from videodit.models.formats.files import (
+    from_checkpoint,
+    from_diffusers,
+    is_original,
+    load,
+    to_checkpoint,
+    to_diffusers,
+)
 from videodit.models.formats.table import ConversionError, Report
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline, named_folder
@@ -143,6 +150,17 @@ def save_whole(model: VideoDiT | VideoDiTPipeline | DiffusionPipeline, folder: P
             (Path(scratch) / "model" / name).write_text(text)
         write_sums(Path(scratch) / "model", sorted(f for f in (Path(scratch) / "model").rglob("*.*") if f.is_file()))
         (Path(scratch) / "model").rename(folder)
+
+
+def save_file(model: VideoDiT | VideoDiTPipeline, family: str, file: Path) -> None:
+    """Saves a transformer as one file by its project's own names; ConversionError where it is not that project's."""
+    transformer = model.transformer if isinstance(model, VideoDiTPipeline) else model
+    if isinstance(model, VideoDiTPipeline) and model.transformer_2 is not None:
+        raise ConversionError("a single file holds one expert: name the folder of one, its transformer or transformer_2")
+    state = {name: tensor.contiguous() for name, tensor in to_checkpoint(transformer, family).items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with writing(file):
+        write_whole(file, lambda scratch: safetensors.torch.save_file(state, scratch, metadata={"format": "pt"}))
 
 
 def pipeline_from_diffusers(theirs: DiffusionPipeline) -> tuple[VideoDiTPipeline, Report]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,3 +27,25 @@ def seeded() -> None:
 @pytest.fixture(scope="session")
 def tiny_pipe() -> VideoDiTPipeline:
     return tiny_pipeline()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A disk of so many bytes; again with another number: it has so many now."""
+    folder, mounted = tmp_path / "disk", []
+
+    def resize(size: int) -> Path:
+        if sys.platform != "linux":
+            pytest.skip("tmpfs is Linux's")
+        folder.mkdir(exist_ok=True)
+        how = f"remount,size={size}" if mounted else f"size={size}"
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", how, "tmpfs", folder], capture_output=True, text=True)
+        if done.returncode and not mounted:
+            pytest.skip("no disk can be mounted here")
+        assert done.returncode == 0, done.stderr
+        mounted.append(folder)
+        return folder
+
+    yield resize
+    if mounted:
+        subprocess.run(["umount", folder], check=True)

@@ -10,12 +10,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from standin import choose
 from tiny import tiny_pipeline
 
 from videodit.pipeline import VideoDiTPipeline
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--standin", action="store_true", help="on a stand-in accelerator (tests/standin.py)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--standin"):
+        choose()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--standin"):
+        for item in items:
+            if (mark := item.get_closest_marker("cpu")) is not None:
+                item.add_marker(pytest.mark.skip(reason=mark.args[0]))
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +42,8 @@ def seeded() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_pipe() -> VideoDiTPipeline:
-    return tiny_pipeline()
+def tiny_pipe(pytestconfig: pytest.Config) -> VideoDiTPipeline:
+    return tiny_pipeline().to(torch.accelerator.current_accelerator() if pytestconfig.getoption("--standin") else "cpu")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -128,6 +129,13 @@ def install() -> torch.device:
         backend.stream = lambda *_: nullcontext()
         torch.tensor, torch.as_tensor = _sending(torch.tensor), _sending(torch.as_tensor)
     return torch.device(NAME, 0)
+
+
+def choose() -> torch.device:
+    """The device, as the accelerator of this machine: torch and accelerate choose it where nothing else is said."""
+    away = install()
+    PartialState.default_device = property(lambda state: away)
+    return away
 
 
 def _sending(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

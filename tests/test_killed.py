@@ -52,7 +52,7 @@ def train_codec(folder: Path) -> None:
 
 def encode(folder: Path) -> None:
     values = run(folder, data={"clips": 12, "validation": 4})
-    cache.SHARD = 3
+    cache.SHARD = 3  # so that there are several files
     inputs.open_clips(values, inputs.load_codec(values))
 
 
@@ -139,8 +139,7 @@ def go_whole(name: str, folder: Path, counts: Path) -> None:
 
     count_moments(WALKS[name], count)
     WALKS[name].go(folder)
-    reached = number
-    counts.write_text(str(reached))
+    counts.write_text(str(number))
 
 
 def go_until(name: str, folder: Path, moment: int) -> None:
@@ -176,7 +175,7 @@ def test_a_run_that_is_killed_at_any_moment_ends_in_the_same_bits(whole: Path, t
     moments = int((whole.parent / "moments").read_text())
     for moment in sorted(random.Random(seed).sample(range(1, moments // 2), 2)):
         assert start(go_until, "train", tmp_path, moment) == -signal.SIGKILL
-    go("train", tmp_path)
+    assert start(go, "train", tmp_path) == 0
     assert equal(trained(tmp_path), trained(whole))
 
 

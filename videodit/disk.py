@@ -51,12 +51,14 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole(file: Path) -> Iterator[Path]:
-    """A name to write a file under, beside it and with its ending: then the file is there whole, or as it was before.
+    """A name to write a file under: afterwards the file is there whole, or as it was before.
+
+    The name is beside the file, hidden and of another ending, so that nobody takes what a kill leaves for the file.
 
     Raises:
         DiskError: it cannot be written.
     """
-    scratch = file.with_name(f".{file.stem}-{secrets.token_hex(4)}{file.suffix}")
+    scratch = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     with writing(file):
         try:
             yield scratch

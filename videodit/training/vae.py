@@ -18,10 +18,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -157,13 +157,17 @@ def train_vae(config: Run) -> Path:
     if not all(stage.decoder_only for stage in vae_config.stages):
         store_statistics(vae, data.train, config)
     report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train)
-    with writing(folder / "vae"), TemporaryDirectory(dir=folder, prefix=".vae.") as scratch:
-        saved, before = Path(scratch) / "vae", Path(scratch) / "before"
-        vae.save_pretrained(saved)
-        (saved / "report.json").write_text(json.dumps(report, indent=1))
-        if (folder / "vae").exists():
-            (folder / "vae").rename(before)
-        saved.rename(folder / "vae")
+    scratch = folder / ".vae"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed here
+    try:
+        with writing(folder / "vae"):
+            vae.save_pretrained(scratch / "vae")
+            (scratch / "vae" / "report.json").write_text(json.dumps(report, indent=1))
+            if (folder / "vae").exists():
+                (folder / "vae").rename(scratch / "before")
+            (scratch / "vae").rename(folder / "vae")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     for skip in data.validation.skips.values():
         log.warning("left out %s, and another measured in its place: %s", skip.where, skip.why)
     log.info("held-out PSNR %.2f dB over %d clips", report["psnr"], report["clips"])

@@ -56,6 +56,15 @@ def equal(a: object, b: object) -> bool:
     return a == b
 
 
+MEMORY = (".lock", "analysis.jsonl")  # of what a run learned, for another time
+
+
+def files(folder: Path, pattern: str = "*") -> dict[str, bytes]:
+    """All that a run left in a folder, by name; hidden files too, where the pattern has them."""
+    inside = (file for file in sorted(folder.rglob(pattern)) if file.is_file() and file.name not in MEMORY)
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in inside}
+
+
 def run(folder: Path, **changes: Any) -> Run:
     """The tiny run in a folder that already holds a VAE; `changes` go into the sections."""
     if not (folder / "vae").exists():

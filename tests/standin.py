@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -23,6 +24,10 @@ NAME = "sham"
 CPU = torch.device("cpu")
 COPIES = ("aten::copy_", "aten::_to_copy", "aten::_copy_from", "aten::_copy_from_and_resize", "aten::_foreach_copy_")
 INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")  # by indices from anywhere
+
+# why a test is of the CPU alone
+LEFT_EMPTY = "transformers leaves empty what no file holds, where torch has a device that it does not know"
+TORCHSCRIPT = "modules of TorchScript hold no tensors of the stand-in"
 
 
 class Away(torch.Tensor):
@@ -126,8 +131,16 @@ def install() -> torch.device:
         stream = SimpleNamespace(synchronize=lambda: None)
         backend.current_stream = lambda *_: stream
         backend.stream = lambda *_: nullcontext()
+        torch.__future__.set_swap_module_params_on_conversion(True)  # or weights that are tied would come apart
         torch.tensor, torch.as_tensor = _sending(torch.tensor), _sending(torch.as_tensor)
     return torch.device(NAME, 0)
+
+
+def choose() -> torch.device:
+    """The device, as the accelerator of this machine: torch and accelerate choose it where nothing else is said."""
+    away = install()
+    PartialState.default_device = property(lambda state: away)
+    return away
 
 
 def _sending(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -122,11 +122,13 @@ def test_after_a_kill_what_is_missing_is_made_and_a_clip_without_settings_beside
     tiny_pipe: VideoDiTPipeline, calls: list[list[str]], tmp_path: Path
 ) -> None:
     paths = make(tiny_pipe, three(), tmp_path)
+    whole = paths[1].with_suffix(".json").read_bytes()
     paths[1].with_suffix(".json").unlink()  # as after a kill between the clip and its settings
     paths[2].unlink()
     calls.clear()
     make(tiny_pipe, three(), tmp_path)
     assert calls == [["a red star"]]
+    assert paths[1].with_suffix(".json").read_bytes() == whole
 
 
 def test_a_file_of_somebody_else_is_not_overwritten(tiny_pipe: VideoDiTPipeline, tmp_path: Path) -> None:

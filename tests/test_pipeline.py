@@ -199,7 +199,7 @@ def test_mistakes_are_named(tiny_pipe: VideoDiTPipeline, options: dict[str, Any]
 
 
 def test_a_noised_video_lies_on_the_path_between_itself_and_noise(tiny_pipe: VideoDiTPipeline) -> None:
-    noise = torch.randn(1, *SIZE.latent(tiny_pipe.codec.strides))
+    noise = torch.randn(1, *SIZE.latent(tiny_pipe.codec.strides)).to(tiny_pipe.device)
     pixels = torch.from_numpy(footage(9)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     flow = FlowMatchEulerDiscreteScheduler()
     with torch.no_grad():
@@ -292,10 +292,11 @@ def test_the_pass_without_given_frames_sees_them_as_noised_as_the_rest(tiny_pipe
     pixels = torch.from_numpy(footage(1)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     with torch.no_grad():
         clean = tiny_pipe.codec.encode(pixels)[0]
+    noise = noise[0].to(clean.device)
     for seen, mask, t in calls:
         assert mask.tolist() == [[True, False, False]] * 2 + [[False] * 3]
         torch.testing.assert_close(seen[1][:, :1], clean)
-        torch.testing.assert_close(seen[2][:, :1], (1 - t) * clean + t * noise[0][:, :1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(seen[2][:, :1], (1 - t) * clean + t * noise[:, :1], rtol=1e-4, atol=1e-4)
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------

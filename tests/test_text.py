@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from standin import LEFT_EMPTY
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import pad
 from transformers import (
@@ -175,6 +176,7 @@ def test_unknown_to_a_subword_tokenizer_is_only_what_it_cannot_spell():
 
 @ENCODERS
 @torch.no_grad()
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_round_trip_law_saved_and_loaded_are_equal_bit_for_bit(build, tmp_path):
     encoder = build()
     states, mask = encoder(PROMPTS)
@@ -203,6 +205,7 @@ def test_a_folder_may_hold_encoder_and_tokenizer_side_by_side(tmp_path):
 
 @pytest.mark.parametrize("kind", ["t5", "clip"])
 @torch.no_grad()
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_of_a_full_model_only_the_text_encoder_is_loaded(kind, tmp_path):
     if kind == "t5":
         full, tokenizer = T5ForConditionalGeneration(t5_config()), t5_tokenizer()
@@ -241,6 +244,7 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path):
             TextEncoder.from_pretrained(name)
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_weights_that_do_not_fill_the_encoder_are_an_error(tmp_path):
     encoder = own()
     encoder.save_pretrained(tmp_path)

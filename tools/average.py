@@ -25,13 +25,14 @@ def main() -> int:
     )
     parser.add_argument("--to", type=argument(Place), required=True, help="a new folder for the pipeline")
     args = parser.parse_args()
+    from videodit.exchange import save_whole
     from videodit.training.posthoc import reconstruct
 
     try:
         if Path(args.to).exists():
             raise ValueError(f"{args.to}: exists; choose another --to, or remove it")
         pipe, total = reconstruct(Path(args.source), args.sigma_rel, args.step)
-        pipe.save_pretrained(args.to)
+        save_whole(pipe, Path(args.to), {})
     except (ValueError, OSError) as error:
         print(shown(f"average: {error}"), file=sys.stderr)
         return 2

@@ -27,6 +27,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which count
 from tools.benchmarks.turns import Disagreement
 from videodit.command import command
 from videodit.config.kinds import File, argument
+from videodit.disk import replace_text
 from videodit.terminal import Parser, shown
 
 ROOMS = ("model", "memory", "sample", "scaling", "train", "data")
@@ -47,7 +48,7 @@ def main() -> int:
             raise ValueError(f"--json {args.json}: is there already, and no record of {what.what}; name another file")
         found = room.run(args)
         if args.json:
-            args.json.write_text(json.dumps(found, indent=1))
+            replace_text(args.json, json.dumps(found, indent=1))
     except Disagreement as error:
         print(shown(f"benchmark: {error}"), file=sys.stderr)
         return 1

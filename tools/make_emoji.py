@@ -32,13 +32,12 @@ def main() -> int:
     parser.add_argument("--seed", type=argument(Seed), default=0, help="of motions and pairs (default: 0)")
     parser.add_argument("--held-out", action="store_true", help="the tones of skin that training never shows")
     args = parser.parse_args()
-    from videodit.emoji.art import ArtError
     from videodit.emoji.make import make, testing_scenes, training_scenes
 
     try:
         scenes = testing_scenes() if args.held_out else training_scenes(args.pairs, args.seed)
         digest = make(args.packages, args.out, scenes)
-    except (ArtError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(shown(f"make_emoji: {error}"), file=sys.stderr)
         return 2
     print(f"{shown(args.out)}: {len(scenes)} clips and images; sha256 of clips.jsonl {digest}")

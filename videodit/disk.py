@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,19 +49,32 @@ def writing(path: Path) -> Iterator[None]:
         raise DiskError(f"{path}: cannot be written ({reason}); check the folder and the space left") from error
 
 
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """A name to write a file under: afterwards the file is there whole, or as it was before.
+
+    The name is beside the file, hidden and of another ending, so that nobody takes what a kill leaves for the file.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    scratch = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    with writing(file):
+        try:
+            yield scratch
+            scratch.replace(file)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
 def write_lines(file: Path, lines: Iterable[str]) -> None:
     replace_text(file, "".join(f"{line}\n" for line in lines))
 
 
 def replace_text(file: Path, text: str) -> None:
     """Writes a file whole, or leaves the one before as it was. DiskError where it cannot be."""
-    scratch = file.with_name(f".{file.name}.{os.getpid()}")
-    with writing(file):
-        try:
-            scratch.write_text(text, encoding="utf-8")
-            scratch.replace(file)
-        finally:
-            scratch.unlink(missing_ok=True)
+    with whole(file) as scratch:
+        scratch.write_text(text, encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------- checksums

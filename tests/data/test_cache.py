@@ -167,6 +167,33 @@ def test_changed_bytes_are_noticed_when_read(tmp_path: Path, codec: VideoCodec, 
         encode(tmp_path, codec)
 
 
+def test_what_a_kill_left_half_written_is_nobodys(
+    tmp_path: Path, codec: VideoCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("videodit.data.cache.save_file", torn)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            Store(tmp_path / "s").add({"a": torch.ones(2)})
+    assert len(list((tmp_path / "s").iterdir())) == 1
+    assert Store(tmp_path / "s").missing(["a"]) == ["a"]
+
+
+def test_a_file_of_latents_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+    """Also with reasons in its header: libraries order several keys there at random."""
+    kept = []
+    for number in range(6):
+        Store(tmp_path / str(number)).add({"a": torch.ones(2)}, {"b": "cannot be read"})
+        (file,) = (tmp_path / str(number)).iterdir()
+        kept.append(file.read_bytes())
+        assert Store(tmp_path / str(number)).failed == {"b": "cannot be read"}
+    assert kept == kept[:1] * 6
+
+
 def damaged_late(file: Path) -> bytes:
     """Writes a file of sixty frames whose end does not decode, though its head says nothing of it; returns it sound."""
     pixels = np.random.default_rng(2).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from networks import save_clip, save_i3d, save_videomae
 from PIL import Image
+from standin import TORCHSCRIPT
 
 from videodit.evaluation.clip_features import PixelFeatures, evenly, load_i3d, load_videomae
 from videodit.evaluation.pixels import Undefined
@@ -48,6 +49,7 @@ def test_pixel_features_count_a_pixel_across_an_edge_by_its_share() -> None:
     np.testing.assert_allclose(PixelFeatures()(clip), PixelFeatures()(finer), atol=1e-6)
 
 
+@pytest.mark.cpu(TORCHSCRIPT)
 def test_clip_features_refuse_other_frames_than_they_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="9 frames given, 8 wanted"):
         PixelFeatures()(frames(9))
@@ -77,6 +79,7 @@ def test_videomae_features_are_the_mean_token_of_transformers_model(tmp_path: Pa
         load_videomae(tmp_path / "clip")
 
 
+@pytest.mark.cpu(TORCHSCRIPT)
 def test_i3d_is_called_as_stylegan_v_calls_it_for_fvd(tmp_path: Path) -> None:
     file = tmp_path / "i3d_torchscript.pt"
     save_i3d(file)

@@ -229,6 +229,6 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a_red_disc.mp4: frame 0 is float64 of shape .*uint8 h w 3"):
         write_report(tmp_path / "r.html", alone, lambda clip: [np.zeros((4, 4, 3))])
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"file.r.html cannot be written"):
+    with pytest.raises(ValueError, match=r"file.r.html: cannot be written"):
         write_report(tmp_path / "file" / "r.html", alone, none)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]

@@ -91,6 +91,7 @@ def test_images_first_then_clips(tmp_path: Path) -> None:
     assert silent.axis == "time"
     assert not silent.attn1.to_out[0].weight.any()
     clips = Trainer(run(tmp_path / "clips", train={"start_from": str(tmp_path / "images" / "pipeline")}))
+    pipe.to(clips.accelerator.device)
     ours = clips.raw_model.transformer.state_dict()
     assert equal(dict(pipe.transformer.state_dict()), dict(ours))
     assert equal(dict(pipe.text_encoder.state_dict()), dict(clips.raw_model.text.text_encoder.state_dict()))

@@ -14,6 +14,7 @@ from tools.benchmarks.devices import add_device, machine, named_device, peak_mem
 from tools.benchmarks.plot import loglog
 from tools.benchmarks.turns import print_rows, rows, take_turns
 from videodit.config.kinds import File, Positive, argument
+from videodit.disk import replace_text
 from videodit.models.transformer import VideoDiT
 
 CHANNELS, TEXT = 4, (120, 512)  # text tokens and their width
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.plot:
         curves = {name: [table["rows"][i]["median"] for table in tables] for i, name in enumerate(names)}
         title = f"{2 * args.layers} blocks, {args.width} wide, {places} x {places} places"
-        args.plot.write_text(loglog(title, "frames", "seconds, forward pass", lengths, curves))
+        replace_text(args.plot, loglog(title, "frames", "seconds, forward pass", lengths, curves))
     return {"what": "scaling", "machine": machine(device), "tables": tables, "exponents": exponents}
 
 

@@ -21,6 +21,7 @@ from videodit.clipset.requests import FILES, Request
 from videodit.clipset.texts import embeds_of, encode_texts, prompts_of
 from videodit.config.kinds import Guidance, Share, Steps, check, usable_backend
 from videodit.diffusion.schedulers import scheduler_named
+from videodit.disk import replace_text
 from videodit.evaluation.weights import state_hash
 from videodit.geometry import ClipSize
 from videodit.long import long_clip
@@ -123,9 +124,11 @@ def make_clips(
     settings = [_settings(pipe, request) | made_by for request in requests]
     check_outputs(paths, settings, [*inputs, *(one[name] for one in settings for name in FILES if name in one)])
     missing = [not is_made(*each, overwrite=overwrite, renew=renew) for each in zip(paths, settings, strict=True)]
-    for path, wanted in zip(paths, missing, strict=True):
+    for path, wanted, one in zip(paths, missing, settings, strict=True):
         if wanted and writes:
             check_writable(path)
+        elif writes and not path.with_suffix(".json").exists():  # the run before ended between a clip and its settings
+            _write_settings(path, one)
     batches = _batches(settings, missing, batch_size)
     if texts is None:
         todo = [requests[i] for batch in batches for i in batch]
@@ -268,4 +271,8 @@ def _write(path: Path, frames: np.ndarray | Iterator[np.ndarray], settings: Mapp
     metadata = {"comment": json.dumps(settings), "title": settings["prompt"]}
     path.with_suffix(".json").unlink(missing_ok=True)  # the clip is made when its settings stand beside it
     write_video(path, frames, settings["fps"], metadata=metadata)
-    path.with_suffix(".json").write_text(json.dumps(settings, indent=1) + "\n")
+    _write_settings(path, settings)
+
+
+def _write_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    replace_text(path.with_suffix(".json"), json.dumps(settings, indent=1) + "\n")

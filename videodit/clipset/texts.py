@@ -6,7 +6,6 @@ prompt's name is the first 12 digits of its encoder's fingerprint, a space, and 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from videodit.clipset.requests import Request
 from videodit.conditions import encoded
+from videodit.disk import whole
 from videodit.text import TextEncoder, padded
 
 NAME = re.compile("[0-9a-f]{12} ")  # what a prompt's name begins with
@@ -40,7 +40,7 @@ def write_texts(file: Path, encoder: TextEncoder, prompts: Sequence[str], *, ove
 
     Raises:
         ValueError: another ending than .safetensors; or, unless `overwrite`, something lies there that is more than
-            states of these prompts.
+            states of these prompts; or it cannot be written.
     """
     if file.suffix != ".safetensors":
         raise ValueError(f"{file}: text states are kept in a .safetensors file; give it that ending")
@@ -48,10 +48,9 @@ def write_texts(file: Path, encoder: TextEncoder, prompts: Sequence[str], *, ove
         raise ValueError(f"{file}: is there already, and holds {lost}; name another file, or give --overwrite")
     maker = encoder.fingerprint()[:12]
     tensors = {f"{maker} {prompt}": states for prompt, states in encode_texts(encoder, prompts).items()}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_name(f".{file.name}.{os.getpid()}")
-    save_file(tensors, scratch)
-    scratch.replace(file)
+    with whole(file) as scratch:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, scratch)
     return file
 
 

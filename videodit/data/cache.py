@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,11 +30,13 @@ from videodit.data.buckets import Buckets
 from videodit.data.clips import Clips
 from videodit.data.source import Span
 from videodit.data.transforms import to_pixels
+from videodit.disk import whole
 from videodit.geometry import ClipSize
 from videodit.text import TextEncoder, TextStates, padded
 
 SHARD = 256  # samples a file
 BATCH = 8  # encoded at once
+FACTS = "sums"  # in a file's header: of each name its checksum, or why there is none; one key: several have no order
 
 T = TypeVar("T")
 
@@ -65,10 +66,10 @@ class Store:
         for file in sorted(set(self.folder.glob("*.safetensors")) - known):
             try:
                 with safe_open(file, "pt") as shard:
-                    facts = shard.metadata() or {}
+                    facts = json.loads((shard.metadata() or {})[FACTS])
                     self._where |= dict.fromkeys(shard.keys(), file)
-                    self._sums |= json.loads(facts["sums"])
-                    failed |= json.loads(facts["failed"])
+                    self._sums |= {name: fact for name, fact in facts.items() if isinstance(fact, int)}
+                    failed |= {name: fact for name, fact in facts.items() if isinstance(fact, str)}
             except (SafetensorError, OSError, ValueError, KeyError) as error:
                 raise CacheError(f"{file}: damaged ({error}); delete it, and run tools/encode.py") from error
         self.failed = {name: why for name, why in failed.items() if name not in self._where}
@@ -91,14 +92,13 @@ class Store:
         return tensor
 
     def add(self, tensors: dict[str, Tensor], failed: dict[str, str] | None = None) -> None:
-        """Writes one file, whole or not at all; `scan` finds it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Writes one file, whole or not at all; `scan` finds it. DiskError where it cannot be written."""
         names = sorted([*tensors, *(failed or {})])
         file = self.folder / f"{_hash(*names)[:16]}.safetensors"
-        scratch = file.with_name(f".{file.name}.{os.getpid()}")
-        facts = {"sums": {name: _checksum(tensor) for name, tensor in tensors.items()}, "failed": failed or {}}
-        save_file(tensors, scratch, metadata={k: json.dumps(v) for k, v in facts.items()})
-        scratch.replace(file)
+        facts = {name: _checksum(tensor) for name, tensor in tensors.items()} | (failed or {})
+        with whole(file) as scratch:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, scratch, metadata={FACTS: json.dumps(facts)})
 
 
 def _checksum(tensor: Tensor) -> int:

@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from uuid import uuid4
 
 from pydantic import TypeAdapter
 from tqdm import tqdm
 
+from videodit.disk import replace_text, writing
 from videodit.video.guarded import Guarded
 from videodit.video.index import UnsuitableError, VideoError
 from videodit.video.reader import probe
@@ -147,19 +147,19 @@ class Files:
         if self.quarantine and (changed or is_missing):
             limits = {"seconds": self.reader.seconds, "memory_gb": self.reader.memory_gb}
             row = {"file": str(path.absolute()), "bytes": size, "changed": changed, **limits, "why": str(error)}
-            self.quarantine.parent.mkdir(parents=True, exist_ok=True)
-            with self.quarantine.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(row) + "\n")  # at once, and in one piece: several processes may do so
+            with writing(self.quarantine):
+                self.quarantine.parent.mkdir(parents=True, exist_ok=True)
+                with self.quarantine.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(row) + "\n")  # at once, and in one piece: several processes may do so
 
     def remember(self) -> None:
         """Writes the memory, where something has become known since."""
         if self.memory and self._changed:
             self._changed = 0
             known = {p: (s, t, asdict(f)) for p, (s, t, f) in list(self._facts.items()) if not f.error}
-            self.memory.parent.mkdir(parents=True, exist_ok=True)
-            scratch = self.memory.with_name(f".{self.memory.name}.{uuid4().hex}")
-            scratch.write_text(json.dumps(known))
-            scratch.replace(self.memory)
+            with writing(self.memory):
+                self.memory.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(self.memory, json.dumps(known))
 
     def _remember_some(self) -> None:
         if self._changed >= REMEMBER_EVERY:

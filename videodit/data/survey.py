@@ -21,6 +21,7 @@ from videodit.data import scenes
 from videodit.data.manifest import Item
 from videodit.data.remote import fetch
 from videodit.data.scenes import Scene
+from videodit.disk import writing
 from videodit.video.guarded import Guarded
 from videodit.video.index import VideoError
 from videodit.video.reader import probe
@@ -46,7 +47,7 @@ class Memory:
                     question, answer = json.loads(line)
                     self._known[json.dumps(question)] = answer
             if lines and not lines[-1].endswith(b"\n"):
-                with path.open("ab") as file:
+                with writing(path), path.open("ab") as file:
                     file.write(b"\n")
 
     def __contains__(self, question: list) -> bool:
@@ -57,7 +58,7 @@ class Memory:
 
     def __setitem__(self, question: list, answer: Any) -> None:
         self._known[json.dumps(question)] = answer
-        with self._path.open("a", encoding="utf-8") as lines:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps([question, answer]) + "\n")
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from videodit.disk import replace_text, whole, writing
 from videodit.emoji.art import read
 from videodit.emoji.scenes import MOTIONS, Scene, captions, render
 from videodit.emoji.things import Thing, held_out, known
@@ -56,10 +57,11 @@ def make(packages: Path, folder: Path, scenes: Sequence[Scene]) -> str:
 
     Raises:
         ArtError: the packages are missing, damaged, or others.
-        OSError: the folder cannot be written.
+        DiskError: the folder cannot be written.
     """
     rows = manifest(scenes)
-    (folder / "art").mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        (folder / "art").mkdir(parents=True, exist_ok=True)
     files_of = [folder / row["file_name"] for row in rows]
     todo = [(scene, file) for scene, file in zip(scenes, files_of, strict=True) if not file.exists()]
     art = {}
@@ -68,13 +70,13 @@ def make(packages: Path, folder: Path, scenes: Sequence[Scene]) -> str:
         art = dict(tqdm(read(packages, wanted), total=len(wanted), desc="reading art", dynamic_ncols=True))
     for scene, file in tqdm(todo, desc="writing clips", disable=not todo, dynamic_ncols=True):
         _write(file, render(scene, art))
-    (folder / "LICENSE.txt").write_text(files("videodit.emoji").joinpath("LICENSE.txt").read_text())
+    replace_text(folder / "LICENSE.txt", files("videodit.emoji").joinpath("LICENSE.txt").read_text())
     unseen = [any(is_unseen(thing.name) for thing in scene.things) for scene in scenes]
     tests = [scene.motion == "own" and len(scene.things) == 1 and scene.num_frames > 1 for scene in scenes]
     both = list(zip(rows, unseen, tests, strict=True))
-    _write_rows(folder / CODEC, [row for row, is_held, _ in both if not is_held])
-    _write_rows(folder / CODEC_TEST, [row for row, is_held, is_test in both if is_held and is_test])
-    _write_rows(folder / MANIFEST, rows)
+    replace_text(folder / CODEC, _text([row for row, is_held, _ in both if not is_held]))
+    replace_text(folder / CODEC_TEST, _text([row for row, is_held, is_test in both if is_held and is_test]))
+    replace_text(folder / MANIFEST, _text(rows))
     return digest(rows)
 
 
@@ -107,12 +109,6 @@ def _text(rows: Sequence[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _write_rows(file: Path, rows: Sequence[dict]) -> None:
-    scratch = file.with_name(f".{file.name}")
-    scratch.write_text(_text(rows), encoding="utf-8")
-    scratch.replace(file)
-
-
 def synonyms(things: Sequence[Thing]) -> dict[str, tuple[str, ...]]:
     """Of each code the keywords that it shares with few other names, `SYNONYMS` at most."""
     names = defaultdict(set)
@@ -131,7 +127,6 @@ def testing_scenes() -> list[Scene]:
 
 def _write(file: Path, frames: np.ndarray) -> None:
     first, *others = (Image.fromarray(frame) for frame in frames)
-    scratch = file.with_name(f".{file.name}")
     moving = {"save_all": True, "append_images": others, "duration": 1000 // FPS, "loop": 0} if others else {}
-    first.save(scratch, format="WEBP", lossless=True, quality=50, method=2, **moving)
-    scratch.replace(file)
+    with whole(file) as scratch:
+        first.save(scratch, format="WEBP", lossless=True, quality=50, method=2, **moving)

@@ -14,7 +14,6 @@ import base64
 import hashlib
 import io
 import json
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from videodit.disk import whole
 from videodit.evaluation.clips import Clip
 from videodit.evaluation.results import ClipResult, Nearest, Results
 from videodit.video.index import VideoError
@@ -64,7 +64,7 @@ def write_report(
 
     Raises:
         ValueError: `max_clips` is below 1; `other` without a comparison in `results`, `other_frames` without `other`;
-            frames are not uint8 h w 3 of one size; the file cannot be written.
+            frames are not uint8 h w 3 of one size; the file cannot be written (DiskError).
     """
     path = Path(path)
     if max_clips < 1:
@@ -72,8 +72,7 @@ def write_report(
     partners = _partners(results, other, other_frames)
     choice = _choose(results, max_clips)
     head, middle, tail = _template()
-    unfinished = path.with_name(f".{path.stem}-{secrets.token_hex(4)}.html")
-    try:
+    with whole(path) as unfinished:
         path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("w", encoding="utf-8", newline="\n") as file, TemporaryDirectory() as folder:
             file.write(head + _script(_overview(results, other, choice), 'id="results"') + middle)
@@ -85,12 +84,6 @@ def write_report(
                 elif clip.nearest is not None and nearest_frames is not None and other is None:
                     file.write(_script(_nearest(clip, nearest_frames, Path(folder)), 'class="partner"'))
             file.write(tail)
-        unfinished.replace(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error}): check the folder and the space left") from error
-    finally:
-        if unfinished.exists():
-            unfinished.unlink()
     return path
 
 

@@ -157,13 +157,17 @@ def train_vae(config: Run) -> Path:
     if not all(stage.decoder_only for stage in vae_config.stages):
         store_statistics(vae, data.train, config)
     report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train)
-    with writing(folder / "vae"):
-        scratch = folder / ".vae"
+    scratch = folder / ".vae"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed here
+    try:
+        with writing(folder / "vae"):
+            vae.save_pretrained(scratch / "vae")
+            (scratch / "vae" / "report.json").write_text(json.dumps(report, indent=1))
+            if (folder / "vae").exists():
+                (folder / "vae").rename(scratch / "before")
+            (scratch / "vae").rename(folder / "vae")
+    finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        vae.save_pretrained(scratch)
-        (scratch / "report.json").write_text(json.dumps(report, indent=1))
-        shutil.rmtree(folder / "vae", ignore_errors=True)
-        scratch.rename(folder / "vae")
     for skip in data.validation.skips.values():
         log.warning("left out %s, and another measured in its place: %s", skip.where, skip.why)
     log.info("held-out PSNR %.2f dB over %d clips", report["psnr"], report["clips"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import Here
 
 from videodit.data import prepare as preparation
 from videodit.data.prepare import prepare
@@ -16,17 +16,6 @@ from videodit.data.sifting import Options
 from videodit.video.guarded import Guarded
 
 Rows = list[dict[str, Any]]
-
-
-class Here(Guarded):
-    """Calls in this process, which need no start; what goes in and out is JSON all the same."""
-
-    def call(self, function: Callable[..., Any], *args: Any, seconds: float | None = None, **kwargs: Any) -> Any:
-        return through_json(function(*through_json(args), **kwargs))
-
-
-def through_json(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=lambda one: asdict(one) if is_dataclass(one) else str(one)))
 
 
 @pytest.fixture(autouse=True)

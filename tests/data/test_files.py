@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,6 +91,24 @@ def test_what_is_missing_or_only_unsuitable_is_not_put_into_quarantine(tmp_path:
     assert files.facts(file).error is None
     clip(tmp_path / "nowhere.mkv")
     assert files.facts(tmp_path / "nowhere.mkv").error is None
+
+
+def test_what_is_measured_one_by_one_is_remembered_every_so_many_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videodit.data.files.REMEMBER_EVERY", 2)
+    found = asdict(Facts(1.0, 8.0, 32, 32, transparent=False))
+    reader = SimpleNamespace(
+        call=lambda *_: found | {"interlaced": False, "hdr": False, "pixel_aspect": 1.0}, seconds=60.0, memory_gb=4.0
+    )
+    memory = tmp_path / "files.json"
+    files = Files(memory, reader)
+    known = []
+    for number in range(5):
+        (tmp_path / f"{number}.mkv").write_bytes(b"x")
+        assert files.facts(tmp_path / f"{number}.mkv").duration == 1.0
+        known.append(len(json.loads(memory.read_text())) if memory.exists() else 0)
+    assert known == [0, 2, 2, 4, 4]
 
 
 def test_other_processes_learn_of_the_quarantine(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from runs import SMALL_VAE, TINY, equal
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from videodit.config import ConfigError, Run, load_config
-from videodit.training.critics import Adversary, load_perception
+from videodit.training.critics import Adversary, Critic, load_perception
 from videodit.training.inputs import load_codec
 from videodit.training.vae import train_vae
 
@@ -106,6 +106,22 @@ def test_the_vae_is_pulled_by_the_critic_as_strongly_as_by_all_else() -> None:
     assert float(pulls[1].norm()) == pytest.approx(float(pulls[0].norm()), rel=1e-3)
     assert torch.allclose(pulls[1] / pulls[1].norm(), -score / score.norm(), atol=1e-5)
     assert all(weight.grad is None for weight in adversary.critic.parameters())
+
+
+@pytest.mark.parametrize(("frames", "judged"), [(1, 1), (2, 1), (5, 4)])
+def test_a_critic_says_one_number_of_each_patch_of_two_neighbouring_frames(frames: int, judged: int) -> None:
+    """Of every fourth place; what it says hangs on those two frames alone, of an image on that one, twice."""
+    critic = Critic(8).eval()
+    clips = torch.randn(2, 3, frames, 32, 32)
+    with torch.no_grad():
+        said = critic(clips)
+        assert said.shape == (2 * judged, 1, 8, 8)
+        for clip in range(2):
+            for place in range(judged):
+                pair = clips[clip : clip + 1, :, place : place + 2]
+                torch.testing.assert_close(said[clip * judged + place : clip * judged + place + 1], critic(pair))
+        if frames == 1:
+            torch.testing.assert_close(critic(clips.repeat(1, 1, 2, 1, 1)), said)
 
 
 def test_a_critic_learns_to_tell_flicker() -> None:

@@ -37,6 +37,7 @@ from tiny import tiny_pipeline
 from videodit.config import Data
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline
+from videodit.pipeline.folders import own_class
 from videodit.video import read_frames
 
 PROMPTS = ["a red circle moving left", "two blue stars"]
@@ -128,6 +129,13 @@ def test_diffusers_finds_the_class_by_the_folder_alone(pipe: VideoDiTPipeline, t
     assert isinstance(VideoDiTPipeline.from_pretrained(tmp_path), VideoDiTPipeline)
     with pytest.raises(ValueError, match="trust_remote_code"):
         DiffusionPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("known", [["pipeline", "Other"], "VideoDiTPipeline", "LattePipeline", None])
+def test_an_index_that_names_no_file_of_ours_is_read_as_it_stands(known: Any) -> None:
+    assert own_class({"_class_name": known, "vae": 1}, "Own") == {"_class_name": known, "vae": 1}
+    ours = {"_class_name": ["pipeline", "VideoDiTPipeline"], "vae": 1}
+    assert own_class(ours, "Own") == {"_class_name": "Own", "vae": 1}
 
 
 def test_loading_and_sampling_warn_of_nothing(

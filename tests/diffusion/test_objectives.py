@@ -207,6 +207,8 @@ def test_a_schedule_has_two_steps_at_least_and_one_axis():
 def test_unknown_prediction_types_are_refused_with_the_known_ones(call):
     with pytest.raises(ValueError, match="'velocity': choose one of flow, epsilon, v_prediction, sample"):
         call(FlowPath(), "velocity", *latents(2), torch.rand(3))
+    with pytest.raises(ValueError, match="'velocity': choose one of flow"):
+        min_snr_weight(FlowPath(), "velocity", torch.rand(3))
 
 
 # ------------------------------------------------------------------------------------------------------------ the loss

@@ -111,6 +111,25 @@ def test_what_is_measured_one_by_one_is_remembered_every_so_many_files(
     assert known == [0, 2, 2, 4, 4]
 
 
+def test_what_is_hashed_at_once_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+
+    def digest(path: Path) -> str:
+        hashed.append(path.name)
+        return f"of {path.name}"
+
+    monkeypatch.setattr("videodit.data.files._hash", digest)
+    paths = [tmp_path / name for name in ("a.mkv", "b.mkv")]
+    for path in paths:
+        path.write_bytes(b"x")
+    memory = tmp_path / "files.json"
+    Files(memory).hash([*paths, paths[0]], "hashing", show=False)
+    again = Files(memory)
+    again.hash(paths, "hashing", show=False)
+    assert [again.sha256(path) for path in paths] == ["of a.mkv", "of b.mkv"]
+    assert sorted(hashed) == ["a.mkv", "b.mkv"]
+
+
 def test_other_processes_learn_of_the_quarantine(tmp_path: Path) -> None:
     memory, file = tmp_path / "files.json", clip(tmp_path / "a.mkv")
     here, there = Files(memory), Files(memory)

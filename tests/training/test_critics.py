@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +59,41 @@ def test_a_vision_transformer_serves_too_and_its_weights_stay(tmp_path: Path) ->
     distance.backward()
     assert clip.grad.abs().sum() > 0
     assert perception(clip, clip) == 0
+
+
+class Lite(torch.nn.Module):
+    """Built as EfficientNet-Lite0 is, of two channels; half of its blocks halve the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = torch.nn.Conv2d(3, 2, 3, 2, 1)
+        self._bn0, self._swish = torch.nn.BatchNorm2d(2), torch.nn.ReLU6()
+        self._blocks = torch.nn.ModuleList(torch.nn.Conv2d(2, 2, 3, stride, 1) for stride in (1, 2, 2, 1, 2, 1, 1))
+
+
+def test_of_a_file_of_weights_the_last_features_at_each_resolution_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = Lite().eval()
+    torch.save(network.state_dict(), tmp_path / "lite.pth")
+    package: Any = ModuleType("efficientnet_lite_pytorch")
+    package.EfficientNet = SimpleNamespace(from_name=lambda name: {"efficientnet-lite0": Lite()}[name])
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", package)
+    ours, theirs = torch.rand(2, 1, 3, 2, 32, 32) * 2 - 1
+    found = float(load_perception(str(tmp_path / "lite.pth"), CPU)(ours, theirs))
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    apart = []
+    with torch.no_grad():
+        a, b = (((clips[0].transpose(0, 1) + 1) / 2 - mean) / std for clips in (ours, theirs))
+        a, b = (network._swish(network._bn0(network._conv_stem(x))) for x in (a, b))
+        for number, block in enumerate(network._blocks):
+            if number in (1, 2, 4):  # which halves it: what came before is the last at its resolution
+                apart.append((a, b))
+            a, b = block(a), block(b)
+    scaled = [[x / x.norm(dim=1, keepdim=True) for x in pair] for pair in (*apart, (a, b))]
+    expected = [float((x - y).square().sum(dim=1).mean()) for x, y in scaled]
+    assert found == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 def test_a_network_that_cannot_be_had_is_named(tmp_path: Path) -> None:

@@ -47,6 +47,37 @@ def test_every_step_is_walked_once_and_a_checkpoint_is_named_after_the_steps_tha
     assert [(line["step"], line["loss"]) for line in lines] == [(step + 1, float(step)) for step in range(9)]
 
 
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_gives_up_what_came_later(tmp_path: Path) -> None:
+    walked(frame(tmp_path, 6, checkpoint_every=2, keep=9))
+    folder = tmp_path / "checkpoints"
+    one = frame(tmp_path, 6, keep=9)
+    one.resume(dict, lambda state: None, wanted=str(folder / "step_00000002"))
+    assert sorted(f.name for f in folder.iterdir()) == [
+        "given_up_step_00000004",
+        "given_up_step_00000006",
+        "step_00000002",
+    ]
+    assert [step for step, _ in one.run(lambda steps: iter(steps))] == [2, 3, 4, 5]
+
+
+def test_a_spike_is_gone_back_from_and_its_step_is_passed_over_for_good(tmp_path: Path) -> None:
+    """A loss of ten times the median of twenty or more; what was written of the steps taken back goes."""
+    one = frame(tmp_path, 30, checkpoint_every=10, keep=9)
+    one.resume(dict, lambda state: None)
+    found = []
+    for step, _ in one.run(lambda steps: iter(steps)):
+        found.append(step)
+        loss = 11.0 if step in (5, 25) else 1.0  # the first comes before there is a median
+        one.record(step, loss=loss)
+        one.watch(step, loss, 10.0)
+        one.checkpoint(step)
+    assert found == [*range(26), *range(20, 25), *range(26, 30)]
+    lines = [json.loads(line)["step"] for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
+    assert lines == [*range(1, 26), *range(27, 31)]
+    assert json.loads((tmp_path / "passed_over.json").read_text()) == [25]
+    assert walked(frame(tmp_path, 32)) == [30, 31]
+
+
 def test_of_the_losses_between_two_lines_the_mean_is_written(tmp_path: Path) -> None:
     walked(frame(tmp_path, 7, log_every=3))
     lines = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]

@@ -124,6 +124,7 @@ def test_what_is_hashed_at_once_is_hashed_once(tmp_path: Path, monkeypatch: pyte
         path.write_bytes(b"x")
     memory = tmp_path / "files.json"
     Files(memory).hash([*paths, paths[0]], "hashing", show=False)
+    assert sorted(hashed) == ["a.mkv", "b.mkv"]
     again = Files(memory)
     again.hash(paths, "hashing", show=False)
     assert [again.sha256(path) for path in paths] == ["of a.mkv", "of b.mkv"]

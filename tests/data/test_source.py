@@ -93,17 +93,20 @@ def test_validation_is_spread_over_the_manifest_and_shares_nothing_with_training
         open_data(Data(source=str(tmp_path), validation=12, **SIZE), seed=0)
 
 
-@pytest.mark.parametrize(("count", "kept"), [(2, ["2", "7"]), (5, ["0", "2", "4", "6", "8"]), (1, ["4"])])
+@pytest.mark.parametrize(
+    ("clips", "count", "kept"),
+    [(10, 2, [2, 7]), (10, 5, [0, 2, 4, 6, 8]), (10, 1, [4]), (7, 2, [1, 5]), (9, 3, [1, 4, 7])],
+)
 def test_validation_leaves_as_much_before_the_first_as_behind_the_last(
-    tmp_path: Path, count: int, kept: list[str]
+    tmp_path: Path, clips: int, count: int, kept: list[int]
 ) -> None:
-    """The middles of equal parts of ten: (i + 1/2) 10 / n - 1/2, and of two as near the even one."""
-    rows = [{"file": f"{i}.mkv", "caption": str(i)} for i in range(10)]
+    """The middles of equal parts, (i + 1/2) clips / count - 1/2; of two that are as near the even one."""
+    rows = [{"file": f"{i}.mkv", "caption": str(i)} for i in range(clips)]
     for row in rows:
         (tmp_path / row["file"]).write_bytes(b"x")
     (tmp_path / "clips.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     held = open_data(Data(source=str(tmp_path), validation=count, **SIZE), seed=0).validation
-    assert [held.source.captions(Span(i, FRAME), image=False)[0] for i in range(len(held))] == kept
+    assert [int(held.source.captions(Span(i, FRAME), image=False)[0]) for i in range(len(held))] == kept
 
 
 def test_clips_are_kept_in_memory_until_it_is_full() -> None:

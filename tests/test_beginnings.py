@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from diffusers import (
@@ -17,7 +19,7 @@ from diffusers import (
 from videodit.conditions import Told
 from videodit.diffusion.guidance import scales_of_steps
 from videodit.geometry import ClipSize
-from videodit.given import noised_video
+from videodit.given import noised_video, pixels_of
 from videodit.pipeline import VideoDiTPipeline
 from videodit.pipeline.passes import with_text_memory
 
@@ -94,3 +96,9 @@ def test_a_text_becomes_memory_once_and_what_is_told_no_text_stays() -> None:
 
 def test_a_scale_is_what_was_said_and_none_below_one() -> None:
     assert scales_of_steps([0.3, 1.0, 1.2, 7.0], (0.0, 1.0), 4) == [1.0, 1.0, 1.2, 7.0]
+
+
+def test_of_a_moving_picture_the_first_frame_is_given(tmp_path: Path) -> None:
+    first, *others = (PIL.Image.new("RGB", (32, 32), (level, level, level)) for level in (0, 100, 200))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=200)
+    assert pixels_of(str(tmp_path / "a.gif"), 1, SIZE, "image").unique().tolist() == [-1.0]

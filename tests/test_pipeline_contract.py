@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import warnings
@@ -33,8 +34,10 @@ from diffusers.utils import export_to_video
 from footage import pan
 from tiny import tiny_pipeline
 
+from videodit.config import Data
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline
+from videodit.pipeline.folders import own_class
 from videodit.video import read_frames
 
 PROMPTS = ["a red circle moving left", "two blue stars"]
@@ -75,6 +78,12 @@ def test_a_call_takes_the_steps_and_guidance_of_its_folder(pipe: VideoDiTPipelin
     asked = {"num_inference_steps": 3, "guidance_scale": 2.0}
     assert torch.equal(latents(loaded, num_inference_steps=None, guidance_scale=None), latents(loaded, **asked))
     assert loaded.num_timesteps == 3
+
+
+def test_a_pipeline_that_is_told_no_size_makes_clips_of_the_size_that_a_run_trains_at() -> None:
+    own, run = inspect.signature(VideoDiTPipeline.__init__).parameters, Data()
+    for name in ("num_frames", "height", "width", "fps"):
+        assert own[f"default_{name}"].default == getattr(run, name)
 
 
 # --- where parts are missing -----------------------------------------------------------------------------------------
@@ -120,6 +129,13 @@ def test_diffusers_finds_the_class_by_the_folder_alone(pipe: VideoDiTPipeline, t
     assert isinstance(VideoDiTPipeline.from_pretrained(tmp_path), VideoDiTPipeline)
     with pytest.raises(ValueError, match="trust_remote_code"):
         DiffusionPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("known", [["pipeline", "Other"], "VideoDiTPipeline", "LattePipeline", None])
+def test_an_index_that_names_no_file_of_ours_is_read_as_it_stands(known: Any) -> None:
+    assert own_class({"_class_name": known, "vae": 1}, "Own") == {"_class_name": known, "vae": 1}
+    ours = {"_class_name": ["pipeline", "VideoDiTPipeline"], "vae": 1}
+    assert own_class(ours, "Own") == {"_class_name": "Own", "vae": 1}
 
 
 def test_loading_and_sampling_warn_of_nothing(
@@ -262,6 +278,14 @@ def test_a_callback_that_sets_the_guidance_scale_is_heard(pipe: VideoDiTPipeline
 def test_no_guidance_is_the_pass_with_the_prompt_alone(pipe: VideoDiTPipeline) -> None:
     """As in diffusers' pipelines, where 0 is what turns guidance off."""
     assert torch.equal(latents(pipe, guidance_scale=0.0), latents(pipe, guidance_scale=1.0))
+
+
+@pytest.mark.parametrize(("scale", "guided"), [(1.0, False), (1.01, True), ([1.0, 3.0], True), ([1.0, 0.5], False)])
+def test_there_is_guidance_where_some_step_has_a_scale_above_one(
+    pipe: VideoDiTPipeline, scale: Any, guided: bool
+) -> None:
+    pipe._guidance_scale = scale
+    assert pipe.do_classifier_free_guidance == guided
 
 
 def test_guidance_does_not_begin_where_no_negative_prompt_was_encoded(pipe: VideoDiTPipeline) -> None:

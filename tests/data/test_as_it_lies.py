@@ -255,8 +255,9 @@ def test_json_too_deep_or_with_too_long_numbers_is_named(tmp_path, suffix, value
     path = put(tmp_path / f"set{suffix}", f"[{row}]" if suffix == ".json" else f"\n{row}\n")
     with pytest.raises(
         ValueError, match=r"set\.json is not JSON" if suffix == ".json" else r"set\.jsonl:2 is not JSON"
-    ):
+    ) as named:
         read_manifest(path)
+    assert ("(nested too deep)" in str(named.value)) == value.startswith("[")
 
 
 def test_names_that_no_file_can_have_are_left_out(tmp_path):

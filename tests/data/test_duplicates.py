@@ -106,6 +106,18 @@ def test_what_differs_in_fewer_bits_than_there_are_bands_is_always_found(seed: i
     assert seen.find(second.astype(np.uint8), 2.0) == 0
 
 
+def test_rows_that_are_brighter_as_a_whole_are_the_same_look() -> None:
+    """No cell is brighter or darker than the one to its left for that: none of 256 bits turns."""
+    first = np.random.default_rng(0).integers(50, 200, (4, 1, 9, 3), np.uint8).repeat(8, axis=1)
+    second = first.copy()
+    second[:, ::2] += TOLERANCE // 2
+    second[:, 1::2] -= TOLERANCE // 2
+    seen = Seen()
+    seen.add(0, first, 2.0)
+    assert seen.find(second, 2.0) == 0
+    assert seen.find(first[..., ::-1, :], 2.0) is None
+
+
 def test_a_colour_beyond_the_tolerance_is_another_clip() -> None:
     first = np.full((4, 8, 9, 3), 100, np.uint8)
     seen = Seen()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +93,44 @@ def test_what_is_missing_or_only_unsuitable_is_not_put_into_quarantine(tmp_path:
     assert files.facts(tmp_path / "nowhere.mkv").error is None
 
 
+def test_what_is_measured_one_by_one_is_remembered_every_so_many_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videodit.data.files.REMEMBER_EVERY", 2)
+    found = asdict(Facts(1.0, 8.0, 32, 32, transparent=False))
+    reader = SimpleNamespace(
+        call=lambda *_: found | {"interlaced": False, "hdr": False, "pixel_aspect": 1.0}, seconds=60.0, memory_gb=4.0
+    )
+    memory = tmp_path / "files.json"
+    files = Files(memory, reader)
+    known = []
+    for number in range(5):
+        (tmp_path / f"{number}.mkv").write_bytes(b"x")
+        assert files.facts(tmp_path / f"{number}.mkv").duration == 1.0
+        known.append(len(json.loads(memory.read_text())) if memory.exists() else 0)
+    assert known == [0, 2, 2, 4, 4]
+
+
+def test_what_is_hashed_at_once_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+
+    def digest(path: Path) -> str:
+        hashed.append(path.name)
+        return f"of {path.name}"
+
+    monkeypatch.setattr("videodit.data.files._hash", digest)
+    paths = [tmp_path / name for name in ("a.mkv", "b.mkv")]
+    for path in paths:
+        path.write_bytes(b"x")
+    memory = tmp_path / "files.json"
+    Files(memory).hash([*paths, paths[0]], "hashing", show=False)
+    assert sorted(hashed) == ["a.mkv", "b.mkv"]
+    again = Files(memory)
+    again.hash(paths, "hashing", show=False)
+    assert [again.sha256(path) for path in paths] == ["of a.mkv", "of b.mkv"]
+    assert sorted(hashed) == ["a.mkv", "b.mkv"]
+
+
 def test_other_processes_learn_of_the_quarantine(tmp_path: Path) -> None:
     memory, file = tmp_path / "files.json", clip(tmp_path / "a.mkv")
     here, there = Files(memory), Files(memory)
@@ -122,12 +162,14 @@ def test_a_stretch_of_a_file_is_a_clip_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_stretch_that_is_not_in_the_file_is_named(tmp_path: Path) -> None:
-    clips = rows(tmp_path, {"start": 1.0, "end": 9.0}, {"start": 3.5}, {"start": 0.0, "end": 1.0})
-    for index, why in ((0, "is 3.000 s long: it has no stretch from 1 to 9 s"), (1, "no stretch from 3.5 to 3 s")):
+    clips = rows(tmp_path, *({"start": a, "end": b} for a, b in ((1.0, 9.0), (3.5, None), (3.0, None), (0.0, 1.0))))
+    for index, why in enumerate(
+        ("is 3.000 s long: it has no stretch from 1 to 9 s", "from 3.5 to 3 s", "from 3 to 3 s")
+    ):
         with pytest.raises(UnsuitableError, match=why):
             clips.source.facts(index)
     assert len(clips.read(0, 0)) == 5
-    assert len(clips.skips) == 2
+    assert len(clips.skips) == 3
     assert not (tmp_path / "latents" / "quarantine.jsonl").exists()
 
 

@@ -312,11 +312,21 @@ def test_lists_of_unequal_length_are_an_error_that_names_both_and_counts(folder)
         read_manifest(folder)
 
 
-def test_two_lists_for_the_same_are_an_error(folder):
-    for name in ("videos.txt", "prompt.txt", "prompts.txt"):
+@pytest.mark.parametrize(
+    ("one", "two"), [(("videos.txt",), ("prompt.txt", "prompts.txt")), (("prompts.txt",), ("video.txt", "videos.txt"))]
+)
+def test_two_lists_for_the_same_are_an_error(folder, one, two):
+    for name in (*one, *two):
         (folder / name).write_text("a.mp4\n")
-    with pytest.raises(ValueError, match=r"prompt\.txt, .*prompts\.txt are there: keep one"):
+    with pytest.raises(ValueError, match=rf"^{folder / two[0]}, {folder / two[1]} are there: keep one"):
         read_manifest(folder)
+
+
+def test_of_several_caption_columns_without_a_value_the_first_is_named(folder):
+    rows = [{"file": "a.mp4", "caption": None, "text": None}, {"file": "b.mp4", "caption": None, "text": "a dog"}]
+    manifest = read_manifest(write_rows(folder / "list.jsonl", *rows))
+    assert manifest.items == (Item(folder / "b.mp4", ("a dog",), {}),)
+    assert manifest.skips[0].why == "no caption in column 'caption'"
 
 
 def test_a_folder_without_manifest_takes_captions_from_texts_beside(folder):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from footage import HEIGHT, WIDTH, black, film, pan, still, turned
+from PIL import Image
 
 from videodit.data.scenes import Scene, watch
 from videodit.video import VideoError, probe
@@ -198,6 +199,17 @@ def test_a_small_thing_that_moves_is_movement(tmp_path: Path) -> None:
         frame[60:68, 2 * number : 2 * number + 8] = 250  # a three-hundredth of the picture
     (scene,) = scenes(film(tmp_path / "a.mp4", frames))
     assert scene.frozen == 0.0
+
+
+@pytest.mark.parametrize(("level", "bright", "is_black"), [(25, 0, 1), (26, 0, 0), (0, 200, 1), (0, 201, 0)])
+def test_a_picture_is_black_where_98_of_100_pixels_are_at_most_25(
+    tmp_path: Path, level: int, bright: int, is_black: int
+) -> None:
+    picture = np.full((100, 100, 3), level, np.uint8)
+    picture.reshape(-1, 3)[:bright] = 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    (scene,) = scenes(tmp_path / "a.png")
+    assert scene.black == is_black
 
 
 def test_a_file_that_changes_its_size_is_an_error(tmp_path: Path) -> None:

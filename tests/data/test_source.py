@@ -93,6 +93,30 @@ def test_validation_is_spread_over_the_manifest_and_shares_nothing_with_training
         open_data(Data(source=str(tmp_path), validation=12, **SIZE), seed=0)
 
 
+@pytest.mark.parametrize(
+    ("clips", "count", "kept"),
+    [(10, 2, [2, 7]), (10, 5, [0, 2, 4, 6, 8]), (10, 1, [4]), (7, 2, [1, 5]), (9, 3, [1, 4, 7])],
+)
+def test_validation_leaves_as_much_before_the_first_as_behind_the_last(
+    tmp_path: Path, clips: int, count: int, kept: list[int]
+) -> None:
+    """The middles of equal parts, (i + 1/2) clips / count - 1/2; of two that are as near the even one."""
+    rows = [{"file": f"{i}.mkv", "caption": str(i)} for i in range(clips)]
+    for row in rows:
+        (tmp_path / row["file"]).write_bytes(b"x")
+    (tmp_path / "clips.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    held = open_data(Data(source=str(tmp_path), validation=count, **SIZE), seed=0).validation
+    assert [int(held.source.captions(Span(i, FRAME), image=False)[0]) for i in range(len(held))] == kept
+
+
+def test_clips_are_kept_in_memory_until_it_is_full() -> None:
+    room = 2 * 3 * 16 * 16 * 3  # bytes: of two clips
+    clips = open_data(Data(clips=3, validation=0, memory_gb=room / 2**30, **SIZE), seed=0).train
+    first = [clips.read(index, 0) for index in range(3)]
+    assert [clips.read(index, 1) is frames for index, frames in enumerate(first)] == [True, True, False]
+    assert np.array_equal(clips.read(2, 1), first[2])
+
+
 def test_unreadable_files_are_named_and_too_many_stop_the_run(tmp_path: Path) -> None:
     for i in range(8):
         numbered(tmp_path, f"{i}.mkv", 6)

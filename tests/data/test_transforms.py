@@ -88,6 +88,15 @@ def test_a_crop_is_no_larger_than_the_clip_and_one_try_is_as_good_as_many_where_
     assert detailed_crop(frames, 9, 2, np.random.default_rng(0), tries=3).shape == (2, 8, 9, 3)
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_contrast_is_that_of_every_second_row_and_column(axis: int) -> None:
+    """Of five crops of 4 along an axis of 8 the first has most of it there, and the last where all pixels count."""
+    line = np.array([78, 128, 178, 128, 128, 128, 128, 255], np.uint8)
+    frames = np.broadcast_to(line[:, None, None] if axis == 1 else line[:, None], (1, *((8, 4), (4, 8))[axis - 1], 3))
+    crop = detailed_crop(frames, 4, 1, np.random.default_rng(0), tries=50)
+    np.testing.assert_array_equal(crop, frames[:, :4, :4])
+
+
 def test_every_crop_is_as_likely_as_any_other() -> None:
     frames = places(6, 6, frames=2)
     rng = np.random.default_rng(0)

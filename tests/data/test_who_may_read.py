@@ -3,6 +3,7 @@
 import gzip
 import http.server
 import importlib.util
+import io
 import os
 import threading
 from contextlib import contextmanager
@@ -190,3 +191,29 @@ def test_more_than_was_announced_or_fits_is_refused(tmp_path, monkeypatch):
     with pytest.raises(VideoError, match=r"a\.mp4 .*the disk is full"):
         fetch(remote_item(tmp_path, "memory://who/a.mp4"))
     store.rm("/who", recursive=True)
+
+
+@pytest.mark.parametrize("announced", [None, 1000])
+def test_of_a_store_whose_files_do_not_say_their_size_the_store_is_asked(tmp_path, announced):
+    """What is opened is a plain stream; a store that does not know either may give more."""
+
+    class Silent(fsspec.AbstractFileSystem):
+        protocol = "silent"
+
+        def _open(self, path, *args, **kwargs):
+            return io.BytesIO(bytes(5000))
+
+        def size(self, path):
+            if announced is None:
+                raise NotImplementedError
+            return announced
+
+    fsspec.register_implementation("silent", Silent, clobber=True)
+    item = remote_item(tmp_path, "silent://a.mp4")
+    if announced is None:
+        fetch(item)
+        assert item.path.stat().st_size == 5000
+    else:
+        with pytest.raises(VideoError, match="more than the 1000 bytes that were announced"):
+            fetch(item)
+        assert list(tmp_path.iterdir()) == []

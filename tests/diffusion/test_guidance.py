@@ -5,7 +5,7 @@ import torch
 from diffusers.guiders import ClassifierFreeGuidance
 
 from videodit.diffusion import classifier_free_guidance
-from videodit.diffusion.guidance import two_scale_guidance
+from videodit.diffusion.guidance import scales_of_steps, two_scale_guidance
 
 
 def predictions(dtype=torch.float64):
@@ -64,3 +64,19 @@ def test_two_scales_are_their_closed_form_and_equal_ones_are_one_guidance():
         two_scale_guidance(told[:1], untold, free, 3.0, 2.0)
     with pytest.raises(ValueError, match="rescale"):
         two_scale_guidance(told, untold, free, 3.0, 2.0, 2.0)
+
+
+def test_full_rescale_of_two_scales_has_the_deviation_of_the_prediction_that_is_told_all():
+    told, untold, free = torch.randn(3, 2, 4, 2, 5, 5, generator=torch.Generator().manual_seed(1)).double()
+    found = two_scale_guidance(told, untold, free, 6.0, 2.0, rescale=1.0)
+    torch.testing.assert_close(found.flatten(1).std(dim=1), told.flatten(1).std(dim=1))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 8])
+def test_an_interval_holds_the_steps_whose_middles_lie_in_it_and_its_ends_belong_to_it(steps):
+    middles = [(2 * step + 1) / (2 * steps) for step in range(steps)]
+    for middle in middles:
+        below = scales_of_steps(3.0, (0.0, middle), steps)
+        assert below == [3.0 if other <= middle else 1.0 for other in middles]
+        above = scales_of_steps(3.0, (middle, 1.0), steps)
+        assert above == [3.0 if other >= middle else 1.0 for other in middles]

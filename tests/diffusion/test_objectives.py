@@ -185,10 +185,30 @@ def test_times_of_the_wrong_kind_or_shape_are_refused():
         DiffusionPath(torch.ones(3).half())
 
 
+@pytest.mark.parametrize("prediction_type", TYPES)
+@pytest.mark.parametrize("call", [target, to_x0, to_noise])
+def test_clips_that_would_be_broadcast_are_refused_whatever_is_predicted(call, prediction_type):
+    x, y = latents(2)
+    for other in (y[:, :1], y[:1], y[:, :, :1]):
+        for pair in ((x, other), (other, x)):
+            with pytest.raises(ValueError, match="one shape"):
+                call(FlowPath(), prediction_type, *pair, torch.rand(len(pair[1])))
+
+
+def test_a_schedule_has_two_steps_at_least_and_one_axis():
+    path = DiffusionPath(torch.tensor([0.9, 0.1]))
+    assert path.alpha(torch.tensor([0, 1])).tolist() == pytest.approx([0.9**0.5, 0.1**0.5])
+    for wrong in (torch.tensor([0.9]), torch.ones(0), torch.tensor(0.9), torch.full((4, 4), 0.5)):
+        with pytest.raises(ValueError, match="must be"):
+            DiffusionPath(wrong)
+
+
 @pytest.mark.parametrize("call", [target, to_x0, to_noise])
 def test_unknown_prediction_types_are_refused_with_the_known_ones(call):
     with pytest.raises(ValueError, match="'velocity': choose one of flow, epsilon, v_prediction, sample"):
         call(FlowPath(), "velocity", *latents(2), torch.rand(3))
+    with pytest.raises(ValueError, match="'velocity': choose one of flow"):
+        min_snr_weight(FlowPath(), "velocity", torch.rand(3))
 
 
 # ------------------------------------------------------------------------------------------------------------ the loss

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-from videodit.diffusion.schedulers import DIFFUSION, FLOW, FLOW_SIGMAS, fitting, is_flow, scheduler_named, shift_of_size
+from videodit.diffusion.schedulers import (
+    DIFFUSION,
+    FLOW,
+    FLOW_SIGMAS,
+    check_scheduler,
+    fitting,
+    is_flow,
+    prediction_of,
+    scheduler_named,
+    shift_of_size,
+)
 
 
 def walked(scheduler: object, clean: torch.Tensor, kind: str, steps: int = 12) -> torch.Tensor:
@@ -73,3 +90,45 @@ def test_dynamic_shift_is_a_line_in_the_number_of_tokens() -> None:
     assert shift_of_size(dynamic, 2176) == {"mu": pytest.approx((0.5 + 1.15) / 2)}
     assert shift_of_size(FlowMatchEulerDiscreteScheduler(), 256) == {}
     assert shift_of_size(UniPCMultistepScheduler(), 256) == {}
+
+
+@pytest.mark.parametrize("tokens", [64, 256, 1000, 4096, 20_000])
+@pytest.mark.parametrize("own", [{}, {"base_image_seq_len": 100, "max_image_seq_len": 900, "base_shift": 0.3}])
+def test_dynamic_shift_is_that_of_diffusers_pipelines(tokens: int, own: dict[str, float]) -> None:
+    """Also of a scheduler that says nothing of lengths and shifts: then they are those of the pipelines."""
+    theirs = {"base_image_seq_len": "base_seq_len", "max_image_seq_len": "max_seq_len", "base_shift": "base_shift"}
+    expected = {"mu": pytest.approx(calculate_shift(tokens, **{theirs[name]: value for name, value in own.items()}))}
+    assert shift_of_size(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **own), tokens) == expected
+    silent = UniPCMultistepScheduler(use_dynamic_shifting=True, time_shift_type="exponential", use_flow_sigmas=True)
+    assert "base_shift" not in silent.config
+    assert shift_of_size(silent, tokens) == {"mu": pytest.approx(calculate_shift(tokens))}
+
+
+SIGMAS = {"use_flow_sigmas": True}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "kind"),
+    [
+        (FlowMatchEulerDiscreteScheduler(), "flow"),
+        (UniPCMultistepScheduler(prediction_type="flow_prediction", **SIGMAS), "flow"),
+        (DPMSolverMultistepScheduler(prediction_type="epsilon", **SIGMAS), "epsilon"),
+        (DDIMScheduler(prediction_type="v_prediction"), "v_prediction"),
+        (DDPMScheduler(prediction_type="sample"), "sample"),
+    ],
+    ids=["flow", "flow sigmas", "epsilon under flow sigmas", "v", "sample"],
+)
+def test_a_scheduler_fits_what_it_takes_a_prediction_for_and_nothing_else(scheduler: object, kind: str) -> None:
+    assert prediction_of(scheduler) == kind
+    for predicted in ("flow", "epsilon", "v_prediction", "sample"):
+        if predicted == kind:
+            check_scheduler(scheduler, predicted)
+            continue
+        with pytest.raises(ValueError, match=f"prediction for '{kind}', but this model predicts '{predicted}'"):
+            check_scheduler(scheduler, predicted)
+    check_scheduler(scheduler, None)
+
+
+@pytest.mark.parametrize("name", FLOW + FLOW_SIGMAS)
+def test_one_made_for_a_flow_model_takes_its_prediction_for_flow(name: str) -> None:
+    assert prediction_of(scheduler_named(name, FlowMatchEulerDiscreteScheduler(shift=3.0))) == "flow"

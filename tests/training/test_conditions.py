@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention import AttentionModuleMixin
 from runs import run
 
+from videodit.geometry import Strides
 from videodit.training.batches import Batch
 from videodit.training.loop import changes
+from videodit.training.model import build_transformer
 from videodit.training.trainer import Trainer
 
 CLIPS = {"num_frames": 9, "image_share": 0.0}
@@ -129,3 +134,13 @@ def test_the_best_checkpoints_stay_beside_the_last(tmp_path: Path) -> None:
     assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["step_00000004", "step_00000010"]
     with pytest.raises(ValueError, match="must be a multiple of validate_every=4"):
         run(tmp_path, train={"keep_best": 1})
+
+
+@pytest.mark.parametrize("backend", [None, "native"])
+def test_every_attention_of_a_model_has_the_backend_that_is_named(tmp_path: Path, backend: str | None) -> None:
+    config = run(tmp_path, model={"attention_backend": backend})
+    text: Any = SimpleNamespace(width=24)
+    model = build_transformer(config, Strides(4, 8, 4), text)
+    attentions = [module for module in model.modules() if isinstance(module, AttentionModuleMixin)]
+    assert len(attentions) > 1
+    assert {getattr(module.processor._attention_backend, "value", None) for module in attentions} == {backend}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from runs import SMALL_VAE, TINY, equal
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from videodit.config import ConfigError, Run, load_config
-from videodit.training.critics import Adversary, load_perception
+from videodit.training.critics import Adversary, Critic, load_perception
 from videodit.training.inputs import load_codec
 from videodit.training.vae import train_vae
 
@@ -56,6 +59,41 @@ def test_a_vision_transformer_serves_too_and_its_weights_stay(tmp_path: Path) ->
     distance.backward()
     assert clip.grad.abs().sum() > 0
     assert perception(clip, clip) == 0
+
+
+class Lite(torch.nn.Module):
+    """Built as EfficientNet-Lite0 is, of two channels; half of its blocks halve the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = torch.nn.Conv2d(3, 2, 3, 2, 1)
+        self._bn0, self._swish = torch.nn.BatchNorm2d(2), torch.nn.ReLU6()
+        self._blocks = torch.nn.ModuleList(torch.nn.Conv2d(2, 2, 3, stride, 1) for stride in (1, 2, 2, 1, 2, 1, 1))
+
+
+def test_of_a_file_of_weights_the_last_features_at_each_resolution_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = Lite().eval()
+    torch.save(network.state_dict(), tmp_path / "lite.pth")
+    package: Any = ModuleType("efficientnet_lite_pytorch")
+    package.EfficientNet = SimpleNamespace(from_name=lambda name: {"efficientnet-lite0": Lite()}[name])
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", package)
+    ours, theirs = torch.rand(2, 1, 3, 2, 32, 32) * 2 - 1
+    found = float(load_perception(str(tmp_path / "lite.pth"), CPU)(ours, theirs))
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    apart = []
+    with torch.no_grad():
+        a, b = (((clips[0].transpose(0, 1) + 1) / 2 - mean) / std for clips in (ours, theirs))
+        a, b = (network._swish(network._bn0(network._conv_stem(x))) for x in (a, b))
+        for number, block in enumerate(network._blocks):
+            if number in (1, 2, 4):  # which halves it: what came before is the last at its resolution
+                apart.append((a, b))
+            a, b = block(a), block(b)
+    scaled = [[x / x.norm(dim=1, keepdim=True) for x in pair] for pair in (*apart, (a, b))]
+    expected = [float((x - y).square().sum(dim=1).mean()) for x, y in scaled]
+    assert found == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 def test_a_network_that_cannot_be_had_is_named(tmp_path: Path) -> None:
@@ -106,6 +144,22 @@ def test_the_vae_is_pulled_by_the_critic_as_strongly_as_by_all_else() -> None:
     assert float(pulls[1].norm()) == pytest.approx(float(pulls[0].norm()), rel=1e-3)
     assert torch.allclose(pulls[1] / pulls[1].norm(), -score / score.norm(), atol=1e-5)
     assert all(weight.grad is None for weight in adversary.critic.parameters())
+
+
+@pytest.mark.parametrize(("frames", "judged"), [(1, 1), (2, 1), (5, 4)])
+def test_a_critic_says_one_number_of_each_patch_of_two_neighbouring_frames(frames: int, judged: int) -> None:
+    """Of every fourth place; what it says hangs on those two frames alone, of an image on that one, twice."""
+    critic = Critic(8).eval()
+    clips = torch.randn(2, 3, frames, 32, 32)
+    with torch.no_grad():
+        said = critic(clips)
+        assert said.shape == (2 * judged, 1, 8, 8)
+        for clip in range(2):
+            for place in range(judged):
+                pair = clips[clip : clip + 1, :, place : place + 2]
+                torch.testing.assert_close(said[clip * judged + place : clip * judged + place + 1], critic(pair))
+        if frames == 1:
+            torch.testing.assert_close(critic(clips.repeat(1, 1, 2, 1, 1)), said)
 
 
 def test_a_critic_learns_to_tell_flicker() -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from videodit.training import checkpoint, parallel, samples
 from videodit.training.loop import EXIT_STATUS, InterruptedByUser, end
+from videodit.training.notes import passed_over
 from videodit.training.trainer import Trainer
 
 
@@ -118,6 +119,12 @@ def test_damaged_steps_to_pass_over_are_named_with_the_way_out(folder: Path, tex
     file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=f"{file}: damaged, it should hold a list of the steps .* delete it"):
         Trainer(config(folder)).train()
+
+
+def test_any_step_may_be_passed_over_the_first_too(tmp_path: Path) -> None:
+    assert passed_over(tmp_path) == []
+    (tmp_path / "passed_over.json").write_text("[0, 341]")
+    assert passed_over(tmp_path) == [0, 341]
 
 
 # --- other data ------------------------------------------------------------------------------------------------------

@@ -107,3 +107,20 @@ def test_held_out_clips_are_measured_at_the_middles_of_equal_parts_of_time(path:
         images = [found[str(i)] for i in range(9) if i % 3 == 2]
         assert clips == pytest.approx([last * (i + 0.5) / 6 for i in range(6)], abs=1e-6 if last == 1 else 1)
         assert images == pytest.approx([last * (i + 0.5) / 3 for i in range(3)], abs=1e-6 if last == 1 else 1)
+
+
+@pytest.mark.parametrize("steps", [None, 40, 1000])
+def test_losses_are_means_over_what_counts_and_told_apart_by_quarters_of_time(steps: int | None) -> None:
+    """Of flow (None), or of a path of so many steps; a quarter in which nothing lies is left out."""
+    path: Any = FlowPath()
+    if steps is not None:
+        path = DiffusionPath.from_scheduler(DDIMScheduler(num_train_timesteps=steps))
+    shares = torch.tensor([[0.0, 0.2], [0.25, 0.3], [0.8, 0.9], [1.0, 0.1]])  # of time, two samples a batch
+    times = shares if steps is None else (shares * steps).long().clamp(max=steps - 1)
+    counts = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])  # the last fills a place
+    each = torch.tensor([[1.0, 2.0], [3.0, 5.0], [7.0, 11.0], [13.0, float("nan")]])
+    batches: Any = [
+        SimpleNamespace(times=t, counts=c, number=i) for i, (t, c) in enumerate(zip(times, counts, strict=True))
+    ]
+    found = measure.losses(lambda batch: each[batch.number], iter(batches), path)
+    assert found == pytest.approx({"all": 6.0, "t0": 1.5, "t1": 4.0, "t3": (7 + 11 + 13) / 3})

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from runs import mixed, run
 from tiny import tiny_wan
 
 from tools import train as tool
+from videodit.codec import VideoCodec
 from videodit.config import Run
-from videodit.training.plan import plan
+from videodit.training.plan import plan, strides_of
 from videodit.training.trainer import Trainer
+from videodit.training.vae import build_vae
 from videodit.video.writer import write_video
 
 
@@ -40,8 +45,6 @@ def test_a_plan_is_what_training_then_feeds(tmp_path: Path) -> None:
 
 def test_activations_are_those_that_autograd_keeps(tmp_path: Path) -> None:
     """Against a real step: what is kept grows by what the plan says, from one batch size to another."""
-    import torch
-
     kept: list[float] = []
     for size in (2, 4):
         config = run(tmp_path / str(size), data={"image_share": 0.0}, train={"batch_size": size})
@@ -76,6 +79,39 @@ def test_a_token_budget_sets_each_batch(tmp_path: Path) -> None:
         "images 32x32": (4, 15),
         "images 32x48": (6, 10),
     }
+
+
+@pytest.mark.parametrize(
+    ("train", "processes", "shares"),
+    [
+        ({}, 1, (1, 1, 2, 1)),  # weights, gradients, Adam's two moments, one average
+        ({"optimizer": "muon", "ema_sigma_rels": [0.05, 0.1]}, 1, (1, 1, 1, 3)),
+        ({}, 4, (1, 1, 2, 1)),  # each has all of it
+        ({"sharding": "fsdp"}, 4, (1 / 4, 1 / 4, 2 / 4, 1 / 4)),
+    ],
+)
+def test_memory_is_four_bytes_of_each_number_that_a_process_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: dict[str, Any], processes: int, shares: tuple[float, ...]
+) -> None:
+    monkeypatch.setattr("videodit.training.plan.PartialState", lambda: SimpleNamespace(num_processes=processes))
+    planned = plan(run(tmp_path, train=train))
+    gigabytes = 4 * planned.parameters / 1e9
+    found = [planned.memory[name] for name in ("weights", "gradients", "optimizer", "averages")]
+    assert found == pytest.approx([share * gigabytes for share in shares])
+
+
+@pytest.mark.parametrize("shape", [{}, {"patch_size": 1}, {"dim_mult": [2, 4, 4, 4]}, {"patch_size": 4}])
+def test_a_vae_that_is_not_trained_yet_is_counted_on_as_it_will_compress(tmp_path: Path, shape: dict) -> None:
+    config = Run.model_validate(
+        {"output": str(tmp_path), "vae": {"channels": 6, "encoder_dim": 4, "decoder_dim": 4} | shape}
+    )
+    vae = build_vae(config.vae)
+    strides, side = strides_of(config), 64
+    with torch.no_grad():
+        latents = VideoCodec(vae.eval()).encode(torch.zeros(1, 3, 9, side, side))
+    assert latents.shape == (1, strides.channels, 1 + 8 // strides.time, side // strides.space, side // strides.space)
+    assert VideoCodec(vae).strides == strides
+    assert (vae.config.scale_factor_temporal, vae.config.scale_factor_spatial) == (strides.time, strides.space)
 
 
 @pytest.fixture

@@ -30,4 +30,5 @@ def test_the_width_of_an_encoder_is_known_without_loading_it(tmp_path: Path, kin
         }[kind]()
         model.save_pretrained(folder)
     assert TextEncoder.from_pretrained(folder).width == TextEncoder.width_of(folder) == 24
-    assert plan(run(tmp_path, text={"source": str(folder)})).parameters > 0
+    planned = plan(run(tmp_path, text={"source": str(folder)})).parameters
+    assert planned == plan(run(tmp_path, text={"width": 24})).parameters > 0  # as with an encoder of its own, as wide

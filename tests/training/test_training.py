@@ -30,6 +30,8 @@ def names_of(trainer: Trainer, step: int) -> list[str]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
+    (folder / ".pipeline").mkdir()
+    (folder / ".pipeline" / "left.txt").write_text("by a run that was killed")
     return Trainer(run(folder)).train()
 
 
@@ -51,6 +53,7 @@ def test_a_run_leaves_losses_samples_checkpoints_and_a_pipeline(trained: Path) -
     own = VideoDiTPipeline.load_config(trained)
     assert (own["default_num_inference_steps"], own["default_guidance_scale"]) == (2, 2.5)
     assert np.array_equal(*clips)
+    assert not (trained / "left.txt").exists()
 
 
 def test_muon_and_adamw_together_step_every_weight(tmp_path: Path) -> None:

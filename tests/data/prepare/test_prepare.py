@@ -195,6 +195,7 @@ def test_stretches_of_a_manifest_are_looked_at_alone(raw: Path, made: Callable) 
     assert [row["reason"] for row in dropped] == ["left_out", "outside"]
     assert [dropped[1]["start"], dropped[1]["end"]] == pytest.approx([3, 4])
     assert dropped[0]["file"].endswith("clips.jsonl:4")
+    assert (dropped[0]["start"], dropped[0]["end"]) == (0.0, 0.0)  # nothing is known of it
     assert report["total"]["seconds"] == pytest.approx(1.25 + 3 + 1)
 
 

@@ -1,0 +1,135 @@
+"""What a step of VAE training weighs and what its end measures: closed forms, with parts that say plain numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import SMALL_VAE, TINY
+from tiny import tiny_wan
+from torch import Tensor
+
+from videodit.codec import VideoCodec
+from videodit.config import Run
+from videodit.training import vae as training
+from videodit.training.vae import evaluate_vae, store_statistics, train_vae
+
+PERCEPTUAL, ADVERSARIAL, KL = 0.3, 0.6, 1e-2
+
+
+@pytest.fixture
+def terms(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """The terms of the loss, as weights of their own: the gradient of each is what multiplies it, summed over steps."""
+    values = {"l1": 0.5, "mse": 0.04, "kl": 3.0, "perceptual": 2.0, "adversarial": 5.0}
+    leaves = {name: torch.tensor(value, requires_grad=True) for name, value in values.items()}
+
+    class Critic:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def step(self, *_: Tensor) -> Tensor:
+            return torch.tensor(2.0)
+
+        def term(self, *_: Tensor) -> Tensor:
+            return leaves["adversarial"]
+
+        def state_dict(self) -> dict:
+            return {}
+
+    monkeypatch.setattr(
+        training, "reconstruct", lambda codec, pixels, _: (pixels, {k: leaves[k] for k in ("l1", "mse", "kl")})
+    )
+    monkeypatch.setattr(training, "load_perception", lambda *_: lambda *_: leaves["perceptual"])
+    monkeypatch.setattr(training, "Adversary", Critic)
+    monkeypatch.setattr(training, "store_statistics", lambda *_: None)
+    monkeypatch.setattr(training, "evaluate_vae", lambda *_: {"psnr": 0.0, "clips": 0})
+    return leaves
+
+
+def run(folder: Path, **vae: Any) -> Run:
+    return Run.model_validate({**TINY, "output": str(folder), "vae": SMALL_VAE | vae})
+
+
+def test_each_term_of_the_loss_has_its_weight_and_the_critic_speaks_after_its_first_steps(
+    tmp_path: Path, terms: dict[str, Tensor]
+) -> None:
+    stage = {"batch_size": 1, "num_frames": 1, "crop": 8}
+    stages = [
+        stage | {"steps": 2, "perceptual": PERCEPTUAL},
+        stage | {"steps": 3, "adversarial": ADVERSARIAL, "critic_first": 1},
+    ]
+    train_vae(run(tmp_path, stages=stages, kl_weight=KL, perceptual="features"))
+    expected = {"l1": 5.0, "mse": 5.0, "kl": 5 * KL, "perceptual": 2 * PERCEPTUAL, "adversarial": 2 * ADVERSARIAL}
+    assert {name: float(leaf.grad) for name, leaf in terms.items()} == pytest.approx(expected)
+    lines = [json.loads(line) for line in (tmp_path / "vae_training" / "losses.jsonl").read_text().splitlines()]
+    assert [line["psnr"] for line in lines] == pytest.approx([20.0] * 5)  # of an error of 0.2 of 2, a tenth of the peak
+
+
+def test_a_launchers_precision_that_would_be_ignored_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(ValueError, match=r"--mixed_precision fp16: vae\.precision is no, and holds"):
+        train_vae(run(tmp_path))
+
+
+class Read:
+    """Clips of noise, each its own; and which of them were read."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.indices: list[int] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int, draw: int) -> np.ndarray:
+        self.indices.append(index)
+        return np.random.default_rng(index).integers(0, 256, (5, 16, 16, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("clips", "count", "indices"), [(3, 256, [0, 1, 2]), (7, 3, [0, 2, 4]), (4, 4, [0, 1, 2, 3]), (5, 4, [0, 1, 2, 3])]
+)
+def test_statistics_are_those_of_latents_of_clips_from_all_over(clips: int, count: int, indices: list[int]) -> None:
+    """Mean, and deviation with the posterior's own noise: var x = E[mean^2 + var] - E[mean]^2."""
+    vae, source = tiny_wan(), Read(clips)
+    config: Any = None
+    store_statistics(vae, source, config, count)  # type: ignore[arg-type]
+    assert source.indices == indices
+    means, variances = [], []
+    with torch.no_grad():
+        for index in indices:
+            pixels = torch.from_numpy(source.read(index, 0)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+            posterior = VideoCodec(vae).posterior(pixels)
+            means.append(posterior.mean.double().transpose(0, 1).flatten(1))
+            variances.append(posterior.var.double().transpose(0, 1).flatten(1))
+    mean, variance = torch.cat(means, dim=1), torch.cat(variances, dim=1)
+    assert vae.config.latents_mean == pytest.approx(mean.mean(dim=1).tolist())
+    deviation = (mean.var(dim=1, unbiased=False) + variance.mean(dim=1)).sqrt()
+    assert vae.config.latents_std == pytest.approx(deviation.tolist(), rel=1e-5)
+
+
+class Off:
+    """A codec that gives back what it was given, brighter by so many of 255, for each clip in turn."""
+
+    def __init__(self, *errors: float) -> None:
+        self.errors = iter(errors)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents + next(self.errors) / 127.5
+
+
+def test_the_ratio_of_peak_to_noise_is_that_of_eight_bits() -> None:
+    codec, clips = Off(1, 10, 2), Read(3)
+    decibels = [20 * math.log10(255 / error) for error in (1, 10, 2)]
+    found = evaluate_vae(codec, clips)  # type: ignore[arg-type]
+    assert found == pytest.approx({"psnr": np.mean(decibels), "psnr_worst": min(decibels), "clips": 3}, rel=1e-4)

@@ -1,7 +1,7 @@
 """Rewrites a model in another form.
 
-  tools/convert.py --from PIPELINE --to DIR                       Wan, Latte, PixArt or DiT of diffusers -> VideoDiTPipeline
-  tools/convert.py --from wan2.1_t2v_1.3B_bf16.safetensors --to DIR    a project's own weights -> VideoDiT
+  tools/convert.py --from PIPELINE --to DIR                       diffusers' Wan, Latte, PixArt, DiT -> VideoDiTPipeline
+  tools/convert.py --from wan2.1_t2v.safetensors --to DIR         a project's own weights -> VideoDiT
   tools/convert.py --from DIR --to DIR --format wan               ours -> diffusers' class, where the structure allows
   tools/convert.py --from DIR --to wan.safetensors --format wan   ours -> the project's own names, as ComfyUI reads them
   tools/convert.py --from DIR --to DIR --dtype float16            half the size on disk
@@ -19,7 +19,6 @@ from pathlib import Path
 from videodit.command import command
 from videodit.config.kinds import Amount, File, Place, Positive, argument
 from videodit.terminal import Parser, shown
-
 
 # of `videodit.models.formats`: diffusers' classes, and files by the projects' own names
 FORMATS = ("dit", "pixart", "latte", "wan", "stdit3")
@@ -65,7 +64,7 @@ def main() -> int:
         print(shown(f"convert: {args.target} exists; choose another --to, or remove it"), file=sys.stderr)
         return 2
     if args.target.suffix == ".safetensors" and args.format == "videodit":
-        print(shown("convert: a single file is of a project's own names: say --format wan, or another"), file=sys.stderr)
+        print(shown("convert: a single file has a project's own names: give --format wan, or another"), file=sys.stderr)
         return 2
     import torch
 

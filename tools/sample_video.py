@@ -107,6 +107,13 @@ def parse() -> argparse.Namespace:
         help="a feature cache: first-block, pyramid-attention, taylorseer or sea; the number is how far it goes",
     )
     cheap.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default float32)")
+    parser.add_argument(
+        "--lora",
+        action="append",
+        metavar="PLACE[=WEIGHT]",
+        type=argument(Place),
+        help="an adapter on the model: a file, folder or hub name, in diffusers', ComfyUI's or kohya's style",
+    )
     cheap.add_argument("--layerwise-casting", action="store_true", help="keep the model's weights in float8_e4m3fn")
     cheap.add_argument(
         "--quantize", choices=("int8",), help="keep the model's weights in 8-bit integers; needs videodit[quantize]"
@@ -260,6 +267,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         layerwise_casting=args.layerwise_casting or None,
         quantize=args.quantize,
         vae_tiling=args.vae_tiling or None,
+        lora=args.lora,
     )
     one = len(requests) == 1
     paths = output_paths(args.out or Path("sample.mp4" if one else "samples"), len(requests))
@@ -267,6 +275,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     if args.quantize:
         options["quantization_config"] = quantization(args.quantize)
     pipe: Any = VideoDiTPipeline.from_pretrained(folder, dtype=dtype, **options)
+    pipe.adapt(args.lora or [])
     texts, encoder = None, None
     if args.text_states:
         texts, encoder = read_texts(args.text_states, prompts_of(requests), pipe.transformer.config.caption_channels)

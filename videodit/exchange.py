@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import safetensors.torch
 import torch
 from diffusers import (
     DiffusionPipeline,
@@ -23,7 +24,7 @@ from diffusers import (
 )
 
 from videodit.codec import VideoCodec
-from videodit.disk import write_sums, writing
+from videodit.disk import whole, write_sums, writing
 from videodit.geometry import ClipSize
 from videodit.models.formats.files import (
     from_checkpoint,
@@ -156,11 +157,11 @@ def save_file(model: VideoDiT | VideoDiTPipeline, family: str, file: Path) -> No
     """Saves a transformer as one file by its project's own names; ConversionError where it is not that project's."""
     transformer = model.transformer if isinstance(model, VideoDiTPipeline) else model
     if isinstance(model, VideoDiTPipeline) and model.transformer_2 is not None:
-        raise ConversionError("a single file holds one expert: name the folder of one, its transformer or transformer_2")
+        raise ConversionError("a single file holds one expert: name the folder of its transformer, or transformer_2")
     state = {name: tensor.contiguous() for name, tensor in to_checkpoint(transformer, family).items()}
     file.parent.mkdir(parents=True, exist_ok=True)
-    with writing(file):
-        write_whole(file, lambda scratch: safetensors.torch.save_file(state, scratch, metadata={"format": "pt"}))
+    with whole(file) as scratch:
+        safetensors.torch.save_file(state, scratch, metadata={"format": "pt"})
 
 
 def pipeline_from_diffusers(theirs: DiffusionPipeline) -> tuple[VideoDiTPipeline, Report]:

@@ -50,6 +50,7 @@ class Sampling:
     layerwise_casting: bool | None = None
     quantize: str | None = None
     vae_tiling: bool | None = None
+    lora: list[str] | None = None  # adapters, each with its weight behind "="
     text_states: str | None = None  # the encoder they are of, where they come from a file
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_N
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from videodit.disk import writing
+from videodit.disk import whole
 from videodit.models.formats.lora import Pair, peft_config, read, write
 from videodit.weights import WeightsError, is_finite, loading
 
@@ -100,9 +100,9 @@ class WholeAdapters(PeftAdapterMixin):
         told = {f"transformer.{key}": value for key, value in config.items()}
         metadata = {"format": "pt"} | ({LORA_ADAPTER_METADATA_KEY: json.dumps(told, sort_keys=True)} if told else {})
         file = Path(save_directory) / (weight_name or LORA_WEIGHT_NAME_SAFE)
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(state, file, metadata=metadata)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole(file) as scratch:
+            save_file(state, scratch, metadata=metadata)
 
     def _adapters(self) -> dict[str, Any]:
         return getattr(self, "peft_config", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,6 +53,22 @@ class Adapters(LoraBaseMixin):
             **kwargs,
         )
 
+    def adapt(self, adapters: Sequence[str]) -> None:
+        """Puts adapters on the transformer, each a file, folder or hub name, with its weight behind "=" (none: 1).
+
+        Raises:
+            WeightsError: as `load_lora_weights`.
+        """
+        weights = {}
+        for number, adapter in enumerate(adapters):
+            place, _, weight = (
+                adapter.rpartition("=") if re.fullmatch(r".*=[-+.\deE]+", adapter) else (adapter, "", "1")
+            )
+            self.load_lora_weights(place, adapter_name=f"lora_{number}")
+            weights[f"lora_{number}"] = float(weight)
+        if weights:
+            self.set_adapters(list(weights), list(weights.values()))
+
     def save_lora_weights(
         self,
         save_directory: str | Path,
@@ -74,3 +91,12 @@ class Adapters(LoraBaseMixin):
 
     def _adapted(self) -> list[str]:
         return [name for name in self._lora_loadable_modules if getattr(getattr(self, name, None), "peft_config", None)]
+
+
+def _weighed(adapter: str) -> tuple[str, float]:
+    """A place and the weight behind its last "=", where there is a number."""
+    place, found, weight = adapter.rpartition("=")
+    try:
+        return (place, float(weight)) if found else (adapter, 1.0)
+    except ValueError:
+        return adapter, 1.0

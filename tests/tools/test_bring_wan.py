@@ -57,10 +57,7 @@ def test_bring_wan_in_five_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (
         tool([*train, *(f"{part}.{key}={value}" for part, keys in SMALL.items() for key, value in keys.items())]) == 0
     )
-    assert (
-        tool([*sample, *["--num-frames", "5", "--height", "32", "--width", "32", "--steps", "1", "--out", "a.mp4"]])
-        == 0
-    )
+    assert tool([*sample, *shlex.split("--num-frames 5 --height 32 --width 32 --steps 1 --out a.mp4")]) == 0
     assert json.loads((tmp_path / "a.json").read_text())["lora"] == ["runs/wan_lora/pipeline/lora"]
     assert tool(back) == 0
     assert tool(single) == 0

@@ -61,11 +61,9 @@ class Adapters(LoraBaseMixin):
         """
         weights = {}
         for number, adapter in enumerate(adapters):
-            place, _, weight = (
-                adapter.rpartition("=") if re.fullmatch(r".*=[-+.\deE]+", adapter) else (adapter, "", "1")
-            )
+            place, weight = _weighed(adapter)
             self.load_lora_weights(place, adapter_name=f"lora_{number}")
-            weights[f"lora_{number}"] = float(weight)
+            weights[f"lora_{number}"] = weight
         if weights:
             self.set_adapters(list(weights), list(weights.values()))
 

@@ -17,6 +17,7 @@ from torch.nn.functional import conv3d, gelu, layer_norm, linear, silu, softmax
 
 from videodit.models.formats.files import from_checkpoint, from_diffusers, to_checkpoint, to_diffusers
 from videodit.models.formats.table import ConversionError
+from videodit.models.growth import grow
 from videodit.models.transformer import VideoDiT
 
 State = dict[str, Tensor]
@@ -205,6 +206,17 @@ def test_a_text_is_as_long_as_the_model_wants_it() -> None:
         model(x, t, torch.zeros(1, 513, 12))
     memory = model.text_memory(torch.ones(1, 3, 12), torch.tensor([[True, True, False]]))
     torch.testing.assert_close(model(x, t, text_memory=memory).sample, model(x, t, torch.ones(1, 2, 12)).sample)
+
+
+def test_a_wan_grows_further_and_is_itself_until_it_is_trained() -> None:
+    wan = from_diffusers(tiny_wan())[0]
+    grown, report = grow(wan, axes=("joint", "time"))
+    assert len(grown.blocks) == 4
+    x, t, text = torch.randn(1, 4, 3, 4, 6), torch.tensor([300.0]), torch.randn(1, 5, 12)
+    torch.testing.assert_close(grown(x, t, text).sample, wan(x, t, text).sample, rtol=1e-5, atol=1e-5)
+    assert all(name.startswith("blocks.") for name in report.fresh)
+    with pytest.raises(ConversionError, match="sample_size=9: the places of this model are of no size"):
+        grow(wan, axes=("joint", "time"), sample_size=9)
 
 
 # -------------------------------------------------------------------------------------------------------------- STDiT3

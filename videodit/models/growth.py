@@ -110,6 +110,8 @@ def grow(
         raise ConversionError(
             "time_positions='sincos' would change what the image model computes; choose rotary or both"
         )
+    if sample_size is not None and (old["sample_size"] is None or positions == "grid"):
+        raise ConversionError(f"sample_size={sample_size}: the places of this model are of no size of its own")
     size = sample_size or old["sample_size"]
     config = {key: value for key, value in old.items() if not key.startswith("_")} | {
         "axes": tuple(axes),
@@ -117,7 +119,7 @@ def grow(
         "in_channels": channels,
         "out_channels": halves * channels,
         "sample_size": size,
-        "interpolation_scale": old["interpolation_scale"] * size / old["sample_size"],
+        "interpolation_scale": old["interpolation_scale"] * (size / old["sample_size"] if sample_size else 1.0),
         "qk_norm": qk_norm,
         "time_positions": positions,
         "cross_attention_axes": cross_attention_axes or old["cross_attention_axes"],
@@ -200,7 +202,7 @@ def _why_fresh(name: str, model: VideoDiT, had: set[str]) -> str:
     """Why a tensor has no counterpart in the source; ConversionError where there is no good reason."""
     if name == "time_scale":
         return "scale of the added time positions, zero"
-    if name.startswith("caption_projection.") or ".attn2." in name:
+    if name.startswith("caption_projection.") or ".attn2." in name or ".norm_cross." in name:
         return "cross-attention to a text, silent"
     if ".norm_q." in name or ".norm_k." in name:
         axis = model.blocks[int(name.split(".")[1])].axis

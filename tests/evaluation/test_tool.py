@@ -255,6 +255,7 @@ def test_mistakes_exit_2_with_one_line(
         (("--world", "shapes", "--out", tmp_path / "file"), "cannot be written to"),
         ((clips, "--given", "first"), "--given goes with --world"),
         (("--world", "shapes", "--prompts", "many"), "--prompts many"),
+        (("--world", "shapes", "--prompts", "0"), "--prompts 0 must be greater than 0"),
         (("--world", "shapes", "--model", tmp_path / "empty"), "model_index.json"),
     ):
         assert run(monkeypatch, "--out", tmp_path / "out", *words) == 2, words

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.command import load_without_bars
+from videodit.config.kinds import Positive, argument
 from videodit.disk import replace_text
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ def evaluate_world(args: argparse.Namespace) -> str:
     from videodit.video.writer import contact_sheet
 
     try:
-        count = int(args.prompts or WORLD_PROMPTS)
-    except ValueError:
-        raise ValueError(f"--prompts {args.prompts}: with --world it is a number, of prompts") from None
+        count = argument(Positive)(str(args.prompts or WORLD_PROMPTS))
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"--prompts {error}: with --world it is a number, of prompts") from None
     if (args.world == "emoji") != bool(args.art):
         raise ValueError("--world emoji and --art go together: --art names the folders that tools/make_emoji.py wrote")
     if args.world == "emoji" and args.given:

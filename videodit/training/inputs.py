@@ -35,7 +35,8 @@ PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def load_codec(config: Run) -> VideoCodec:
     """The VAE that a run encodes with: `codec`, or `<output>/vae` as `train_vae` leaves it."""
     wanted = config.codec or str(Path(config.output) / "vae")
-    with named(wanted, "VAE; run tools/train_vae.py with this config, or set codec: to a saved one"):
+    fix = "name a saved one in codec:" if config.codec else "run tools/train_vae.py with this config, or set codec:"
+    with named(wanted, f"VAE; {fix}"):
         folder = named_folder(wanted)
         if config.codec is None and not Path(folder).is_dir():
             raise FileNotFoundError("there is no such folder")

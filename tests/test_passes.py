@@ -8,7 +8,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
+from videodit.conditions import Told
 from videodit.given import Given
+from videodit.models import Condition
 from videodit.pipeline.passes import guided_prediction, passes_of
 
 TEXT, FRAMES, RANGE = 1.0, 10.0, 100.0  # what the prompt and given frames add to a prediction; its second half
@@ -18,6 +20,7 @@ class Says(torch.nn.Module):
     """Of each row the sum of what it is told, and, of a learned range, the second half of channels that follows."""
 
     is_cache_enabled = False
+    conditions = (Condition("text", "text", 1),)
 
     def __init__(self, learned_range: bool) -> None:
         super().__init__()
@@ -27,13 +30,12 @@ class Says(torch.nn.Module):
         self,
         latents: torch.Tensor,
         times: torch.Tensor,
-        text: torch.Tensor,
-        fps: float,
+        encoder_hidden_states: torch.Tensor,
         frame_mask: torch.Tensor | None = None,
-        return_dict: bool = True,
+        **rest: Any,
     ) -> tuple[torch.Tensor]:
         frames = 0.0 if frame_mask is None else frame_mask.any(dim=1).float()
-        said = (TEXT * text + FRAMES * frames).reshape(-1, 1, 1, 1, 1).expand_as(latents)
+        said = (TEXT * encoder_hidden_states.flatten() + FRAMES * frames).reshape(-1, 1, 1, 1, 1).expand_as(latents)
         return (torch.cat([said, RANGE + said], dim=1) if self.learned_range else said,)
 
 
@@ -49,9 +51,8 @@ def predicted(
         scheduler,
         latents,
         torch.tensor(500.0 if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) else 500),
-        lambda rows: {"text": texts[list(rows)]},
+        lambda rows: Told({"prompt_embeds": texts[list(rows)].reshape(-1, 1, 1)}),
         guidance,
-        8.0,
         Given(latents, mask) if shown else None,
         torch.zeros_like(latents),
         {},

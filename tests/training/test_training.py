@@ -226,7 +226,7 @@ def test_weights_that_do_not_fit_the_run_are_named(tmp_path: Path) -> None:
             Trainer(run(tmp_path, **changes, model={"num_layers": None}))
     with pytest.raises(ValueError, match=r"narrow: a transformer of num_layers 2, but the configuration wants 1"):
         Trainer(run(tmp_path, train={"start_from": str(tmp_path / "narrow")}))
-    with pytest.raises(ValueError, match=r"nowhere: no VAE; run tools/train_vae\.py"):
+    with pytest.raises(ValueError, match=r"nowhere: no VAE; name a saved one in codec:"):
         load_codec(run(tmp_path).model_copy(update={"codec": str(tmp_path / "nowhere")}))
 
 

@@ -173,6 +173,19 @@ def test_a_stretch_that_is_not_in_the_file_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "latents" / "quarantine.jsonl").exists()
 
 
+def test_a_stretch_may_end_a_frame_behind_its_file_and_has_what_there_is(tmp_path: Path) -> None:
+    """Lists are made by clocks of their own: an eighth of a second is a frame here."""
+    clips = rows(tmp_path, {"start": 1.0, "end": 3.12}, {"start": 1.0, "end": 3.13})
+    assert clips.source.facts(0).duration == 2.0
+    with pytest.raises(UnsuitableError, match="no stretch from 1 to 3"):
+        clips.source.facts(1)
+    write_video(tmp_path / "a.png", np.zeros((1, 32, 32, 3), dtype=np.uint8), 8)
+    (tmp_path / "clips.jsonl").write_text(json.dumps({"file": "a.png", "caption": "a picture", "start": 0, "end": 1}))
+    image = open_data(Data(source=str(tmp_path), num_frames=5, height=32, width=32, validation=0), 0).train
+    with pytest.raises(UnsuitableError, match="is a still image: it has no stretch from 0 to 1 s"):
+        image.source.facts(0)
+
+
 def test_one_bad_stretch_takes_the_other_clips_of_its_file_out(tmp_path: Path) -> None:
     clips = rows(tmp_path, {"start": 0.0, "end": 1.0}, {"start": 1.0, "end": 2.0}, {"start": 2.0})
     assert next(clips.read_ahead([clips.span(0, 0)])) is not None

@@ -10,7 +10,7 @@ import pytest
 from footage import HEIGHT, WIDTH, black, film, pan, still, turned
 from PIL import Image
 
-from videodit.data.scenes import Scene, watch
+from videodit.data.scenes import Scene, look_of, watch
 from videodit.video import VideoError, probe
 
 pytestmark = pytest.mark.slow
@@ -199,6 +199,18 @@ def test_a_small_thing_that_moves_is_movement(tmp_path: Path) -> None:
         frame[60:68, 2 * number : 2 * number + 8] = 250  # a three-hundredth of the picture
     (scene,) = scenes(film(tmp_path / "a.mp4", frames))
     assert scene.frozen == 0.0
+
+
+@pytest.mark.parametrize("begin", [0.0, 0.4])
+@pytest.mark.parametrize("eighth", [0, 3, 15])
+def test_a_stretch_shorter_than_an_eighth_looks_like_the_eighth_that_it_lies_in(
+    tmp_path: Path, eighth: int, begin: float
+) -> None:
+    levels = np.arange(20, 20 + 16 * 12, 12, dtype=np.uint8)  # of two seconds, three frames an eighth
+    frames = np.broadcast_to(levels.repeat(3)[:, None, None, None], (48, HEIGHT, WIDTH, 3))
+    path = film(tmp_path / "a.mp4", np.ascontiguousarray(frames))
+    (scene,) = watch(str(path), [((eighth + begin) / 8, (eighth + 0.8) / 8)], None, 1e9)[0]
+    assert np.abs(look_of(scene.look).astype(int) - int(levels[eighth])).max() < 6
 
 
 @pytest.mark.parametrize(("level", "bright", "is_black"), [(25, 0, 1), (26, 0, 0), (0, 200, 1), (0, 201, 0)])

@@ -309,3 +309,17 @@ def test_extra_runs_on_all_processes_and_if_one_fails_none_saves(tmp_path: Path)
     assert other[1].startswith("CheckpointError")
     assert "No space left on device" in other[1]
     assert list((tmp_path / "b").iterdir()) == []
+
+
+@pytest.mark.parametrize(("limit", "files"), [(None, 1), (100, 5), (250, 2)])
+def test_tensors_lie_in_few_files_none_much_larger_than_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, files: int
+) -> None:
+    """Of ten tensors of 40 bytes; the one that reaches a multiple of the limit begins the next file."""
+    if limit is not None:
+        monkeypatch.setattr(checkpoint, "BYTES_PER_FILE", limit)
+    state = {f"{i:02d}": torch.full((10,), float(i)) for i in range(10)}
+    saved = checkpoint.save(tmp_path, 1, state, keep=1)
+    assert len(list((saved / "state").iterdir())) == files
+    found = checkpoint.load(saved)[1]
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())

@@ -14,6 +14,7 @@ from diffusers.models.attention import AttentionModuleMixin
 from runs import run
 
 from videodit.geometry import Strides
+from videodit.training import inputs
 from videodit.training.batches import Batch
 from videodit.training.loop import changes
 from videodit.training.model import build_transformer
@@ -85,7 +86,7 @@ def test_longer_and_larger_clips_are_shifted_by_the_root_of_their_tokens(tmp_pat
     """Of logit-normal times under a shift s the median is s / (1 + s)."""
     trainer = Trainer(run(tmp_path, data=CLIPS, objective={"shift": 3.0, "shift_tokens": 4}))
     half = torch.tensor([0.5], dtype=torch.float64)
-    for shape, tokens in (((1, 4, 1, 4, 4), 4), ((1, 4, 3, 4, 4), 12), ((1, 4, 5, 8, 8), 80)):
+    for shape, tokens in (((1, 4, 1, 4, 4), 4), ((1, 4, 3, 4, 4), 12), ((1, 4, 5, 8, 8), 80), ((1, 4, 3, 4, 8), 24)):
         shift = 3.0 * math.sqrt(tokens / 4)
         assert float(trainer.batches.times(half, torch.Size(shape))) == pytest.approx(shift / (1 + shift), rel=1e-6)
 
@@ -144,3 +145,20 @@ def test_every_attention_of_a_model_has_the_backend_that_is_named(tmp_path: Path
     attentions = [module for module in model.modules() if isinstance(module, AttentionModuleMixin)]
     assert len(attentions) > 1
     assert {getattr(module.processor._attention_backend, "value", None) for module in attentions} == {backend}
+
+
+@pytest.mark.parametrize(("named", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16)])
+def test_clips_are_encoded_in_the_precision_that_is_named_and_come_as_float32(
+    tmp_path: Path, named: str, dtype: torch.dtype
+) -> None:
+    layer, seen = torch.nn.Linear(4, 4), []
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(layer(pixels).dtype)
+        return layer(pixels)
+
+    codec: Any = SimpleNamespace(vae=layer, encode=encode)
+    assert (
+        inputs.encode(run(tmp_path, data={"encode_precision": named}), codec, torch.zeros(2, 4)).dtype == torch.float32
+    )
+    assert seen == [dtype]

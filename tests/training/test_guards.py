@@ -122,6 +122,8 @@ def test_bfloat16_on_a_cpu_without_it_is_told(
 ) -> None:
     for has in (True, False):
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has: has)
+        assert precision.lacks_bfloat16(torch.device("cpu")) is not has
+        assert not precision.lacks_bfloat16(torch.device("cuda"))
         precision.tell_of_bfloat16("train.precision", "bf16", torch.device("cpu"))
         precision.tell_of_bfloat16("train.precision", "no", torch.device("cpu"))
         precision.tell_of_bfloat16("train.precision", "bf16", torch.device("cuda"))

@@ -67,6 +67,7 @@ def test_a_spike_is_gone_back_from_and_its_step_is_passed_over_for_good(tmp_path
     found = []
     for step, _ in one.run(lambda steps: iter(steps)):
         found.append(step)
+        assert len(found) < 100  # one that is not passed over would be gone back from for ever
         loss = 11.0 if step in (5, 25) else 1.0  # the first comes before there is a median
         one.record(step, loss=loss)
         one.watch(step, loss, 10.0)
@@ -109,16 +110,47 @@ def test_the_share_of_time_in_which_data_was_waited_for_is_told(
     assert [line["data_wait"] for line in lines] == [3 / 8, 6 / 8]
 
 
+def assembled(folder: Path, **train: Any) -> Any:
+    """What a run steps two weights with."""
+    config = run(folder, train=train)
+    parts: Any = SimpleNamespace(
+        config=config,
+        raw_model=nn.Linear(2, 2),
+        sharded=True,
+        accelerator=SimpleNamespace(scaler=None),
+        _check_words=lambda state: None,
+        _power_names=lambda: [],
+        _words=lambda: "",
+        _samples=lambda: "",
+    )
+    Assembled._build_optimizers(parts)
+    return parts
+
+
+def test_a_run_that_goes_on_is_as_far_along_and_has_the_rates_of_its_own_configuration(tmp_path: Path) -> None:
+    train: dict[str, Any] = {"schedule": "constant", "warmup_steps": 20, "weight_decay": 0.1}
+    before = assembled(tmp_path, learning_rate=2.0, **train)
+    for _ in range(8):
+        before.raw_optimizers[0].step()
+        before.schedules[0].step()
+    after = assembled(tmp_path, learning_rate=5.0, **train | {"weight_decay": 0.3})
+    Assembled.load_state(after, Assembled.state(before))
+    for step in (8, 9, 10):
+        groups = after.raw_optimizers[0].param_groups
+        assert [group["lr"] for group in groups] == pytest.approx([5.0 * step / 20] * 2)
+        assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+        after.raw_optimizers[0].step()
+        after.schedules[0].step()
+
+
 @pytest.mark.parametrize(("schedule", "decay_steps"), [("cosine", None), ("cosine", 80), ("constant", None)])
 def test_rates_warm_up_and_then_fall_as_half_a_cosine_or_stay(
     tmp_path: Path, schedule: str, decay_steps: int | None
 ) -> None:
     warm, steps = 4, 40
-    train = {"schedule": schedule, "warmup_steps": warm, "steps": steps, "decay_steps": decay_steps}
-    config = run(tmp_path, train=train | {"learning_rate": 2.0})
-    assembled: Any = SimpleNamespace(config=config, raw_model=nn.Linear(2, 2), sharded=True)
-    Assembled._build_optimizers(assembled)
-    (optimizer,), (rates,) = assembled.raw_optimizers, assembled.schedules
+    train: dict[str, Any] = {"schedule": schedule, "warmup_steps": warm, "steps": steps, "decay_steps": decay_steps}
+    parts = assembled(tmp_path, learning_rate=2.0, **train)
+    (optimizer,), (rates,) = parts.raw_optimizers, parts.schedules
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])
@@ -128,3 +160,13 @@ def test_rates_warm_up_and_then_fall_as_half_a_cosine_or_stay(
     fall = [(1 + math.cos(math.pi * (step - warm) / (end - warm))) / 2 for step in range(warm, steps)]
     after = fall if schedule == "cosine" else [1.0] * (steps - warm)
     assert found == pytest.approx([2.0 * share for share in (*(step / warm for step in range(warm)), *after)])
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError, 2), (OSError, 2), (FloatingPointError, 1), (KeyboardInterrupt, 130)]
+)
+def test_what_a_user_can_mend_ends_with_two(
+    error: type[BaseException], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert loop.end("train", error("the disk is full")) == status
+    assert capsys.readouterr().err.count("\n") == 1

@@ -44,7 +44,8 @@ def detailed_crop(
 ) -> np.ndarray:
     """Of `tries` random crops (num_frames x side x side; None: whole pictures) the one with most contrast.
 
-    Flat crops teach a VAE nothing; contrast is the standard deviation over the crop, a channel at a time.
+    Flat crops teach a VAE nothing; contrast is the standard deviation over every second row and column of the crop, a
+    channel at a time.
     """
     f, h, w, _ = frames.shape
     side_h, side_w, num_frames = min(side or h, h), min(side or w, w), min(num_frames, f)

@@ -113,6 +113,7 @@ def _dangers(node: ast.AST) -> Iterator[str]:
         yield from (f"{key}=True" for key in ("trust_remote_code", "allow_pickle") if given.get(key) == "True")
 
 
+@pytest.mark.slow
 def test_imports_point_down_only():
     assert wrong_imports(ROOT) == []
 
@@ -152,6 +153,7 @@ def test_the_count_of_lines_sees_what_it_should(tmp_path, folder, lines, is_wron
     assert bool(too_long(tmp_path)) == is_wrong
 
 
+@pytest.mark.slow
 def test_no_file_runs_code_from_data():
     files = [*(ROOT / "videodit").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]
     assert files

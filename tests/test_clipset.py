@@ -176,6 +176,7 @@ def test_clips_of_one_size_are_made_together_and_every_one_at_its_own(
     assert json.loads((tmp_path / "2.json").read_text())["num_frames"] == 1
 
 
+@pytest.mark.slow
 def test_a_clip_of_every_kind_is_the_same_alone_as_in_a_set(tiny_pipe: VideoDiTPipeline, tmp_path: Path) -> None:
     image = str(write_video(tmp_path / "image.png", pan(3, 1)[:, :32, :32], 8))
     kinds = ({}, {"num_frames": 13, "overlap": 1}, {"loop": True, "overlap": 1}, {"image": image}, {"image": image}, {})
@@ -311,6 +312,7 @@ def test_a_model_is_told_from_clips(tiny_pipe: VideoDiTPipeline, tmp_path: Path)
         assert not is_model(clips), clips
 
 
+@pytest.mark.slow
 def test_a_set_that_was_stopped_ends_in_the_same_bytes(
     tiny_pipe: VideoDiTPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

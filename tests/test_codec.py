@@ -82,6 +82,7 @@ def case(request: pytest.FixtureRequest) -> tuple[str, VideoCodec]:
     return request.param, VideoCodec(CASES[request.param][0]().eval())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_strides_tell_the_shapes_both_ways(case: tuple[str, VideoCodec]) -> None:
     name, codec = case
@@ -114,6 +115,7 @@ def test_raw_latents_are_those_of_the_class_and_come_back(case: tuple[str, Video
     torch.testing.assert_close(codec.denormalize(codec.normalize(raw)), raw)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_chunks_joined_are_the_whole_decode_of_the_class(case: tuple[str, VideoCodec]) -> None:
     name, codec = case
@@ -132,6 +134,7 @@ def test_chunks_joined_are_the_whole_decode_of_the_class(case: tuple[str, VideoC
         assert [chunk.shape[2] for chunk in chunks] == [1, 4, 4]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_windows_join_as_if_decoded_at_once(case: tuple[str, VideoCodec]) -> None:
     """Where the VAE streams; elsewhere each by itself. What a window shares is as the window before had it."""
@@ -174,6 +177,7 @@ def test_frame_by_frame_vaes_treat_frames_alike_in_any_grouping() -> None:
     torch.testing.assert_close(few.decode(latents), many.decode(latents), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_generator_samples_the_posterior() -> None:
     codec, pixels = VideoCodec(tiny_wan()), torch.rand(1, 3, 5, 16, 16) * 2 - 1

@@ -75,6 +75,7 @@ def test_negative_states_beside_a_prompt_and_a_negative_prompt_beside_states(tin
     torch.testing.assert_close(clips(tiny_pipe, negative_prompt="blue", **told), wanted)
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_loaded_without_its_text_encoder(tiny_pipe: VideoDiTPipeline, tmp_path: Path) -> None:
     tiny_pipe.save_pretrained(tmp_path)
     pipe = VideoDiTPipeline.from_pretrained(tmp_path, text_encoder=None, tokenizer=None)

@@ -268,6 +268,7 @@ def is_run_or_one_line(read: Callable[[], Run]) -> bool:
         return "\n" not in str(error)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(mutated_configs())
 def test_whatever_a_file_holds_it_is_a_run_or_a_configuration_error(content: bytes) -> None:
@@ -279,6 +280,7 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_s
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from([key.replace("[]", "") for key, _ in KEYS] + [*PLACES, "stages", "data", "more"]), VALUES)
 def test_whatever_an_override_says_it_is_a_run_or_a_configuration_error(key: str, value: Any) -> None:

@@ -141,6 +141,7 @@ def test_checksums_are_those_of_coreutils(folder: Path) -> None:
     check_sums(folder)
 
 
+@pytest.mark.slow
 def test_every_single_bit_counts(folder: Path) -> None:
     file = folder / "in" / "b.bin"
     whole = file.read_bytes()
@@ -152,6 +153,7 @@ def test_every_single_bit_counts(folder: Path) -> None:
             check_sums(folder)
 
 
+@pytest.mark.slow
 def test_a_bit_of_every_sign_of_the_list_counts(folder: Path) -> None:
     whole = (folder / SUMS).read_bytes()
     for at in range(len(whole)):

@@ -92,6 +92,7 @@ def check(
         shutil.rmtree(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "webp", "gif", "png"])
 def test_a_clip(
     tool: Tool, disk: Disk, capfd: pytest.CaptureFixture[str], tmp_path: Path, model: Path, ending: str
@@ -100,6 +101,7 @@ def test_a_clip(
     check(tool, disk, capfd, tmp_path, (0.2, 0.99), lambda out: ["sample_video", *how, "--out", out / f"c.{ending}"])
 
 
+@pytest.mark.slow
 def test_a_set_of_clips(tool: Tool, disk: Disk, capfd: pytest.CaptureFixture[str], tmp_path: Path, model: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red circle\ntwo blue stars\na red circle\n")
     how = ["--model", model, "--prompts-file", tmp_path / "prompts.txt", "--steps", "1", "--batch-size", "2"]
@@ -135,6 +137,7 @@ def config(folder: Path, **changes: Any) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_encoding(tool: Tool, disk: Disk, capfd: pytest.CaptureFixture[str], tmp_path: Path, model: Path) -> None:
     words = ["--config", config(tmp_path, text={"source": str(model)}, codec=str(model))]
     check(tool, disk, capfd, tmp_path, (0.1, 0.7, 0.9), lambda out: ["encode", *words, f"output={out}"])
@@ -163,10 +166,12 @@ def test_measuring(tool: Tool, disk: Disk, capfd: pytest.CaptureFixture[str], tm
     check(tool, disk, capfd, tmp_path, (0.01, 0.5), lambda out: ["evaluate", *words, "--out", out])
 
 
+@pytest.mark.slow
 def test_converting(tool: Tool, disk: Disk, capfd: pytest.CaptureFixture[str], tmp_path: Path, model: Path) -> None:
     check(tool, disk, capfd, tmp_path, (0.1, 0.9), lambda out: ["convert", "--from", model, "--to", out / "model"])
 
 
+@pytest.mark.slow
 def test_growing(tool: Tool, disk: Disk, capfd: pytest.CaptureFixture[str], tmp_path: Path, model: Path) -> None:
     words = ["--from", model, "--axes", "space,time"]
     check(tool, disk, capfd, tmp_path, (0.1, 0.9), lambda out: ["inflate", *words, "--to", out / "model"])

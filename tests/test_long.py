@@ -68,6 +68,7 @@ def test_any_length_is_made_and_a_longer_clip_begins_as_a_shorter_one(tiny_pipe:
     assert not np.array_equal(made(tiny_pipe, 11, seed=1), short)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [None, "taylorseer=2", "first-block=1.5"])
 @pytest.mark.parametrize("options", [{}, {"loop": True, "overlap": 1}])
 def test_nothing_of_a_long_clip_stays_for_the_next(
@@ -84,6 +85,7 @@ def test_nothing_of_a_long_clip_stays_for_the_next(
         set_cache(tiny_pipe, None)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_window(tiny_pipe: VideoDiTPipeline) -> None:
     def peak(num_frames: int) -> int:
         tracemalloc.start()

@@ -30,6 +30,7 @@ def framewise() -> VideoCodec:
     return VideoCodec(AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, **blocks).eval(), frames_at_once=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [wan, framewise])
 @pytest.mark.parametrize("frames", [1, 3, 9])
 def test_counted_bytes_are_those_of_a_real_decode(build: Any, frames: int) -> None:
@@ -40,6 +41,7 @@ def test_counted_bytes_are_those_of_a_real_decode(build: Any, frames: int) -> No
     assert decode_bytes(codec, tuple(latents.shape)) == pytest.approx(alive.peak, rel=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [wan, framewise])
 def test_a_streaming_decode_takes_no_more_for_a_longer_clip_and_a_whole_one_does(build: Any) -> None:
     codec = build()
@@ -81,6 +83,7 @@ def test_what_a_process_takes_for_a_decode_is_between_the_count_and_its_margin()
     assert 0.95 * counted < taken < MARGIN * counted + BESIDES
 
 
+@pytest.mark.slow
 def test_what_may_not_fit_is_a_warning_and_what_does_is_none(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -97,6 +100,7 @@ def test_what_may_not_fit_is_a_warning_and_what_does_is_none(
         check_decode(codec, shape)
 
 
+@pytest.mark.slow
 def test_the_packaged_model_at_its_own_size_is_no_false_alarm(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,6 +126,7 @@ def test_a_vae_offloaded_layer_by_layer_works_where_its_hooks_say() -> None:
     assert VideoCodec(vae).device == torch.device("cpu:0")
 
 
+@pytest.mark.slow
 def test_without_its_text_encoder_a_pipeline_holds_on_to_none_of_it(
     tiny_pipe: VideoDiTPipeline, tmp_path: Path
 ) -> None:
@@ -134,6 +139,7 @@ def test_without_its_text_encoder_a_pipeline_holds_on_to_none_of_it(
     assert encoder() is None
 
 
+@pytest.mark.slow
 def test_it_grows_with_the_picture_and_shrinks_with_the_type() -> None:
     codec = wan()
     small, large = (decode_bytes(codec, (1, 4, 3, side, side)) for side in (4, 8))

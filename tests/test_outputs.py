@@ -44,6 +44,7 @@ def test_settings_do_not_take_the_place_of_a_json_of_others(
     assert json.loads((tmp_path / "x.json").read_text())["prompt"] == "a red circle"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.mkv", "x.png", "x.gif"])
 def test_a_clip_is_renewed_where_it_was_made_here_and_nowhere_else(
     tiny_pipe: VideoDiTPipeline, tmp_path: Path, name: str

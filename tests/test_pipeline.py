@@ -88,6 +88,7 @@ def test_last_frames_come_back_as_the_vae_keeps_them_by_themselves(tiny_pipe: Vi
     torch.testing.assert_close(made[0, 5:], held(tiny_pipe, frames[[0] * 4]), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begin", [{"image": footage(1)}, {"video": footage(5)}])
 def test_what_lies_between_given_frames_follows_from_both(tiny_pipe: VideoDiTPipeline, begin: dict[str, Any]) -> None:
     size, number = {"num_frames": 13}, len(next(iter(begin.values())))
@@ -257,6 +258,7 @@ def test_rescaled_guidance_has_the_deviation_of_the_prediction_with_the_prompt()
     torch.testing.assert_close(found.std(dim=(1, 2, 3, 4)), told.std(dim=(1, 2, 3, 4)))
 
 
+@pytest.mark.slow
 def test_a_scale_for_given_frames_is_a_third_pass_and_one_for_both_needs_two(
     tiny_pipe: VideoDiTPipeline, rows: list[int]
 ) -> None:

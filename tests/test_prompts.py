@@ -183,6 +183,7 @@ def mutated_prompts(draw: st.DrawFn) -> tuple[str, bytes]:
     return ending, text.encode("utf-8", "surrogatepass")
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(mutated_prompts())
 def test_whatever_a_prompts_file_holds_it_is_requests_or_an_error_that_names_it(mutated: tuple[str, bytes]) -> None:

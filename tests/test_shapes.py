@@ -109,6 +109,7 @@ def test_captions_say_colour_shape_and_motion_and_no_word_is_outside_the_vocabul
                     assert any(m in text for m in MOTIONS[thing.motion]) != image
 
 
+@pytest.mark.slow
 def test_two_things_have_two_colours_and_never_touch() -> None:
     world = ShapesWorld(CLIP, num_things=2)
     for i in range(60):

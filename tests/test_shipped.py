@@ -47,6 +47,7 @@ def test_its_vae_keeps_32_db_on_clips_that_it_never_saw(pipe: VideoDiTPipeline) 
     assert np.mean(values) >= 32
 
 
+@pytest.mark.slow
 def test_a_prompt_becomes_a_clip_of_its_colour_and_an_image_too(pipe: VideoDiTPipeline) -> None:
     for frames in (17, 1):
         clip = pipe(

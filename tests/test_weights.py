@@ -130,6 +130,7 @@ def load_adapter(model: VideoDiT, folder: Path, prefix: str | None = None) -> No
     model.load_lora_adapter(folder, prefix=prefix, weight_name="pytorch_lora_weights.safetensors")
 
 
+@pytest.mark.slow
 def test_an_adapter_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "pytorch_lora_weights.safetensors"
     state = adapter(tiny_dit(), tmp_path)

@@ -153,6 +153,7 @@ def test_parquet_files_of_one_split_in_data_are_read_with_paths_from_the_folder_
 # Patterns.
 
 
+@pytest.mark.slow
 def test_patterns_fit_files_in_natural_order(tmp_path):
     for number in (1, 2, 10):
         write_tar(tmp_path / f"part-{number}.tar", {"1.mp4": b"x", "1.txt": f"part {number}"})

@@ -57,6 +57,7 @@ def encoded(tmp_path: Path, codec: VideoCodec, monkeypatch: pytest.MonkeyPatch) 
     return calls
 
 
+@pytest.mark.slow
 def test_latents_are_those_of_the_codec(tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
     latents, config = encode(tmp_path, codec)
     frames = open_data(config, 0).train.read(3, 0)
@@ -67,6 +68,7 @@ def test_latents_are_those_of_the_codec(tmp_path: Path, codec: VideoCodec, encod
     assert [s.captions for s in latents.samples] == [(f"clip {i}",) for i in range(5)]
 
 
+@pytest.mark.slow
 def test_only_what_is_new_is_encoded(tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
     first, _ = encode(tmp_path, codec)
     assert sum(encoded) == 10  # five clips, and their first frames
@@ -89,6 +91,7 @@ def test_only_what_is_new_is_encoded(tmp_path: Path, codec: VideoCodec, encoded:
     assert not torch.equal(changed[2, False], first[3, False])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"num_frames": 1}, {"fps": 4.0, "num_frames": 1}, {"height": 16, "width": 16}])
 def test_another_size_is_another_latent(change: dict, tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
     encode(tmp_path, codec, images=False)
@@ -97,6 +100,7 @@ def test_another_size_is_another_latent(change: dict, tmp_path: Path, codec: Vid
     assert sum(encoded) == 5
 
 
+@pytest.mark.slow
 def test_each_crop_of_a_clip_is_a_latent_of_its_own(tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
     """Spans of one time that differ in nothing but the part of the picture that is kept: as many latents."""
     few = {"crop": "random", "start": "first", "spans": 3, "width": 16, "height": 32}
@@ -113,6 +117,7 @@ def test_each_crop_of_a_clip_is_a_latent_of_its_own(tmp_path: Path, codec: Video
             torch.testing.assert_close(latents[number, False], codec.encode(pixels)[0], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_another_vae_has_latents_of_its_own(tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
     first, _ = encode(tmp_path, codec)
     torch.manual_seed(9)
@@ -124,6 +129,7 @@ def test_another_vae_has_latents_of_its_own(tmp_path: Path, codec: VideoCodec, e
     assert torch.equal(encode(tmp_path, codec)[0][0, False], first[0, False])
 
 
+@pytest.mark.slow
 def test_encoding_goes_on_where_it_was_stopped(
     tmp_path: Path, codec: VideoCodec, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +152,7 @@ def test_encoding_goes_on_where_it_was_stopped(
     assert sum(calls) == 4  # the two clips of the second shard, and their first frames
 
 
+@pytest.mark.slow
 def test_changed_bytes_are_noticed_when_read(tmp_path: Path, codec: VideoCodec, encoded: list[int]) -> None:
     latents, _ = encode(tmp_path, codec)
     file = latents.store._where[latents.samples[0].latent]
@@ -224,6 +231,7 @@ def test_a_damaged_clip_is_left_out_whole_and_counted_until_it_is_mended(
     assert len(mended) == 5
 
 
+@pytest.mark.slow
 def test_clips_of_a_film_that_is_damaged_elsewhere_are_left_out_too(
     tmp_path: Path, codec: VideoCodec, encoded: list[int]
 ) -> None:

@@ -27,6 +27,7 @@ def look(path: Path) -> tuple[np.ndarray, float]:
     return look_of(scene.look), scene.end - scene.start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COPIES)
 def test_a_copy_is_found_among_other_clips(tmp_path: Path, name: str) -> None:
     seen = Seen()
@@ -45,6 +46,7 @@ def test_a_copy_at_another_rate_is_found(tmp_path: Path) -> None:
     assert seen.find(*look(film(tmp_path / "b.mp4", CLIPS[0][::2], 12))) == 7
 
 
+@pytest.mark.slow
 def test_a_scene_of_a_film_is_found_alone(tmp_path: Path) -> None:
     """Its look has nothing of the scenes before and after."""
     path = film(tmp_path / "film.mp4", np.concatenate([CLIPS[1][:50], CLIPS[0], CLIPS[2]]))
@@ -128,6 +130,7 @@ def test_a_colour_beyond_the_tolerance_is_another_clip() -> None:
         assert seen.find(second, 2.0) == found
 
 
+@pytest.mark.slow
 def test_many_clips_are_compared_with_few() -> None:
     """Each with those of its bands alone: of a thousand different looks next to none share one."""
     rng = np.random.default_rng(0)

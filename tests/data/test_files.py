@@ -35,6 +35,7 @@ def opened_by(files: Files, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_facts_are_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, memory = clip(tmp_path / "a.mkv"), tmp_path / "facts.json"
     files = Files(memory)
@@ -53,6 +54,7 @@ def test_facts_are_remembered_until_the_file_changes(tmp_path: Path, monkeypatch
     assert Files(memory).facts(file).duration == 9 / 8
 
 
+@pytest.mark.slow
 def test_a_bad_file_is_not_opened_again_until_it_changes_or_its_line_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +153,7 @@ def rows(tmp_path: Path, *stretches: dict[str, float]) -> Clips:
     return open_data(data, 0, tmp_path / "latents" / "files.json").train
 
 
+@pytest.mark.slow
 def test_a_stretch_of_a_file_is_a_clip_of_its_own(tmp_path: Path) -> None:
     clips = rows(tmp_path, {"start": 1.0, "end": 2.0}, {"start": 2.0}, {})
     shown = [{int(frame[0, 0, 0]) // 10 for draw in range(30) for frame in clips.read(i, draw)} for i in range(3)]
@@ -173,6 +176,7 @@ def test_a_stretch_that_is_not_in_the_file_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "latents" / "quarantine.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_stretch_may_end_a_frame_behind_its_file_and_has_what_there_is(tmp_path: Path) -> None:
     """Lists are made by clocks of their own: an eighth of a second is a frame here."""
     clips = rows(tmp_path, {"start": 1.0, "end": 3.12}, {"start": 1.0, "end": 3.13})

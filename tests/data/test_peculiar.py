@@ -48,6 +48,7 @@ def test_hdr_and_odd_pixels_are_told_a_line_a_kind(folder, tmp_path, caplog):
     assert nonsquare.endswith(str(folder / "nonsquare.mp4"))
 
 
+@pytest.mark.slow
 def test_what_was_measured_before_anyone_asked_is_measured_again(folder, tmp_path):
     memory, path = tmp_path / "files.json", folder / "hdr.mp4"
     files = Files(memory)

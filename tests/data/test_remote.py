@@ -167,6 +167,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         self.wfile.write(b"too little")
 
 
+@pytest.mark.slow
 def test_clips_and_shards_come_over_http(tmp_path, cache):
     pytest.importorskip("aiohttp")
     folder = tmp_path / "served"

@@ -23,6 +23,7 @@ def samplers(draw: st.DrawFn) -> Sampler:
     return Sampler(sizes, batch, image_share=share, repeat=repeat, seed=draw(st.integers(0, 5)))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(samplers(), st.integers(0, 4))
 def test_epoch_law_every_sample_is_shown_once_an_epoch(sampler: Sampler, epoch: int) -> None:

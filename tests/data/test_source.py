@@ -32,6 +32,7 @@ def numbered(folder: Path, name: str, count: int) -> None:
     (folder / name).with_suffix(".txt").write_text(f"clip {name}\n")
 
 
+@pytest.mark.slow
 def test_a_long_file_gives_another_span_each_epoch_and_the_same_again(tmp_path: Path) -> None:
     numbered(tmp_path, "long.mkv", 40)
     clips = open_data(Data(source=str(tmp_path), validation=0, **SIZE), seed=1).train
@@ -117,6 +118,7 @@ def test_clips_are_kept_in_memory_until_it_is_full() -> None:
     assert np.array_equal(clips.read(2, 1), first[2])
 
 
+@pytest.mark.slow
 def test_unreadable_files_are_named_and_too_many_stop_the_run(tmp_path: Path) -> None:
     for i in range(8):
         numbered(tmp_path, f"{i}.mkv", 6)
@@ -146,6 +148,7 @@ def test_the_shapes_world_is_a_source_with_image_captions() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_random_crop_is_another_each_draw_and_the_same_again(tmp_path: Path) -> None:
     ramp = np.broadcast_to(np.arange(48, dtype=np.uint8)[None, None, :, None] * 5, (3, 16, 48, 3))
     write_video(tmp_path / "wide.mkv", np.ascontiguousarray(ramp), 8)
@@ -157,6 +160,7 @@ def test_a_random_crop_is_another_each_draw_and_the_same_again(tmp_path: Path) -
     assert lefts == [int(clips.read(0, draw)[0, 0, 0, 0]) // 5 for draw in range(20)]
 
 
+@pytest.mark.slow
 def test_a_smaller_picture_is_not_enlarged_unasked(tmp_path: Path) -> None:
     numbered(tmp_path, "a.mkv", 3)
     size = SIZE | {"height": 32}
@@ -193,6 +197,7 @@ def test_the_detailed_crop_is_where_the_contrast_is() -> None:
     assert detailed_crop(frames, None, 9, rng, tries=4).shape == frames.shape
 
 
+@pytest.mark.slow
 def test_a_slower_file_is_left_out_or_held_on_screen_by_choice(tmp_path: Path) -> None:
     grays = np.repeat(np.arange(1, 9, dtype=np.uint8), 16 * 16 * 3).reshape(8, 16, 16, 3)
     write_video(tmp_path / "slow.mkv", grays, 4)
@@ -205,6 +210,7 @@ def test_a_slower_file_is_left_out_or_held_on_screen_by_choice(tmp_path: Path) -
     assert [int(frame[0, 0, 0]) for frame in clips.read(0, 0)] == [1, 1, 2, 2, 3]
 
 
+@pytest.mark.slow
 def test_files_from_elsewhere_are_fetched_and_what_cannot_be_had_is_named(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     numbered(tmp_path / "there", "a.mkv", 4)
@@ -260,6 +266,7 @@ def transparent(folder: Path, count: int, name: str = "clear.webp") -> None:
     (folder / name).with_suffix(".txt").write_text("a bar\n")
 
 
+@pytest.mark.slow
 def test_a_transparent_clip_is_laid_on_drawn_backgrounds_that_are_told(tmp_path: Path) -> None:
     transparent(tmp_path, 4)
     numbered(tmp_path, "opaque.mkv", 4)

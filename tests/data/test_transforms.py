@@ -72,6 +72,7 @@ def noisy_at(shape: tuple[int, int, int], at: tuple[int, int, int], side: int) -
     return frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(6, 10, 30), (6, 30, 10), (20, 12, 12)])
 def test_of_many_crops_the_one_with_most_contrast_is_taken_wherever_it_lies(shape: tuple[int, int, int]) -> None:
     """As far into each axis as there is room: an axis taken for another would not reach there."""

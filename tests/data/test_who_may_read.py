@@ -125,6 +125,7 @@ def answer(handler, body, **headers):
     handler.wfile.write(body)
 
 
+@pytest.mark.slow
 @needs_http
 def test_what_comes_packed_may_not_grow_without_bound(tmp_path):
     bomb = gzip.compress(bytes(50_000_000))
@@ -144,6 +145,7 @@ def test_what_comes_packed_may_not_grow_without_bound(tmp_path):
     assert asked[-1] == "identity"
 
 
+@pytest.mark.slow
 @needs_http
 def test_a_stream_without_end_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "UNANNOUNCED", 5_000_000)
@@ -162,6 +164,7 @@ def test_a_stream_without_end_is_left(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_http
 def test_a_trickle_is_left(tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 50))

@@ -210,6 +210,7 @@ def test_captions_say_the_name_the_tone_and_the_motion_and_rare_keywords_stand_f
     assert all("man 0" in text and "man 1" in text for text in others)
 
 
+@pytest.mark.slow
 def test_the_files_are_made_once_and_their_manifests_keep_names_for_the_codec_apart(tmp_path, monkeypatch):
     scenes = [Scene((one,)) for one in known()[:40]] + [Scene(known()[:2]), Scene((known()[5],), "left")]
     codes = sorted({one.code for scene in scenes for one in scene.things})
@@ -240,6 +241,7 @@ def test_no_caption_is_one_of_the_world_of_moving_shapes():
     assert not of_shapes & said
 
 
+@pytest.mark.slow
 def test_the_manifest_is_the_one_that_the_documents_name():
     """On every machine, whatever the version of numpy."""
     said = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")

@@ -27,6 +27,7 @@ def frames_of(clip: room.Clip, side: int | None = None) -> np.ndarray:
     return np.stack(list(clip.stream(side)))
 
 
+@pytest.mark.slow
 def test_a_lossless_file_gives_its_frames_however_long_the_stretches_are(
     guard: Guarded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,6 +50,7 @@ def test_another_rate_takes_frames_by_time_and_a_faster_one_is_refused(guard: Gu
         clip_from_file(file, guard, fps=30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.gif", "x.webp", "x.mkv", "x.mp4"])
 def test_at_its_own_rate_each_frame_of_a_file_comes_once(guard: Guarded, tmp_path: Path, name: str) -> None:
     frames = pan(0, 9)

@@ -18,6 +18,7 @@ from videodit.evaluation.emoji import KINDS, answer, gallery, load_gallery, near
 SIDE = 32
 
 
+@pytest.mark.slow
 def test_questions_ask_what_their_kind_says_and_the_same_each_time():
     captions = {thing.caption: thing for thing in gallery()}
     unseen = {thing.caption for thing in held_out()}
@@ -41,6 +42,7 @@ def test_questions_ask_what_their_kind_says_and_the_same_each_time():
     assert len(questions("synonyms", 1000)) == 50
 
 
+@pytest.mark.slow
 def test_no_caption_of_training_contains_a_synonym():
     rows = [json.loads(line) for line in files("videodit.emoji").joinpath("synonyms.jsonl").read_text().splitlines()]
     said = " | ".join(text.lower() for row in manifest(training_scenes(0, seed=0)) for text in row["caption"])

@@ -60,6 +60,7 @@ def shares(world: ShapesWorld, count: int, *, spoil: bool = False, shift: int = 
     return {fact: np.mean([getattr(v, fact) for v in verdicts]).item() for fact in ("color", "shape", "motion", "all")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_names_every_motion_on_every_shape(motion: str) -> None:
     for index, shape in enumerate(SHAPES):
@@ -76,6 +77,7 @@ def test_names_two_small_things() -> None:
     assert len(judge(render(Scene(things, "white"), SIZE, rng_for(3)), num_things=1)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [ClipSize(9, 64, 64, 8), ClipSize(33, 64, 96, 8), ClipSize(17, 200, 144, 8)])
 def test_other_lengths_and_sizes(size: ClipSize) -> None:
     for index, motion in enumerate(("bouncing", "circling", "right", "spinning", "still")):

@@ -214,6 +214,7 @@ def test_change_is_that_of_the_array() -> None:
     assert value("change_per_second", frames, 12) == pytest.approx(float(motion_per_second(frames, 12)), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_measure_alone_says_what_it_says_among_all() -> None:
     clip = parade(4)[:9]
     together = measure(clip, 8.0)

@@ -44,6 +44,7 @@ def files(folder: Path) -> list[tuple[Path, str]]:
     return [(path, path.name) for path in sorted(folder.iterdir())]
 
 
+@pytest.mark.slow
 def test_a_clip_that_training_showed_is_remembered_and_another_is_new(true: Path) -> None:
     y, x = np.mgrid[:64, :64]
     square = np.stack([((x >= n) & (x < n + 30) & (y >= 20) & (y < 50))[..., None] for n in range(FRAMES)])
@@ -74,6 +75,7 @@ def test_a_clip_that_training_showed_is_remembered_and_another_is_new(true: Path
     assert "3 of 4 are nearer than" in results.to_text()
 
 
+@pytest.mark.slow
 def test_the_tool_tells_it_and_the_report_shows_both_side_by_side(
     true: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,7 @@ def decoded(data: dict[str, Any]) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
+@pytest.mark.slow
 def test_results_and_clips_come_back_from_the_file(tmp_path: Path) -> None:
     results, other = full_example()
     path = write_report(tmp_path / "new" / "report.html", results, frames_of, other=other, other_frames=frames_of)
@@ -190,6 +191,7 @@ def test_frames_are_pulled_one_clip_after_the_other(tmp_path: Path) -> None:
     assert events == [f"{what} c{i}" for i in range(3) for what in ("open", "end")]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_clips(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         results = results_of(clip_result(f"c{i}", 0.9, 0.1, size=(96, 96)) for i in range(count))

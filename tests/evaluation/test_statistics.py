@@ -48,6 +48,7 @@ def test_the_width_is_that_of_the_variance_between_groups() -> None:
     assert found.high - found.low == pytest.approx(2 * 1.959964 * deviation, rel=0.04)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     found = [bootstrap_mean(*clustered(rng, 40, 4), resamples=1000) for _ in range(300)]

@@ -45,6 +45,7 @@ def some(count: int = 4) -> list[Clip]:
     return [moving(f"{i}.mkv", i, prompt=f"prompt {i // 2}", seed=i % 2) for i in range(count)]
 
 
+@pytest.mark.slow
 def test_every_clip_has_the_scores_of_the_streaming_measures_and_the_mean_is_theirs() -> None:
     results = evaluate(some(12), metrics=QUICK)
     for clip in results.clips:
@@ -63,6 +64,7 @@ def test_every_clip_has_the_scores_of_the_streaming_measures_and_the_mean_is_the
     assert (found.low, found.high) == pytest.approx((of_prompts.low, of_prompts.high))  # prompts are drawn whole
 
 
+@pytest.mark.slow
 def test_order_threads_and_a_second_run_change_nothing() -> None:
     clips = some(6)
     first = evaluate(clips, reference=[moving(f"{i}.mp4", i + 10) for i in range(6)], metrics=[*QUICK, "*pixels_8x8x8"])
@@ -72,6 +74,7 @@ def test_order_threads_and_a_second_run_change_nothing() -> None:
     assert again.to_json() == first.to_json()
 
 
+@pytest.mark.slow
 def test_a_set_compared_with_itself_has_no_difference() -> None:
     results = evaluate([*some(12), still("12.mkv")], metrics=QUICK)
     found = compare(results, results, "itself")
@@ -82,6 +85,7 @@ def test_a_set_compared_with_itself_has_no_difference() -> None:
     assert found.differences["motion_per_second"].n == 13
 
 
+@pytest.mark.slow
 def test_a_still_clip_is_flagged_and_in_no_mean_that_it_would_win() -> None:
     clips = [*some(2), still("still.mkv")]
     results = evaluate(clips)
@@ -114,6 +118,7 @@ def test_a_cut_is_flagged() -> None:
     assert worst[0] == 9  # where the second picture comes
 
 
+@pytest.mark.slow
 def test_a_broken_clip_among_good_ones_is_told_and_the_rest_is_measured() -> None:
     good = some(2)
 
@@ -283,6 +288,7 @@ def test_sets_without_a_common_clip_are_refused() -> None:
         compare(evaluate([moving("a", 0)], metrics=QUICK), evaluate([moving("b", 0)], metrics=QUICK), "other")
 
 
+@pytest.mark.slow
 def test_clip_and_dino_and_videomae_agree_with_direct_calls(tmp_path: Path) -> None:
     save_clip(tmp_path / "clip")
     save_dino(tmp_path / "dino")
@@ -337,6 +343,7 @@ def test_missing_weights_are_skipped_with_the_reason_and_the_way_to_get_them(tmp
     assert "--i3d" in with_reference.distances["fvd"].why
 
 
+@pytest.mark.slow
 def test_the_default_is_all_that_needs_nothing_more() -> None:
     assert set(evaluate(some(1)).summaries) == set(MEASURES)
     both = evaluate(some(2), reference=some(2))

@@ -56,6 +56,7 @@ class GrayPipeline:
         return SimpleNamespace(frames=np.full((len(prompt), kwargs["num_frames"], 64, 64, 3), 0.5, dtype=np.float32))
 
 
+@pytest.mark.slow
 def test_a_folder_is_measured_and_what_cannot_be_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_reference_a_comparison_and_weights_all_reach_the_report(
     assert list((tmp_path / "out" / "features").glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_flickering_at_native_size_is_exported_as_vbench_has_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -133,6 +135,7 @@ def test_flickering_at_native_size_is_exported_as_vbench_has_it(
     assert [Path(row["video_path"]).name for row in rows] == ["0.mkv", "1.mkv", "2.mkv"]
 
 
+@pytest.mark.slow
 def test_a_model_samples_first_and_not_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_pipe: VideoDiTPipeline
 ) -> None:
@@ -148,6 +151,7 @@ def test_a_model_samples_first_and_not_again(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "clips").glob("*.mkv")} == before
 
 
+@pytest.mark.slow
 def test_clips_of_an_earlier_list_of_prompts_are_not_measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_pipe: VideoDiTPipeline
 ) -> None:
@@ -160,6 +164,7 @@ def test_clips_of_an_earlier_list_of_prompts_are_not_measured(
         assert [clip.prompt for clip in results.clips] == prompts
 
 
+@pytest.mark.slow
 def test_a_comparison_that_cannot_be_made_keeps_what_was_measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -169,6 +174,7 @@ def test_a_comparison_that_cannot_be_made_keeps_what_was_measured(
     assert len(load_results(tmp_path / "out" / "results.json").clips) == 3
 
 
+@pytest.mark.slow
 def test_a_file_name_that_is_no_text_is_measured_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clips = some_clips(tmp_path / "clips")
     (clips / "0.mkv").rename(clips / b"\xff.mkv".decode("utf-8", "surrogateescape"))
@@ -224,6 +230,7 @@ def test_a_model_is_given_frames_of_the_worlds_own_clips(
     assert json.loads((tmp_path / "results.json").read_text())["settings"]["given"] == kind
 
 
+@pytest.mark.slow
 def test_mistakes_exit_2_with_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_pipe: VideoDiTPipeline
 ) -> None:
@@ -265,6 +272,7 @@ def test_mistakes_exit_2_with_one_line(
         assert error.splitlines()[-1].startswith("evaluate:")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["results.json", "report.html"])
 def test_what_no_evaluation_wrote_is_not_written_over(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str

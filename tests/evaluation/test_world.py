@@ -61,6 +61,7 @@ def test_a_perfect_model_scores_as_the_judge_does(results: Results) -> None:
     assert all(row.asked == scene for row, scene in zip(results.model, ONE + TWO, strict=True))
 
 
+@pytest.mark.slow
 def test_the_clips_to_give_frames_of_are_those_that_the_judge_row_is_of() -> None:
     found = evaluate_world(lambda prompts, seeds, own: own, prompts=5, seed=7, batch_size=2, size=SIZE)
     for row, true, scene in zip(found.model[:5], found.true, ONE, strict=False):
@@ -95,6 +96,7 @@ def test_a_blank_model_shows_nothing_and_is_still() -> None:
     assert results.model[0].seen_text() == "nothing"
 
 
+@pytest.mark.slow
 def test_prompts_and_seeds_do_not_depend_on_the_batch_size() -> None:
     def calls(batch_size: int) -> list[tuple[str, int]]:
         seen: list[tuple[str, int]] = []

@@ -26,6 +26,7 @@ def test_batch_law_text_padding_and_neighbours_do_not_matter() -> None:
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_batch_law_a_prompt_and_seed_give_one_clip_alone_or_among_others(tiny_pipe: VideoDiTPipeline) -> None:
     prompts, seeds = ["a red circle", "two blue stars moving left", "red"], [5, 6, 5]
 

@@ -14,6 +14,7 @@ from videodit.evaluation.measures import MEASURES, measure
 from videodit.evaluation.suite import evaluate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_more_of_a_corruption_is_worse_each_time(name: str, seed: int) -> None:

@@ -109,6 +109,7 @@ def test_peer_law_in_float64_outputs_and_gradients_agree(name: str) -> None:
         assert (x_ours.grad - gradient).norm() < 1e-6 * gradient.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PEERS)
 def test_peer_law_in_float32(name: str) -> None:
     family, options = PEERS[name]

@@ -168,6 +168,7 @@ def test_prompts_are_lowercased_as_in_diffusers_and_stay_so_when_saved(tmp_path:
     assert ours.unknown_words("A Red cube") == ["cube"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["alpha", "sigma", "dit", "latte"])
 def test_round_trip_law_a_whole_pipeline_goes_over_and_comes_back(tmp_path: Path, name: str) -> None:
     theirs = peer(name)
@@ -224,6 +225,7 @@ def test_other_pipelines_are_named(tmp_path: Path) -> None:
 WAN_CALL: dict[str, Any] = {"negative_prompt": "stars", "num_frames": 5, "height": 32, "width": 64, "output_type": "pt"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["2.1", "2.2 TI2V", "2.2 of two experts"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 def test_peer_law_wan_from_prompt_to_pixels(kind: str, guidance_scale: float) -> None:

@@ -105,6 +105,7 @@ def test_measuring_does_not_move_the_training(whole: tuple[Path, dict[int, list[
     assert equal(last(folder), last(whole[0]))
 
 
+@pytest.mark.slow
 def test_a_changed_configuration_is_said(
     whole: tuple[Path, dict[int, list[str]]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -40,6 +40,7 @@ def test_round_trip_law_model(tmp_path: Path) -> None:
     assert {k: v for k, v in theirs.items() if k != "_name_or_path"} == {k: v for k, v in ours.items() if k in theirs}
 
 
+@pytest.mark.slow
 def test_round_trip_law_pipeline_here_and_through_diffusers(tmp_path: Path, tiny_pipe: VideoDiTPipeline) -> None:
     tiny_pipe.save_pretrained(tmp_path)
     expected = sample(tiny_pipe)

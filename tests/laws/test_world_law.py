@@ -101,6 +101,7 @@ def test_noise_differs_from_step_to_step(alone: tuple[Path, dict[int, float]]) -
     assert len(set(rows)) == len(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # no step is taken, on purpose
 def test_accumulation_law_pieces_are_the_whole(alone: tuple[Path, dict[int, float]], tmp_path: Path) -> None:
     """One piece or several, of unequal buckets and batches: the same losses and gradients."""
@@ -123,6 +124,7 @@ def test_accumulation_law_pieces_are_the_whole(alone: tuple[Path, dict[int, floa
             assert (ours - whole).norm() < 1e-5 * whole.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # no step is taken, on purpose
 def test_the_loss_is_the_mean_over_the_samples_of_the_global_batch(alone: tuple[Path, dict[int, float]]) -> None:
     trainer = Trainer(mixed(alone[0], gradient_accumulation_steps=2))
@@ -148,6 +150,7 @@ def test_a_loss_that_is_no_number_stops_all_processes_at_one_step(
     assert said[0].endswith(f"samples: {name}")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # the first is passed over
 def test_a_loss_that_is_no_number_is_passed_over_where_that_is_asked_for(
     alone: tuple[Path, dict[int, float]], tmp_path: Path, caplog: pytest.LogCaptureFixture

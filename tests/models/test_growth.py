@@ -50,6 +50,7 @@ def test_image_law_a_grown_model_is_the_image_model_on_every_frame(
     assert bool(report.fresh) == (time_blocks == "fresh" or video.config.qk_norm is not False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_type", ["ada_norm_single", "ada_norm_zero"])
 @pytest.mark.parametrize("time_blocks", ["fresh", "copied"])
 def test_silent_blocks_are_not_dead(time_blocks: str, norm_type: str) -> None:

@@ -235,6 +235,7 @@ def test_gradient_checkpointing_changes_memory_only() -> None:
         torch.testing.assert_close(grads[1][name], grad)
 
 
+@pytest.mark.slow
 def test_attention_backends_agree() -> None:
     model, x = tiny_dit(), inputs()
     x["encoder_attention_mask"][1, 2:] = False

@@ -38,6 +38,7 @@ def found(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str | Path) -> d
     return json.loads((folder / "found.json").read_text())
 
 
+@pytest.mark.slow
 def test_model_counts_what_must_be_done_and_what_each_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     values = found(monkeypatch, tmp_path, "model", "--quick", "--no-compile", "--rounds", "1", "--seconds", "0")
     assert {t["precision"] for t in values["tables"]} == ({"fp32"} if lacks_bfloat16(CPU) else {"fp32", "bf16"})
@@ -76,6 +77,7 @@ def test_models_that_disagree_are_not_timed(
         devices.check_agreement("no number", torch.full((2,), float("nan")), torch.ones(2), 1.0)
 
 
+@pytest.mark.slow
 def test_memory_is_counted_exactly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def two_then_three() -> None:
         a, b = torch.empty(1000), torch.empty(1000)
@@ -92,6 +94,7 @@ def test_memory_is_counted_exactly(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert plain["peak_bytes"][name] > checkpointed["peak_bytes"][name] > plain["gradient_bytes"]
 
 
+@pytest.mark.slow
 def test_sample_compares_pipelines_and_states_a_caches_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -139,6 +142,7 @@ def test_scaling_fits_a_power_and_draws_it(
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_train_sees_all_of_a_step(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_pipe: VideoDiTPipeline
 ) -> None:
@@ -171,6 +175,7 @@ def test_train_sees_all_of_a_step(
     assert "--stage 3: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_data_reads_videos_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_video(tmp_path / "x.mp4", pan(40, 64, 96), 8)
     monkeypatch.setattr("tools.benchmarks.data.os.cpu_count", lambda: 1)

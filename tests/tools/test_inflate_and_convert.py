@@ -70,6 +70,7 @@ def pixart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_from_pixart_to_a_video_model_of_ones_own(
     pixart: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +120,7 @@ def test_from_pixart_to_a_video_model_of_ones_own(
     assert all(torch.equal(value, theirs[key]) for key, value in final.text_encoder.state_dict().items())
 
 
+@pytest.mark.slow
 def test_convert_takes_pipelines_and_transformers_both_ways(pixart: Path, tmp_path: Path) -> None:
     assert tool("convert", "--from", pixart, "--to", tmp_path / "ours") == 0
     assert isinstance(open_model(tmp_path / "ours")[0], VideoDiTPipeline)
@@ -135,6 +137,7 @@ def test_convert_takes_pipelines_and_transformers_both_ways(pixart: Path, tmp_pa
         assert not [file for file, text in written.items() if name in text], name
 
 
+@pytest.mark.slow
 def test_a_transformer_grows_alone_and_to_another_vae(pixart: Path, tmp_path: Path) -> None:
     tiny_dit(axes=("space",), qk_norm=False).save_pretrained(tmp_path / "image")
     options = ["--patch-frames", 2, "--latent-channels", 8, "--time-blocks", "copied", "--qk-norm", "time"]

@@ -18,6 +18,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
         return int(end.code or 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -34,6 +34,7 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
+@pytest.mark.slow
 def test_the_summary_is_printed_and_kept(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,6 +47,7 @@ def test_the_summary_is_printed_and_kept(
     assert "1 clips have no caption" in said
 
 
+@pytest.mark.slow
 def test_options_reach_what_they_are_for(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
         **{"min_seconds": 0.75, "max_seconds": 8.0, "min_size": 64, "min_fps": 5.0, "min_motion": 0.001},
@@ -58,6 +60,7 @@ def test_options_reach_what_they_are_for(raw: Path, tmp_path: Path, monkeypatch:
     assert options == given | {"cuts": False, "keep": ["duplicate", "interlaced", "nonsquare", "hdr"]}
 
 
+@pytest.mark.slow
 def test_training_takes_what_was_made(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +108,7 @@ def test_what_a_user_can_mend_is_one_line_and_exit_2(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_without_its_detector_it_says_what_to_install(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['scenedetect'] = None; from tools import prepare_clips; sys.exit(prepare_clips.main())"

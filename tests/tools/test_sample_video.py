@@ -40,6 +40,7 @@ def test_one_prompt_makes_one_file_with_its_settings(
     assert expected.items() <= beside.items()
 
 
+@pytest.mark.slow
 def test_clips_of_a_prompts_file_have_a_seed_each_and_equal_those_made_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
 ) -> None:
@@ -53,6 +54,7 @@ def test_clips_of_a_prompts_file_have_a_seed_each_and_equal_those_made_alone(
     assert np.abs(read_clip(tmp_path / "alone.mkv", 5, 8.0).astype(int) - clips[2]).max() <= 1
 
 
+@pytest.mark.slow
 def test_every_option_of_sampling_reaches_the_clip_and_its_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
 ) -> None:
@@ -88,6 +90,7 @@ def test_every_option_of_sampling_reaches_the_clip_and_its_settings(
         assert not np.array_equal(read_clip(out, 9, 8.0), plain), name
 
 
+@pytest.mark.slow
 def test_a_long_clip_is_made_window_after_window(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str) -> None:
     words = ("--prompt", "a red circle", "--model", model, "--steps", "1", "--num-frames", "20", "--overlap", "5")
     assert run(monkeypatch, *words, "--out", tmp_path / "long.mkv") == 0
@@ -113,6 +116,7 @@ def test_the_text_encoder_is_gone_while_clips_are_made(
     assert seen == [None, None]
 
 
+@pytest.mark.slow
 def test_a_preview_shows_a_clip_on_its_way_and_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
 ) -> None:

@@ -20,6 +20,7 @@ from videodit.models.transformer import VideoDiT
 from videodit.video.reader import read_clip
 
 
+@pytest.mark.slow
 def test_adapters_are_put_on_the_model_each_with_its_weight(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, tiny_pipe: VideoDiTPipeline
 ) -> None:
@@ -49,6 +50,7 @@ def test_tiles_and_no_offload_make_the_same_small_clip(
     assert np.abs(plain - tiles).max() <= 1  # one tile holds it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cache", "most"), [((), 2), (("--cache", "taylorseer"), 4)])
 def test_compiled_blocks_make_the_same_clip(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, cache: tuple[str, ...], most: int

@@ -36,6 +36,7 @@ def inputs(model: VideoDiT) -> tuple[torch.Tensor, ...]:
     return torch.randn(2, model.config.in_channels, 2, 4, 4), torch.tensor([300.0, 900.0]), torch.randn(2, 5, 24)
 
 
+@pytest.mark.slow
 def test_adapters_are_read_by_diffusers_and_give_the_same_output(base: Path, tmp_path: Path) -> None:
     trainer = adapted(base, tmp_path)
     folder = trainer.train()
@@ -57,6 +58,7 @@ def test_adapters_are_read_by_diffusers_and_give_the_same_output(base: Path, tmp
     assert pipe("red", num_inference_steps=2).frames.shape == (1, 5, 32, 32, 3)
 
 
+@pytest.mark.slow
 def test_only_adapters_are_trained_and_they_resume(base: Path, tmp_path: Path) -> None:
     trainer = adapted(base, tmp_path / "a")
     frozen = {n: p.clone() for n, p in trainer.raw_model.named_parameters() if not p.requires_grad}

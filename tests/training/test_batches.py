@@ -40,6 +40,7 @@ def pieces(folder: Path, clips: int, process: tuple[int, int], accumulation: int
     return Batches(config, numbered, sampler, FlowPath(), STRIDES, PATCH, process)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clips", [1, 2, 5, 8])
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("accumulation", [1, 3])

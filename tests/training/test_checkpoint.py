@@ -160,6 +160,7 @@ def die_while_saving(folder: Path, where: str, count: int) -> None:
     checkpoint.save(folder, 2, {"x": torch.full((3,), 2.0)}, keep=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "count", "left"),
     [("fsync", 1, 1), ("fsync", 3, 1), ("rename", 1, 1), ("rename", 2, 2), ("rmtree", 1, 2)],
@@ -262,6 +263,7 @@ def save_and_load_sharded(folder: Path, alone: Path) -> tuple[dict[str, Any], di
     return whole(first.state()), whole(second.state()), whole(third.state())
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_loads_what_any_other_wrote(tmp_path: Path) -> None:
     one = Trained(0, 3, False)
     alone = checkpoint.save(tmp_path / "one", 3, one.state(), keep=1)

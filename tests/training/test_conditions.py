@@ -64,6 +64,7 @@ def rearranged(times: torch.Tensor) -> torch.Tensor:
     return times.reshape(-1, 1, 1, 1, 1)
 
 
+@pytest.mark.slow
 def test_kinds_of_given_frames_come_in_their_shares(tmp_path: Path) -> None:
     shares = {"first": 0.3, "last": 0.2}
     trainer = Trainer(run(tmp_path, data=CLIPS, objective={"given_frames": shares}))
@@ -73,6 +74,7 @@ def test_kinds_of_given_frames_come_in_their_shares(tmp_path: Path) -> None:
     assert found == pytest.approx({"first": 0.3, "last": 0.2, "none": 0.5}, abs=0.06)
 
 
+@pytest.mark.slow
 def test_frames_have_times_of_their_own_in_the_stated_share(tmp_path: Path) -> None:
     trainer = Trainer(run(tmp_path, data=CLIPS, objective={"frame_times": 0.4}))
     times = torch.cat([piece.times for piece in pieces(trainer, 200)])
@@ -91,6 +93,7 @@ def test_longer_and_larger_clips_are_shifted_by_the_root_of_their_tokens(tmp_pat
         assert float(trainer.batches.times(half, torch.Size(shape))) == pytest.approx(shift / (1 + shift), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [True, 2])
 def test_checkpointed_blocks_have_the_same_gradients(every: bool | int, tmp_path: Path) -> None:
     gradients, kept = [], []
@@ -126,6 +129,7 @@ def test_changes_of_a_configuration_are_listed(tmp_path: Path) -> None:
     assert changes(tmp_path / "none.json", now) == []
 
 
+@pytest.mark.slow
 def test_the_best_checkpoints_stay_beside_the_last(tmp_path: Path) -> None:
     train = {"steps": 10, "checkpoint_every": 2, "validate_every": 2, "sample_every": 10, "keep": 1, "keep_best": 1}
     trainer = Trainer(run(tmp_path, train=train))

@@ -162,6 +162,7 @@ def test_a_critic_says_one_number_of_each_patch_of_two_neighbouring_frames(frame
             torch.testing.assert_close(critic(clips.repeat(1, 1, 2, 1, 1)), said)
 
 
+@pytest.mark.slow
 def test_a_critic_learns_to_tell_flicker() -> None:
     """Frames that are true each by itself, and change too much: what it sees are neighbours."""
     torch.manual_seed(0)
@@ -175,6 +176,7 @@ def test_a_critic_learns_to_tell_flicker() -> None:
     assert np.mean(losses[-5:]) < 0.5
 
 
+@pytest.mark.slow
 def test_training_with_features_and_a_critic_goes_on_bit_for_bit(tmp_path: Path, resnet: Path) -> None:
     vae = SMALL_VAE | {
         "perceptual": str(resnet),

@@ -56,6 +56,7 @@ def saved(folder: Path) -> Path:
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_anywhere_in_a_checkpoint_is_found(two_steps: Path, tmp_path: Path) -> None:
     whole, draw = saved(two_steps), random.Random(0)
     names = [file.relative_to(whole) for file in sorted(whole.rglob("*")) if file.is_file()]
@@ -149,6 +150,7 @@ def test_what_changed_is_counted_apart(tmp_path: Path) -> None:
     assert changed([]) == "4 of 4 samples are gone"
 
 
+@pytest.mark.slow
 def test_other_data_is_refused_unless_it_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match=r"shapes: 2 are new since .*; --allow-changed-data goes on"):
         Trainer(config(folder, 3, clips=10)).train()
@@ -185,6 +187,7 @@ def signalled(trainer: Seen, at: dict[int, int]) -> Callable[..., dict[str, floa
     return take
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_after_the_step_with_a_checkpoint_and_a_second_one_at_once(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,6 +39,7 @@ def test_options_that_contradict_each_other_are_refused(sections: dict[str, Any]
         Run.model_validate({"output": "x", **sections})
 
 
+@pytest.mark.slow
 def test_a_text_encoder_of_other_words_is_not_gone_on_with(tmp_path: Path) -> None:
     trainer = Trainer(run(tmp_path))
     saved = checkpoint.save(tmp_path / "kept", 1, trainer.state(), keep=1)
@@ -49,6 +50,7 @@ def test_a_text_encoder_of_other_words_is_not_gone_on_with(tmp_path: Path) -> No
         trainer.load_state(state | {"words": "others"})
 
 
+@pytest.mark.slow
 def test_averages_of_another_length_are_not_taken_for_these(tmp_path: Path) -> None:
     train = {"ema_sigma_rels": [0.1]}
     saved = checkpoint.save(tmp_path / "kept", 1, Trainer(run(tmp_path, train=train)).state(), keep=1)
@@ -76,6 +78,7 @@ def test_a_spike_leaves_no_average_behind(tmp_path: Path) -> None:
         assert names[-1] == "step_00000028"
 
 
+@pytest.mark.slow
 def test_dropout_of_a_text_encoder_is_off(tmp_path: Path) -> None:
     """It would draw from a generator that runs on, and a run that goes on would not be the same."""
     base = run(tmp_path / "base")
@@ -97,6 +100,7 @@ def test_a_bucket_of_pictures_has_its_own_batch(tmp_path: Path) -> None:
         assert sizes == {ClipSize(17, 64, 64, 8.0): 8, ClipSize(1, 64, 64, 8.0): 128}
 
 
+@pytest.mark.slow
 def test_adapters_that_images_skip_are_refused(tmp_path: Path) -> None:
     folder = Trainer(run(tmp_path / "base")).train()
     train = {"start_from": str(folder), "lora": {"targets": ["blocks.1.attn1.to_q"]}}

@@ -54,6 +54,7 @@ def with_dropout(text_encoder: nn.Module) -> None:
         layer.p = 0.5
 
 
+@pytest.mark.slow
 def test_a_text_encoder_drops_nothing_in_a_step_in_validation_or_in_a_sample(tmp_path: Path) -> None:
     """Its dropout would draw from a generator that runs on: no step could be taken again, no clip made again."""
     plain, dropping = Trainer(run(tmp_path)), Trainer(run(tmp_path))

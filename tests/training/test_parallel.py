@@ -197,6 +197,7 @@ def sample(split: bool) -> tuple[Tensor, int]:
     return clip.frames, sum(isinstance(weight, DTensor) for weight in pipe.transformer.parameters())
 
 
+@pytest.mark.slow
 def test_a_pipeline_samples_with_a_transformer_whose_weights_lie_in_parts() -> None:
     expected, none = sample(False)
     for clip, parts in launch(sample, True):

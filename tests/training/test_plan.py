@@ -22,6 +22,7 @@ from videodit.training.vae import build_vae
 from videodit.video.writer import write_video
 
 
+@pytest.mark.slow
 def test_a_plan_is_what_training_then_feeds(tmp_path: Path) -> None:
     config = mixed(tmp_path)
     planned = plan(config)
@@ -43,6 +44,7 @@ def test_a_plan_is_what_training_then_feeds(tmp_path: Path) -> None:
     assert planned.parameters == sum(p.numel() for p in trainer.raw_model.transformer.parameters())
 
 
+@pytest.mark.slow
 def test_activations_are_those_that_autograd_keeps(tmp_path: Path) -> None:
     """Against a real step: what is kept grows by what the plan says, from one batch size to another."""
     kept: list[float] = []
@@ -100,6 +102,7 @@ def test_memory_is_four_bytes_of_each_number_that_a_process_holds(
     assert found == pytest.approx([share * gigabytes for share in shares])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [{}, {"patch_size": 1}, {"dim_mult": [2, 4, 4, 4]}, {"patch_size": 4}])
 def test_a_vae_that_is_not_trained_yet_is_counted_on_as_it_will_compress(tmp_path: Path, shape: dict) -> None:
     config = Run.model_validate(
@@ -141,6 +144,7 @@ def dry_run(file: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> int
     return tool.main()
 
 
+@pytest.mark.slow
 def test_the_dry_run_counts_names_and_writes_no_weights(
     tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

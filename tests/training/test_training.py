@@ -56,6 +56,7 @@ def test_a_run_leaves_losses_samples_checkpoints_and_a_pipeline(trained: Path) -
     assert not (trained / "left.txt").exists()
 
 
+@pytest.mark.slow
 def test_muon_and_adamw_together_step_every_weight(tmp_path: Path) -> None:
     trainer = Trainer(run(tmp_path, train={"optimizer": "muon", "steps": 16}))
     before = {k: v.clone() for k, v in trainer.raw_model.state_dict().items()}
@@ -65,6 +66,7 @@ def test_muon_and_adamw_together_step_every_weight(tmp_path: Path) -> None:
     assert all(not torch.equal(before[name], after[name]) for name, _ in trainer.raw_model.named_parameters())
 
 
+@pytest.mark.slow
 def test_muons_own_rate_moves_its_matrices_so_much_further(tmp_path: Path) -> None:
     """The first step's length is the rate's: Muon's update is orthogonal, whatever the gradient."""
     steps = {}
@@ -82,6 +84,7 @@ def test_muons_own_rate_moves_its_matrices_so_much_further(tmp_path: Path) -> No
         run(tmp_path, train={"muon_learning_rate": 1e-3})
 
 
+@pytest.mark.slow
 def test_images_first_then_clips(tmp_path: Path) -> None:
     """A run of images alone validates on images and leaves `time` blocks silent; a run of clips goes on from it."""
     images = run(tmp_path / "images", data={"num_frames": 1})
@@ -101,6 +104,7 @@ def test_images_first_then_clips(tmp_path: Path) -> None:
     assert any("loss_clip" in clips.step(step) for step in range(4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction_type", ["flow", "epsilon", "v_prediction", "sample"])
 def test_every_objective_learns(prediction_type: str, tmp_path: Path) -> None:
     """On one batch seen again and again the loss falls."""
@@ -123,6 +127,7 @@ def test_every_clip_is_seen_once_an_epoch_in_another_order_each(tmp_path: Path) 
     assert {s.name for s in trainer.validation_clips.samples}.isdisjoint(names)
 
 
+@pytest.mark.slow
 def test_captions_are_dropped_at_the_stated_rate_and_worded_differently(tmp_path: Path) -> None:
     trainer = Trainer(run(tmp_path, train={"caption_dropout": 0.3}))
     captions = [c for step in range(200) for piece in trainer.batches[step] for c in piece.captions]
@@ -130,6 +135,7 @@ def test_captions_are_dropped_at_the_stated_rate_and_worded_differently(tmp_path
     assert len(set(captions)) > 24  # twelve clips, several wordings each, as clips and as images
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_architecture_is_refused(trained: Path, tmp_path: Path) -> None:
     config = run(tmp_path, model={"num_layers": 2}, train={"resume": str(trained.parent / "checkpoints/step_00000004")})
     with pytest.raises(ValueError, match="of another model or optimizer"):
@@ -146,6 +152,7 @@ def test_what_does_not_fit_together_is_named(tmp_path: Path) -> None:
         train_vae(Run.model_validate({"output": str(tmp_path / "file"), **TINY, "vae": {"precision": "no"}}))
 
 
+@pytest.mark.slow
 def test_stages_are_legs_that_go_on_from_each_other(tmp_path: Path) -> None:
     """First images, every weight; then clips, the `time` blocks alone."""
     stages = [
@@ -168,6 +175,7 @@ def test_stages_are_legs_that_go_on_from_each_other(tmp_path: Path) -> None:
     assert torch.equal(image_model.transformer(x, t, states).sample, video_model.transformer(x, t, states).sample)
 
 
+@pytest.mark.slow
 def test_a_later_stage_goes_on_in_the_data_and_sees_other_noise(tmp_path: Path) -> None:
     """Step 0 after 3 steps of an earlier stage draws what step 3 of one long stage would have drawn."""
     first, later, staged = (
@@ -180,6 +188,7 @@ def test_a_later_stage_goes_on_in_the_data_and_sees_other_noise(tmp_path: Path) 
     assert not torch.equal(staged.times, first.times)
 
 
+@pytest.mark.slow
 def test_time_blocks_cannot_be_trained_on_images(tmp_path: Path) -> None:
     """An image skips them: a manifest that holds one is refused before training, not in the middle of it."""
     clips = tmp_path / "clips"
@@ -208,6 +217,7 @@ def test_a_model_that_is_told_the_picture_size_is_trained_with_it(tmp_path: Path
     assert {tuple(row) for row in seen["aspect_ratio"].tolist()} == {(1.0,)}
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_the_run_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     text = TextEncoder.from_captions(["a red circle moving"], width=16, depth=1, heads=2)
@@ -230,6 +240,7 @@ def test_weights_that_do_not_fit_the_run_are_named(tmp_path: Path) -> None:
         load_codec(run(tmp_path).model_copy(update={"codec": str(tmp_path / "nowhere")}))
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train\.weights: 'tmie' is neither an axis"):
         Trainer(run(tmp_path, train={"weights": ["tmie"]}))
@@ -240,6 +251,7 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     assert names == {n for n, _ in trainer.raw_model.named_parameters() if ".blocks.1." in n or ".attn2." in n}
 
 
+@pytest.mark.slow
 def test_a_frozen_text_encoder_is_run_once_a_caption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     TextEncoder.from_captions(["a red circle moving"], width=16, depth=1, heads=2).save_pretrained(tmp_path / "text")
     config = run(tmp_path / "run", text={"source": str(tmp_path / "text")})
@@ -260,6 +272,7 @@ def test_a_frozen_text_encoder_is_run_once_a_caption(tmp_path: Path, monkeypatch
     assert torch.equal(again.raw_model.encoded(prompts).states, trainer.raw_model.encoded(prompts).states)
 
 
+@pytest.mark.slow
 def test_a_decoder_trained_alone_leaves_all_that_is_encoded_as_it_is(tmp_path: Path) -> None:
     """Latents, their cache and models trained on them stay valid, and what is decoded comes closer to the clips."""
     torch.manual_seed(0)
@@ -277,6 +290,7 @@ def test_a_decoder_trained_alone_leaves_all_that_is_encoded_as_it_is(tmp_path: P
     assert evaluate_vae(after, clips)["psnr"] > evaluate_vae(before, clips)["psnr"] + 0.5
 
 
+@pytest.mark.slow
 def test_train_vae_learns_stores_statistics_and_resumes(tmp_path: Path) -> None:
     vae = SMALL_VAE | {
         "stages": [

@@ -59,6 +59,7 @@ def check(readings: Sequence[Reading]) -> None:
         assert one.is_like_ffmpeg or one.sound in MAKES_UP, one
 
 
+@pytest.mark.slow
 def test_a_sample_of_damaged_files(tmp_path: Path) -> None:
     made = make(tmp_path, sample=30)
     readings = read_all(tmp_path, made)
@@ -66,6 +67,7 @@ def test_a_sample_of_damaged_files(tmp_path: Path) -> None:
     assert len({one.outcome for one in readings}) >= 3
 
 
+@pytest.mark.slow
 def test_the_corpus_is_the_same_for_a_seed(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "same", "other")]
     made = [make(folder, seed, sample=60) for folder, seed in zip(folders, (5, 5, 6), strict=True)]
@@ -99,6 +101,7 @@ def test_no_damaged_file_crashes_hangs_or_overflows_and_none_is_read_wrong(tmp_p
     assert {one.sound for one in readings} > {*CLIPS, *ANIMATIONS, *STILLS}
 
 
+@pytest.mark.slow
 def test_a_true_crash_stays_in_its_child(tmp_path: Path) -> None:
     """decord 0.6.0 aborts its process on a fragmented MP4 whose table of times (`stts`) promises what is not there."""
     pytest.importorskip("decord")
@@ -148,6 +151,7 @@ def test_a_photograph_with_a_second_picture_behind_it_is_a_still_image(tmp_path:
     assert read_clip(path, 1, 8).shape == (1, 32, 64, 3)
 
 
+@pytest.mark.slow
 def test_a_small_file_does_not_come_out_of_a_child_as_a_large_array(tmp_path: Path) -> None:
     """Animations are scaled there too, a frame at a time."""
     path = tmp_path / "wide.gif"
@@ -181,6 +185,7 @@ def echo_and_interrupt(path: str, value: int, process: int) -> int:
     return value
 
 
+@pytest.mark.slow
 def test_a_file_that_took_all_its_time_does_not_cost_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with Guarded() as guarded:
         with monkeypatch.context() as patch:
@@ -190,6 +195,7 @@ def test_a_file_that_took_all_its_time_does_not_cost_the_next_one(monkeypatch: p
         assert guarded.call(echo, "next.mp4", 2) == 2
 
 
+@pytest.mark.slow
 def test_a_call_that_was_interrupted_leaves_no_answer_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

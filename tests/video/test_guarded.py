@@ -64,6 +64,7 @@ def process(path: str) -> int:
     return os.getpid()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "args", "reason"),
     [
@@ -93,6 +94,7 @@ def interrupted(path: str, times: int) -> str:
     return "read"
 
 
+@pytest.mark.slow
 def test_a_child_that_is_ended_from_outside_is_no_fault_of_the_file_unless_it_happens_again(tmp_path):
     with Guarded() as guarded:
         assert guarded.call(interrupted, tmp_path / "a", 1) == "read"
@@ -152,6 +154,7 @@ def test_frames_and_facts_are_those_of_a_direct_call(encode):
     assert (info["num_frames"], info["fps"], info["path"]) == (direct.num_frames, direct.fps, str(path))
 
 
+@pytest.mark.slow
 def test_many_calls_come_in_order_each_with_its_own_limit_and_errors_in_their_place(tmp_path):
     """The first waits for the second, the third for nobody: it ends by its own limit, which is shorter."""
     os.mkfifo(tmp_path / "both")
@@ -167,6 +170,7 @@ def test_many_calls_come_in_order_each_with_its_own_limit_and_errors_in_their_pl
     assert "took more than 1 seconds" in str(results[3])
 
 
+@pytest.mark.slow
 def test_calls_are_taken_only_a_little_ahead():
     taken = []
     with Guarded(2) as guarded:
@@ -178,6 +182,7 @@ def test_calls_are_taken_only_a_little_ahead():
         assert guarded.call(echo, "f.mp4", 0.0) == 0.0
 
 
+@pytest.mark.slow
 def test_children_end_with_their_owner():
     guarded = Guarded(2)
     child = guarded.call(process, "f.mp4")

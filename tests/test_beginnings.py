@@ -46,7 +46,7 @@ def test_the_model_sees_noise_of_unit_variance_first_whatever_the_scheduler_walk
     pipe.set_progress_bar_config(disable=True)
     size = {"num_frames": SIZE.num_frames, "height": SIZE.height, "width": SIZE.width}
     noise = torch.randn(1, *SIZE.latent(tiny_pipe.codec.strides))
-    hook = tiny_pipe.transformer.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    hook = tiny_pipe.transformer.register_forward_pre_hook(lambda _, args: seen.append(args[0].cpu()))
     try:
         pipe("a red circle", latents=noise, num_inference_steps=2, guidance_scale=1.0, output_type="latent", **size)
     finally:

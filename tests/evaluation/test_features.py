@@ -14,6 +14,7 @@ import torch
 from networks import save_clip, save_dino, save_dinov2, save_videomae
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from standin import LEFT_EMPTY
 
 from videodit.evaluation.features import (
     FEATURE_METRICS,
@@ -104,6 +105,7 @@ def by_pillow(frame: np.ndarray, size: tuple[int, int], filter: Image.Resampling
     return np.asarray(Image.fromarray(frame).resize(size[::-1], filter)) / 255
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_clip_features_are_those_of_transformers_on_pillows_resize(clip_folder: Path) -> None:
     model = save_clip(clip_folder)
     pictures = [by_pillow(frame, (32, 48), Image.Resampling.BICUBIC)[:, 8:40] for frame in frames()]  # the middle
@@ -152,6 +154,7 @@ def test_batch_size_does_not_change_features(clip_folder: Path, dino_folder: Pat
     np.testing.assert_allclose(alone, together, atol=1e-5)
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 @torch.no_grad()
 def test_text_features_are_those_of_transformers_and_a_cut_prompt_is_named(clip_folder: Path) -> None:
     model = save_clip(clip_folder)
@@ -174,6 +177,7 @@ def test_text_features_are_those_of_transformers_and_a_cut_prompt_is_named(clip_
             clip.text(wrong)
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_threads_do_not_disturb_each_other(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = load_clip(clip_folder)
     inside: list[int] = []

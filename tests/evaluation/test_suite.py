@@ -15,6 +15,7 @@ import pytest
 from footage import pan
 from networks import save_clip, save_dino, save_i3d, save_videomae
 from sets import QUICK, moving, some, still
+from standin import TORCHSCRIPT
 
 from videodit.evaluation import clips as clips_room
 from videodit.evaluation.clips import Clip, clip_from_array, clip_from_file
@@ -280,6 +281,7 @@ def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path: Path, monkeypa
     assert long < short + 500_000
 
 
+@pytest.mark.cpu(TORCHSCRIPT)
 def test_i3d_reads_as_many_frames_as_are_asked_for(tmp_path: Path) -> None:
     save_i3d(tmp_path / "i3d_torchscript.pt")
     short = [moving(f"{i}.mkv", i, 12) for i in range(3)]

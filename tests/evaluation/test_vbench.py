@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from networks import save_clip, save_dino, save_dinov2
+from standin import LEFT_EMPTY
 
 from videodit.evaluation.features import FEATURE_METRICS, consistency, load_clip, load_dino
 from videodit.evaluation.results import ClipResult, Failure, Metric, Protocol, Results, Score, Summary
@@ -117,6 +118,7 @@ def test_subject_consistency_is_that_of_the_original_networks_forward(tmp_path: 
     assert dino.hash == load_dino(tmp_path / "dino-vitb16").hash
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 @torch.no_grad()
 def test_background_consistency_is_on_clips_projection(tmp_path: Path) -> None:
     model = save_clip(tmp_path / "clip", side=224)

@@ -160,7 +160,7 @@ def test_given_frames_are_those_of_the_files_named(
     for part, where in ((pixels[:5], slice(0, 5)), (pixels[5:], slice(8, 13))):  # its last, and its first behind a copy
         with torch.no_grad():
             kept = tiny_pipe.codec.decode(tiny_pipe.codec.encode(part.permute(3, 0, 1, 2)[None]))[0]
-        expected = ((kept + 1) * 127.5).clamp(0, 255).permute(1, 2, 3, 0).numpy()
+        expected = ((kept + 1) * 127.5).clamp(0, 255).permute(1, 2, 3, 0).cpu().numpy()
         begin = 1 if where.stop == 13 else 0
         assert np.abs(found[where][begin:] - expected[begin:]).max() <= 4  # the file's colours are YUV
 

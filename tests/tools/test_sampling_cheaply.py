@@ -13,6 +13,7 @@ import torch
 from diffusers.utils import is_torchao_available
 from peft import LoraConfig
 from sampling import run
+from standin import LEFT_EMPTY
 from torch._dynamo.testing import CompileCounter
 
 from videodit import TextEncoder, VideoDiTPipeline
@@ -70,6 +71,7 @@ def test_compiled_blocks_make_the_same_clip(
         assert json.loads(names[1].with_suffix(".json").read_text())["compile"] is True
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_states_from_a_file_make_the_same_clips_and_no_text_encoder_is_needed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:

@@ -28,7 +28,7 @@ def woken(trainer: Trainer) -> Trainer:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in trainer.weights:
-            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator).to(weight))
     trainer.raw_model.eval()
     return trainer
 
@@ -51,6 +51,7 @@ def test_given_frames_are_clean_and_count_in_no_loss(tmp_path: Path) -> None:
         shown[:, :, 0] = 3.0  # but what it shows does
         assert (trainer.errors(dataclasses.replace(batch, shown=shown)) - errors).abs().min() > 1e-4
     torch.manual_seed(1)
+    batch = batch.to(trainer.accelerator.device)
     x, t = batch.shown, rearranged(batch.times)
     noisy = (1 - t) * x + t * batch.noise
     noisy[:, :, 0] = x[:, :, 0]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from accelerate import Accelerator
 from runs import run
 from torch import nn
@@ -22,7 +23,8 @@ from videodit.training.loop import Loop
 
 def frame(folder: Path, steps: int, **options: Any) -> Loop:
     given: dict[str, Any] = {"checkpoint_every": 100, "keep": 2, "log_every": 1, "trackers": ()}
-    return Loop(folder, run(folder), Accelerator(cpu=True), steps=steps, **given | options)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    return Loop(folder, run(folder), accelerator, steps=steps, **given | options)
 
 
 def walked(one: Loop) -> list[int]:

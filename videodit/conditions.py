@@ -95,6 +95,11 @@ def asked(model: VideoModel, kind: str) -> int | None:
     return next((condition.width for condition in model.conditions if condition.kind == kind), None)
 
 
+def has_null(model: VideoModel) -> bool:
+    """Whether a model has a text of its own that stands for none."""
+    return any(condition.null for condition in model.conditions)
+
+
 def of_size(height: int, width: int, clips: int, device: torch.device) -> Tensor:
     """Of so many clips of one size in pixels: b 2."""
     return torch.tensor([[height, width]] * clips, dtype=torch.float32, device=device)
@@ -109,6 +114,7 @@ def of_call(
     *,
     guided: bool,
     masked: bool = True,
+    null: bool = False,
 ) -> Told:
     """Told the text of prompts, or of embeds in their place.
 
@@ -119,6 +125,7 @@ def of_call(
         embeds: states and mask of the prompts, states and mask of the negative ones (one for all, or one each).
         guided: whether the pass that is told nothing is run.
         masked: False gives states of padding too, and no mask, as `LattePipeline` does.
+        null: without a negative prompt the pass that is told nothing gets a mask of nothing, not the empty prompt.
 
     Raises:
         ValueError: an empty prompt, prompts and embeds at once, numbers or shapes that do not fit.
@@ -138,7 +145,9 @@ def of_call(
             raise ValueError("use_text_mask=False needs the states of padding, which are made of prompts: give those")
         return Told({"prompt_embeds": _unmasked(encoder(), prompts, negatives if guided else None)})
     parts = [told or encoded(encoder(), prompts)]
-    if guided:
+    if guided and null and negative_prompt is None and untold is None:
+        parts += [TextStates(torch.zeros(count, 1, width), torch.zeros(count, 1, dtype=torch.bool))]
+    elif guided:
         parts += [encoded(encoder(), negatives)] if untold is None else [untold] * (count // against)
     text = _joined(parts)
     return Told({"prompt_embeds": text.states, "prompt_attention_mask": text.mask})

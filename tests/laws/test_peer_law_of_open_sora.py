@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
+from tiny import tiny_wan
 from torch import Tensor
 from torch.nn.functional import conv3d, gelu, layer_norm, linear, silu, softmax
 
 from videodit.models.formats.files import from_checkpoint, to_checkpoint
 from videodit.models.formats.table import ConversionError
+from videodit.pipeline import VideoDiTPipeline
+from videodit.text import TextEncoder
+from videodit.training.model import Model
 
 State = dict[str, Tensor]
 
@@ -199,3 +205,56 @@ def test_the_windows_and_channels_of_open_sora_1_3_are_named(tmp_path: Path) -> 
     state = stdit3_state() | {"x_embedder_cond.proj.weight": torch.ones(DIM, 4, 1, 2, 2)}
     with pytest.raises(ConversionError, match="x_embedder_cond: of given frames"):
         from_checkpoint(stdit3_file(tmp_path, state), num_attention_heads=HEADS)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+def test_open_sora_from_prompt_to_latents(tmp_path: Path, guidance_scale: float) -> None:
+    """Its rectified flow by hand: Euler from noise, v = null + scale (v - null), the null caption whole."""
+    state = stdit3_state()
+    ours, _ = from_checkpoint(stdit3_file(tmp_path, state), num_attention_heads=HEADS)
+    prompts = ["a red circle", "two blue stars moving left"]
+    text = TextEncoder.from_captions(prompts, width=CAPTION, depth=1, heads=2)
+    pipe = VideoDiTPipeline(tiny_wan(), text.text_encoder, text.tokenizer, ours, FlowMatchEulerDiscreteScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    z = torch.randn(2, 4, 3, 4, 6)
+    size = {"num_frames": 9, "height": 32, "width": 48, "fps": 24.0}
+    times = [1.0, 2 / 3, 1 / 3, 0.0]
+    actual = pipe(
+        prompts, latents=z, sigmas=times[:3], guidance_scale=guidance_scale, output_type="latent", **size
+    ).frames
+    states, mask = text(prompts)
+    null = state["y_embedder.y_embedding"][None].expand(2, -1, -1)
+    fps = torch.full((2,), 24.0)
+    z = z.double()
+    for now, after in pairwise(times):
+        t = torch.full((2,), 1000 * now)
+        v = stdit3(state, z, t, states.double(), mask, fps)[:, :4]
+        if guidance_scale > 1:
+            none = stdit3(state, z, t, null, torch.ones(2, LENGTH, dtype=torch.bool), fps)[:, :4]
+            v = none + guidance_scale * (v - none)
+        z = z + v * (now - after)
+    assert (actual - z).norm() < 1e-4 * z.norm()
+
+
+def test_open_sora_in_bfloat16_is_near_its_float64(tmp_path: Path) -> None:
+    """Within 2 % of the output's size: 3 digits a weight, 4 blocks."""
+    state = stdit3_state()
+    ours, _ = from_checkpoint(stdit3_file(tmp_path, state), num_attention_heads=HEADS)
+    x, y = torch.randn(2, 4, 3, 6, 10).bfloat16(), torch.randn(2, 5, CAPTION).bfloat16()
+    t, mask, fps = torch.tensor([17.0, 803.0]), torch.ones(2, 5, dtype=torch.bool), torch.tensor([24.0, 8.0])
+    rounded = {name: tensor.bfloat16() for name, tensor in state.items() if name != "rope.freqs"}
+    expected = stdit3(rounded | {"rope.freqs": state["rope.freqs"]}, x, t, y, mask, fps)
+    actual = ours.to(torch.bfloat16)(x, t, y, mask, fps=fps / 4).sample
+    assert (actual + expected).norm() < 0.02 * expected.norm()
+
+
+def test_a_caption_that_is_dropped_is_the_learned_null(tmp_path: Path) -> None:
+    state = stdit3_state()
+    ours, _ = from_checkpoint(stdit3_file(tmp_path, state), num_attention_heads=HEADS)
+    text = TextEncoder.from_captions(["a red circle"], width=CAPTION, depth=1, heads=2)
+    model = Model(ours, text, None, 8)
+    x, t = torch.randn(2, 4, 2, 4, 4), torch.tensor([300.0, 600.0])
+    null = state["y_embedder.y_embedding"][None].expand(2, -1, -1)
+    actual = model(x, t, ["a red circle", ""], 6.0)
+    torch.testing.assert_close(actual[1], ours(x, t, null, fps=6.0).sample[1])
+    assert not torch.allclose(actual[0], ours(x, t, null, fps=6.0).sample[0])

@@ -13,12 +13,14 @@ class Condition:
     """Something that a model is told beside a latent and its time; `conditions.Told` holds it by `name`.
 
     kind: "text" (states b m `width` and their mask), "class" (b, integers below `width`, which stands for none) or
-    "size" (b `width`: height and width in pixels).
+    "size" (b `width`: height and width in pixels). null: the model has a text of its own that stands for none, and
+    sees it where a mask leaves nothing.
     """
 
     name: str
     kind: Literal["text", "class", "size"]
     width: int
+    null: bool = False
 
 
 class VideoModel(Protocol):

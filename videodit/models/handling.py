@@ -66,7 +66,8 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
         """All that a call needs to be told."""
         config, told = self.config, []
         if config.caption_channels is not None:
-            told.append(Condition("text", "text", config.caption_channels))
+            null = config.null_caption_length is not None
+            told.append(Condition("text", "text", config.caption_channels, null))
         if config.num_classes is not None:
             told.append(Condition("class", "class", config.num_classes))
         if config.use_additional_conditions:

@@ -11,7 +11,7 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.utils import is_peft_available
 from torch import Tensor, nn
 
-from videodit.conditions import Told, asked, of_size
+from videodit.conditions import Told, asked, has_null, of_size
 from videodit.config import Lora, Run
 from videodit.config import Model as Shape
 from videodit.data.cache import Latents, TextCache
@@ -51,6 +51,8 @@ class Model(nn.Module):
     ) -> Tensor:
         states, mask = (self.encoded or self.text)(captions)
         states, mask = states.to(noisy.device), mask.to(noisy.device)
+        if has_null(self.transformer):  # in place of the empty caption
+            mask = mask & torch.tensor([[bool(caption)] for caption in captions], device=mask.device)
         height, width = (side * self.pixels for side in noisy.shape[-2:])
         told = Told({"prompt_embeds": states, "prompt_attention_mask": mask}, fps)
         told = told.also(size=of_size(height, width, len(noisy), noisy.device), frame_mask=given)

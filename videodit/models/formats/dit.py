@@ -9,7 +9,7 @@ from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor
 
-from videodit.models.formats.table import PATCH, ConversionError, Format, Its, Key, Place, State
+from videodit.models.formats.table import PATCH, ConversionError, Format, Key, Place, State, rows
 
 CLASS = DiTTransformer2DModel
 
@@ -64,11 +64,11 @@ def _embedders(name: str, config: Any) -> list[Place] | None:
 FORMAT = Format(
     CLASS.__name__,
     modules={
-        "patch_embed.proj": Its("pos_embed.proj", layout=PATCH),
-        "modulation_out": Its("proj_out_1"),
-        "proj_out": Its("proj_out_2"),
+        "patch_embed.proj": Place("pos_embed.proj", layout=PATCH),
+        "modulation_out": Place("proj_out_1"),
+        "proj_out": Place("proj_out_2"),
     },
-    blocks=(("transformer_blocks", {"modulation": Its("norm1.linear"), "norm2": Its("norm3")}),),
+    blocks=(("transformer_blocks", {"modulation": Place("norm1.linear"), "norm2": Place("norm3")}),),
     more=_embedders,
     unused=lambda name: "computed, not stored" if name == "pos_embed.pos_embed" else "",
 )
@@ -85,23 +85,23 @@ def shares_embedder(state: State, layers: int) -> bool:
 
 
 # of the project's own files: fused queries, keys and values, as in timm
-FUSED = {
-    "attn1.to_q": Its("attn.qkv", 0, 3),
-    "attn1.to_k": Its("attn.qkv", 1, 3),
-    "attn1.to_v": Its("attn.qkv", 2, 3),
-    "attn1.to_out.0": Its("attn.proj"),
-    "ff.net.0.proj": Its("mlp.fc1"),
-    "ff.net.2": Its("mlp.fc2"),
-    "modulation": Its("adaLN_modulation.1"),
-}
-OWN_MODULES = {
-    "patch_embed.proj": Its("x_embedder.proj", layout=PATCH),
-    "proj_out": Its("final_layer.linear"),
-    "modulation_out": Its("final_layer.adaLN_modulation.1"),
-    "embedders.0.timestep_embedder.linear_1": Its("t_embedder.mlp.0"),
-    "embedders.0.timestep_embedder.linear_2": Its("t_embedder.mlp.2"),
-    "embedders.0.class_embedder": Its("y_embedder.embedding_table"),
-}
+FUSED = rows("""
+    attn1.to_q      attn.qkv            0/3
+    attn1.to_k      attn.qkv            1/3
+    attn1.to_v      attn.qkv            2/3
+    attn1.to_out.0  attn.proj
+    ff.net.0.proj   mlp.fc1
+    ff.net.2        mlp.fc2
+    modulation      adaLN_modulation.1
+""")
+OWN_MODULES = rows("""
+    patch_embed.proj                        x_embedder.proj                 patch
+    proj_out                                final_layer.linear
+    modulation_out                          final_layer.adaLN_modulation.1
+    embedders.0.timestep_embedder.linear_1  t_embedder.mlp.0
+    embedders.0.timestep_embedder.linear_2  t_embedder.mlp.2
+    embedders.0.class_embedder              y_embedder.embedding_table
+""")
 
 
 def place_table(config: Any, state: State) -> State:

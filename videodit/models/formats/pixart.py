@@ -7,7 +7,7 @@ from typing import Any
 from diffusers import PixArtTransformer2DModel
 
 from videodit.models.formats.dit import FUSED, IMAGE_KEYS, place_table
-from videodit.models.formats.table import PATCH, ConversionError, Format, Its, Key, State
+from videodit.models.formats.table import PATCH, ConversionError, Format, Key, Place, State, rows
 
 CLASS = PixArtTransformer2DModel
 
@@ -68,31 +68,31 @@ def _sized(config: Any) -> bool:
 
 FORMAT = Format(
     CLASS.__name__,
-    {"patch_embed.proj": Its("pos_embed.proj", layout=PATCH)},
+    {"patch_embed.proj": Place("pos_embed.proj", layout=PATCH)},
     (("transformer_blocks", {}),),
     unused=lambda name: "computed, not stored" if name == "pos_embed.pos_embed" else "",
 )
 
-TEXT_FUSED = FUSED | {
-    "attn2.to_q": Its("cross_attn.q_linear"),
-    "attn2.to_k": Its("cross_attn.kv_linear", 0, 2),
-    "attn2.to_v": Its("cross_attn.kv_linear", 1, 2),
-    "attn2.to_out.0": Its("cross_attn.proj"),
-}
-OWN_MODULES = {
-    "scale_shift_table": Its("final_layer.scale_shift_table"),
-    "patch_embed.proj": Its("x_embedder.proj", layout=PATCH),
-    "proj_out": Its("final_layer.linear"),
-    "adaln_single.emb.timestep_embedder.linear_1": Its("t_embedder.mlp.0"),
-    "adaln_single.emb.timestep_embedder.linear_2": Its("t_embedder.mlp.2"),
-    "adaln_single.emb.resolution_embedder.linear_1": Its("csize_embedder.mlp.0"),
-    "adaln_single.emb.resolution_embedder.linear_2": Its("csize_embedder.mlp.2"),
-    "adaln_single.emb.aspect_ratio_embedder.linear_1": Its("ar_embedder.mlp.0"),
-    "adaln_single.emb.aspect_ratio_embedder.linear_2": Its("ar_embedder.mlp.2"),
-    "adaln_single.linear": Its("t_block.1"),
-    "caption_projection.linear_1": Its("y_embedder.y_proj.fc1"),
-    "caption_projection.linear_2": Its("y_embedder.y_proj.fc2"),
-}
+TEXT_FUSED = FUSED | rows("""
+    attn2.to_q      cross_attn.q_linear
+    attn2.to_k      cross_attn.kv_linear  0/2
+    attn2.to_v      cross_attn.kv_linear  1/2
+    attn2.to_out.0  cross_attn.proj
+""")
+OWN_MODULES = rows("""
+    scale_shift_table                                final_layer.scale_shift_table
+    patch_embed.proj                                 x_embedder.proj                patch
+    proj_out                                         final_layer.linear
+    adaln_single.emb.timestep_embedder.linear_1      t_embedder.mlp.0
+    adaln_single.emb.timestep_embedder.linear_2      t_embedder.mlp.2
+    adaln_single.emb.resolution_embedder.linear_1    csize_embedder.mlp.0
+    adaln_single.emb.resolution_embedder.linear_2    csize_embedder.mlp.2
+    adaln_single.emb.aspect_ratio_embedder.linear_1  ar_embedder.mlp.0
+    adaln_single.emb.aspect_ratio_embedder.linear_2  ar_embedder.mlp.2
+    adaln_single.linear                              t_block.1
+    caption_projection.linear_1                      y_embedder.y_proj.fc1
+    caption_projection.linear_2                      y_embedder.y_proj.fc2
+""")
 NULL = "the null caption of its training; the empty prompt takes its place"
 ORIGINAL = Format(
     "PixArt",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from videodit.models.formats.pixart import OWN_MODULES, TEXT_FUSED
-from videodit.models.formats.table import HALVES, NEGATED, PATCH_3D, ConversionError, Format, Its, Key, State
+from videodit.models.formats.table import ConversionError, Format, Key, State, rows
 
 HEAD_DIM = 72  # of all that is published; a file alone does not say
 PIXELS = 8  # a latent place
@@ -64,28 +64,25 @@ def _frequencies(config: Any, state: State) -> State:
     return {"rope.freqs": 1 / 10000 ** (torch.arange(0, width, 2).float() / width)}
 
 
-_NORMS = {"attn1.norm_q": Its("attn.q_norm"), "attn1.norm_k": Its("attn.k_norm")}
-_SPACE = TEXT_FUSED | _NORMS
-_TIME = _SPACE | {
-    "attn1.to_q": Its("attn.qkv", 0, 3, HALVES),
-    "attn1.to_k": Its("attn.qkv", 1, 3, HALVES),
-    "attn1.norm_q": Its("attn.q_norm", layout=HALVES),
-    "attn1.norm_k": Its("attn.k_norm", layout=HALVES),
-}
+_SPACE = TEXT_FUSED | rows("""
+    attn1.norm_q  attn.q_norm
+    attn1.norm_k  attn.k_norm
+""")
+_TIME = _SPACE | rows("""
+    attn1.to_q    attn.qkv     0/3 halves
+    attn1.to_k    attn.qkv     1/3 halves
+    attn1.norm_q  attn.q_norm  halves
+    attn1.norm_k  attn.k_norm  halves
+""")
+_ENDS = OWN_MODULES | rows("""
+    patch_embed.proj                         x_embedder.proj         patch-3d
+    proj_out                                 final_layer.linear      negated
+    fps_embedder.timestep_embedder.linear_1  fps_embedder.mlp.0
+    fps_embedder.timestep_embedder.linear_2  fps_embedder.mlp.2
+    null_caption                             y_embedder.y_embedding
+""")
 _CONDITIONED = "of given frames in channels of their own (Open-Sora 1.3)"
-ORIGINAL = Format(
-    "STDiT3",
-    OWN_MODULES
-    | {
-        "patch_embed.proj": Its("x_embedder.proj", layout=PATCH_3D),
-        "proj_out": Its("final_layer.linear", layout=NEGATED),
-        "fps_embedder.timestep_embedder.linear_1": Its("fps_embedder.mlp.0"),
-        "fps_embedder.timestep_embedder.linear_2": Its("fps_embedder.mlp.2"),
-        "null_caption": Its("y_embedder.y_embedding"),
-    },
-    (("spatial_blocks", _SPACE), ("temporal_blocks", _TIME)),
-    computed=_frequencies,
-)
+ORIGINAL = Format("STDiT3", _ENDS, (("spatial_blocks", _SPACE), ("temporal_blocks", _TIME)), computed=_frequencies)
 
 
 def original_config(state: State, heads: int | None) -> dict[str, Any]:

@@ -88,18 +88,8 @@ IN_FRONT = Layout(lambda x, c: x[0], lambda x, c: x[None])
 
 
 @dataclass(frozen=True)
-class Its:
-    """Where a module or parameter of ours is theirs: its name there, which part of how many along the outputs, how."""
-
-    name: str
-    part: int = 0
-    parts: int = 1
-    layout: Layout | None = None
-
-
-@dataclass(frozen=True)
 class Place:
-    """A tensor of theirs, of which ours is part `part` of `parts`, in another layout."""
+    """A module or tensor of theirs, of which ours is part `part` of `parts` along the outputs, in another layout."""
 
     name: str
     part: int = 0
@@ -112,6 +102,19 @@ class Place:
 
     def give(self, tensor: Tensor, config: Any) -> Tensor:
         return tensor if self.layout is None else self.layout.give(tensor, config)
+
+
+LAYOUTS = {"halves": HALVES, "negated": NEGATED, "patch": PATCH, "patch-3d": PATCH_3D, "in-front": IN_FRONT}
+
+
+def rows(table: str) -> dict[str, Place]:
+    """Of lines: a module or parameter of ours, its name there, and, where it is so, which part ("0/3"), how laid out."""
+    places = {}
+    for line in filter(None, map(str.strip, table.splitlines())):
+        ours, name, *how = line.split()
+        part, parts = next((map(int, word.split("/")) for word in how if "/" in word), (0, 1))
+        places[ours] = Place(name, part, parts, next((LAYOUTS[word] for word in how if "/" not in word), None))
+    return places
 
 
 # ------------------------------------------------------------------------------------------------------ configurations
@@ -196,8 +199,8 @@ class Format:
     """
 
     name: str
-    modules: Mapping[str, Its]
-    blocks: tuple[tuple[str, Mapping[str, Its]], ...]
+    modules: Mapping[str, Place]
+    blocks: tuple[tuple[str, Mapping[str, Place]], ...]
     more: Callable[[str, Any], list[Place] | None] = lambda name, config: None
     unused: Callable[[str], str] = lambda name: ""
     computed: Callable[[Any, State], State] = _computes
@@ -216,11 +219,11 @@ class Format:
         if rest in names:  # a parameter by its own name
             its = names[rest]
         else:
-            its = names.get(module, Its(module))
+            its = names.get(module, Place(module))
             its = replace(its, name=f"{its.name}{dot}{leaf}")
         if its.layout is not None and leaf == "bias" and not its.layout.rows:
             its = replace(its, layout=None)
-        return [Place(stem + its.name, its.part, its.parts, its.layout)]
+        return [replace(its, name=stem + its.name)]
 
 
 def fill(build: Callable[[], Any], state: State, where: Format, partial: bool = False) -> tuple[Any, Report]:

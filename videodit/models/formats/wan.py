@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusers import WanTransformer3DModel
 
-from videodit.models.formats.table import HALVES, IN_FRONT, PATCH_3D, ConversionError, Format, Its, Key, State
+from videodit.models.formats.table import ConversionError, Format, Key, State, rows
 
 CLASS = WanTransformer3DModel
 HEAD_DIM = 128  # of all that is published; its own files do not say
@@ -56,71 +56,55 @@ KEYS = [
     Key(None, "pos_embed_seq_len", None),
 ]
 
-_EMBEDDER = "condition_embedder"
-FORMAT = Format(
-    CLASS.__name__,
-    {
-        "patch_embed.proj": Its("patch_embedding", layout=PATCH_3D),
-        "adaln_single.emb.timestep_embedder": Its(f"{_EMBEDDER}.time_embedder"),
-        "adaln_single.emb.timestep_embedder.linear_1": Its(f"{_EMBEDDER}.time_embedder.linear_1"),
-        "adaln_single.emb.timestep_embedder.linear_2": Its(f"{_EMBEDDER}.time_embedder.linear_2"),
-        "adaln_single.linear": Its(f"{_EMBEDDER}.time_proj"),
-        "caption_projection.linear_1": Its(f"{_EMBEDDER}.text_embedder.linear_1"),
-        "caption_projection.linear_2": Its(f"{_EMBEDDER}.text_embedder.linear_2"),
-        "scale_shift_table": Its("scale_shift_table", layout=IN_FRONT),
-    },
-    (
-        (
-            "blocks",
-            {
-                "attn1.to_q": Its("attn1.to_q", layout=HALVES),
-                "attn1.to_k": Its("attn1.to_k", layout=HALVES),
-                "attn1.norm_q": Its("attn1.norm_q", layout=HALVES),
-                "attn1.norm_k": Its("attn1.norm_k", layout=HALVES),
-                "norm_cross": Its("norm2"),
-                "ff.net.0.proj": Its("ffn.net.0.proj"),
-                "ff.net.2": Its("ffn.net.2"),
-                "scale_shift_table": Its("scale_shift_table", layout=IN_FRONT),
-            },
-        ),
-    ),
-)
-ORIGINAL = Format(
-    "Wan",
-    {
-        "patch_embed.proj": Its("patch_embedding", layout=PATCH_3D),
-        "adaln_single.emb.timestep_embedder.linear_1": Its("time_embedding.0"),
-        "adaln_single.emb.timestep_embedder.linear_2": Its("time_embedding.2"),
-        "adaln_single.linear": Its("time_projection.1"),
-        "caption_projection.linear_1": Its("text_embedding.0"),
-        "caption_projection.linear_2": Its("text_embedding.2"),
-        "scale_shift_table": Its("head.modulation", layout=IN_FRONT),
-        "proj_out": Its("head.head"),
-    },
-    (
-        (
-            "blocks",
-            {
-                "attn1.to_q": Its("self_attn.q", layout=HALVES),
-                "attn1.to_k": Its("self_attn.k", layout=HALVES),
-                "attn1.norm_q": Its("self_attn.norm_q", layout=HALVES),
-                "attn1.norm_k": Its("self_attn.norm_k", layout=HALVES),
-                "attn1.to_v": Its("self_attn.v"),
-                "attn1.to_out.0": Its("self_attn.o"),
-                "attn2.to_q": Its("cross_attn.q"),
-                "attn2.to_k": Its("cross_attn.k"),
-                "attn2.to_v": Its("cross_attn.v"),
-                "attn2.norm_q": Its("cross_attn.norm_q"),
-                "attn2.norm_k": Its("cross_attn.norm_k"),
-                "attn2.to_out.0": Its("cross_attn.o"),
-                "norm_cross": Its("norm3"),
-                "ff.net.0.proj": Its("ffn.0"),
-                "ff.net.2": Its("ffn.2"),
-                "scale_shift_table": Its("modulation", layout=IN_FRONT),
-            },
-        ),
-    ),
-)
+_ENDS = """
+    patch_embed.proj                             patch_embedding                            patch-3d
+    adaln_single.emb.timestep_embedder.linear_1  condition_embedder.time_embedder.linear_1
+    adaln_single.emb.timestep_embedder.linear_2  condition_embedder.time_embedder.linear_2
+    adaln_single.linear                          condition_embedder.time_proj
+    caption_projection.linear_1                  condition_embedder.text_embedder.linear_1
+    caption_projection.linear_2                  condition_embedder.text_embedder.linear_2
+    scale_shift_table                            scale_shift_table                          in-front
+"""
+_BLOCK = """
+    attn1.to_q         attn1.to_q         halves
+    attn1.to_k         attn1.to_k         halves
+    attn1.norm_q       attn1.norm_q       halves
+    attn1.norm_k       attn1.norm_k       halves
+    norm_cross         norm2
+    ff.net.0.proj      ffn.net.0.proj
+    ff.net.2           ffn.net.2
+    scale_shift_table  scale_shift_table  in-front
+"""
+FORMAT = Format(CLASS.__name__, rows(_ENDS), (("blocks", rows(_BLOCK)),))
+_OWN_ENDS = """
+    patch_embed.proj                             patch_embedding    patch-3d
+    adaln_single.emb.timestep_embedder.linear_1  time_embedding.0
+    adaln_single.emb.timestep_embedder.linear_2  time_embedding.2
+    adaln_single.linear                          time_projection.1
+    caption_projection.linear_1                  text_embedding.0
+    caption_projection.linear_2                  text_embedding.2
+    scale_shift_table                            head.modulation    in-front
+    proj_out                                     head.head
+"""
+_OWN_BLOCK = """
+    attn1.to_q         self_attn.q        halves
+    attn1.to_k         self_attn.k        halves
+    attn1.norm_q       self_attn.norm_q   halves
+    attn1.norm_k       self_attn.norm_k   halves
+    attn1.to_v         self_attn.v
+    attn1.to_out.0     self_attn.o
+    attn2.to_q         cross_attn.q
+    attn2.to_k         cross_attn.k
+    attn2.to_v         cross_attn.v
+    attn2.norm_q       cross_attn.norm_q
+    attn2.norm_k       cross_attn.norm_k
+    attn2.to_out.0     cross_attn.o
+    norm_cross         norm3
+    ff.net.0.proj      ffn.0
+    ff.net.2           ffn.2
+    scale_shift_table  modulation         in-front
+"""
+ORIGINAL = Format("Wan", rows(_OWN_ENDS), (("blocks", rows(_OWN_BLOCK)),))
 
 
 def original_config(state: State, heads: int | None) -> dict[str, Any]:

@@ -108,7 +108,7 @@ LAYOUTS = {"halves": HALVES, "negated": NEGATED, "patch": PATCH, "patch-3d": PAT
 
 
 def rows(table: str) -> dict[str, Place]:
-    """Of lines: a module or parameter of ours, its name there, and, where it is so, which part ("0/3"), how laid out."""
+    """Of lines: a module or parameter of ours, its name there, and, where it is so, which part ("0/3") and layout."""
     places = {}
     for line in filter(None, map(str.strip, table.splitlines())):
         ours, name, *how = line.split()

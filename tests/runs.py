@@ -141,7 +141,7 @@ def train(folder: Path, sharding: str = "none", steps: int = 5, **changes: Any) 
 
 def train_measured(folder: Path, sharding: str, steps: int, together: int = 1) -> dict[int, float]:
     """The same, with a look at the clips kept out after each step; so many processes share a batch."""
-    return train(folder, sharding, steps, validate_every=1, sequence_parallel=together)
+    return train(folder, sharding, steps, checkpoint_every=2, validate_every=1, sequence_parallel=together)
 
 
 def encode(folder: Path) -> list[str]:

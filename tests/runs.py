@@ -19,7 +19,7 @@ TINY: dict[str, Any] = {
     "seed": 3,
     "data": {"clips": 12, "validation": 4, "num_frames": 5, "height": 32, "width": 32, "image_share": 0.4},
     "text": {"width": 24, "depth": 1},
-    "model": {"num_layers": 1},
+    "model": {"num_layers": 1, "mlp_ratio": 0.5},
     "train": {
         "steps": 4,
         "batch_size": 4,

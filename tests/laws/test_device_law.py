@@ -69,6 +69,5 @@ def mixed() -> None:
             wrong()
 
 
-@pytest.mark.slow
 def test_the_stand_in_computes_as_the_cpu_and_refuses_mixing() -> None:
     assert start(mixed) == 0

@@ -1,13 +1,12 @@
 """What the device law is checked on: each case gives tensors, on the CPU and on the stand-in device.
 
-Run by itself this prints, a line of JSON a case, how far apart the two are: `python tests/device_cases.py FOLDER`.
+To be run in a process of its own, since torch cannot forget a device again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +17,11 @@ import PIL.Image
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState, GradientState
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from footage import pan
 from networks import save_clip, save_dino, save_videomae
 from runs import SMALL_VAE, TINY, losses, mixed, run
+from standin import install
 from tiny import awaken, tiny_dit, tiny_pipeline
 
 from videodit.caching import CACHES, set_cache
@@ -140,10 +140,11 @@ CASES |= {
 
 def walked(name: str, flow: bool) -> Case:
     def case(device: torch.device, folder: Path) -> Any:
-        pipe = pipeline(device) if flow else pipeline(device, scheduler=DDIMScheduler(clip_sample=False))
+        scheduler = FlowMatchEulerDiscreteScheduler() if flow else DDIMScheduler(clip_sample=False)
+        pipe = pipeline(device, transformer=tiny_dit(num_layers=1), scheduler=scheduler)
         pipe.scheduler = scheduler_named(name, pipe.scheduler)
-        options = {"num_inference_steps": 6, "output_type": "latent"}
-        return [made(pipe, **options), made(pipe, video=pan(0, 9), strength=0.5, **options)]
+        options = {"num_inference_steps": 6, "guidance_scale": 1.0, "num_frames": 5, "output_type": "latent"}
+        return [made(pipe, **options), made(pipe, video=pan(0, 5), strength=0.5, **options)]
 
     return case
 
@@ -156,7 +157,7 @@ def cached(name: str) -> Case:
     def case(device: torch.device, folder: Path) -> Any:
         pipe = pipeline(device)
         set_cache(pipe, name)
-        return made(pipe, PROMPTS, num_inference_steps=8, output_type="latent")
+        return made(pipe, PROMPTS, num_inference_steps=8, num_frames=5, output_type="latent")
 
     return case
 
@@ -294,21 +295,18 @@ def _apart(a: np.ndarray, b: np.ndarray) -> float:
     return float(difference.max(initial=0) / max(1.0, np.abs(a).max(initial=0)))
 
 
-def main(folder: Path, names: list[str]) -> None:
-    from standin import install
-
+def tell(folder: Path, names: list[str]) -> None:
+    """Writes what became of these cases into `told.jsonl`, a line each: how far apart the two are, or the error."""
     torch.set_num_threads(1)
     away = install()
-    for number, name in enumerate(names or CASES):
-        try:
-            sides = [
-                results(CASES[name], where, folder / f"{number}_{where.type}") for where in (torch.device("cpu"), away)
-            ]
-            said: dict[str, Any] = {"case": name, "apart": apart(*sides)}
-        except Exception:
-            said = {"case": name, "error": traceback.format_exc()}
-        print(json.dumps(said), flush=True)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    with (folder / "told.jsonl").open("w") as file:
+        for number, name in enumerate(names):
+            try:
+                sides = [
+                    results(CASES[name], where, folder / f"{number}_{where.type}")
+                    for where in (torch.device("cpu"), away)
+                ]
+                said: dict[str, Any] = {"case": name, "apart": apart(*sides)}
+            except Exception:
+                said = {"case": name, "error": traceback.format_exc()}
+            print(json.dumps(said), file=file, flush=True)

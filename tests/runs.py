@@ -19,7 +19,7 @@ TINY: dict[str, Any] = {
     "seed": 3,
     "data": {"clips": 12, "validation": 4, "num_frames": 5, "height": 32, "width": 32, "image_share": 0.4},
     "text": {"width": 24, "depth": 1},
-    "model": {"num_layers": 1},
+    "model": {"num_layers": 1, "mlp_ratio": 0.5},
     "train": {
         "steps": 4,
         "batch_size": 4,
@@ -141,7 +141,7 @@ def train(folder: Path, sharding: str = "none", steps: int = 5, **changes: Any) 
 
 def train_measured(folder: Path, sharding: str, steps: int, together: int = 1) -> dict[int, float]:
     """The same, with a look at the clips kept out after each step; so many processes share a batch."""
-    return train(folder, sharding, steps, validate_every=1, sequence_parallel=together)
+    return train(folder, sharding, steps, checkpoint_every=2, validate_every=1, sequence_parallel=together)
 
 
 def encode(folder: Path) -> list[str]:

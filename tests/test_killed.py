@@ -32,8 +32,8 @@ from videodit.training.vae import train_vae
 
 
 def config(folder: Path) -> Run:
-    train = {"steps": 4, "batch_size": 2, "checkpoint_every": 1, "sample_every": 4, "trackers": [], "log_every": 1}
-    return run(folder, train=train, data={"clips": 6, "validation": 1, "image_share": 0.0})
+    train = {"steps": 3, "batch_size": 1, "checkpoint_every": 1, "sample_every": 3, "trackers": [], "log_every": 1}
+    return run(folder, train=train, data={"clips": 4, "validation": 1, "image_share": 0.0})
 
 
 # --- walks -----------------------------------------------------------------------------------------------------------
@@ -44,9 +44,10 @@ def train(folder: Path) -> None:
 
 
 def train_codec(folder: Path) -> None:
-    stages = [{"steps": 4, "batch_size": 2, "learning_rate": 1e-3}]
-    vae = SMALL_VAE | {"checkpoint_every": 2, "stages": stages}
+    stages = [{"steps": 3, "batch_size": 1, "learning_rate": 1e-3}]
+    vae = SMALL_VAE | {"checkpoint_every": 1, "stages": stages}
     values = TINY | {"output": str(folder), "vae": vae, "train": TINY["train"] | {"trackers": []}}
+    values["data"] = TINY["data"] | {"clips": 4, "validation": 1}
     train_vae(Run.model_validate(values))
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import gc
 import platform
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from accelerate import cpu_offload, cpu_offload_with_hook
 from diffusers import AutoencoderKL
+from processes import start
+from test_codec import temporal
 from tiny import tiny_wan
 
 from videodit import VideoDiTPipeline, memory
 from videodit.codec import VideoCodec
-from videodit.memory import BESIDES, MARGIN, _Alive, check_decode, decode_bytes
+from videodit.memory import BESIDES, MARGIN, _Alive, check_decode, decode_bytes, return_large_blocks
 
 
 def wan() -> VideoCodec:
@@ -50,26 +51,21 @@ def test_a_streaming_decode_takes_no_more_for_a_longer_clip_and_a_whole_one_does
     assert decode_bytes(codec, long) > 3 * decode_bytes(codec, short)
 
 
-TAKEN = """
-import sys; sys.path[:0] = ["tests"]
-import torch
-from pathlib import Path
-from test_codec import temporal
-from videodit.codec import VideoCodec
-from videodit.memory import decode_bytes
-torch.set_num_threads(1)
-
-def now(key):
+def held(key: str) -> int:
+    """Bytes of this process, from what Linux says of it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
 
-codec, latents = VideoCodec(temporal().eval()), torch.randn(1, 4, 8, 48, 48)
-Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
-before = now("VmRSS")
-with torch.no_grad():
-    codec.decode(latents)
-print(now("VmHWM") - before, decode_bytes(codec, latents.shape))
-"""
+
+def takes_what_is_counted() -> None:
+    torch.set_num_threads(1)
+    codec, latents = VideoCodec(temporal().eval()), torch.randn(1, 4, 8, 48, 48)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    before = held("VmRSS")
+    with torch.no_grad():
+        codec.decode(latents)
+    taken, counted = held("VmHWM") - before, decode_bytes(codec, tuple(latents.shape))
+    assert 0.95 * counted < taken < MARGIN * counted + BESIDES, (taken, counted)
 
 
 @pytest.mark.slow
@@ -77,10 +73,7 @@ print(now("VmHWM") - before, decode_bytes(codec, latents.shape))
     not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process's peak from a moment on"
 )
 def test_what_a_process_takes_for_a_decode_is_between_the_count_and_its_margin() -> None:
-    root = Path(memory.__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", TAKEN], capture_output=True, text=True, cwd=root, check=True)
-    taken, counted = map(int, done.stdout.split())
-    assert 0.95 * counted < taken < MARGIN * counted + BESIDES
+    assert start(takes_what_is_counted) == 0
 
 
 @pytest.mark.slow
@@ -175,23 +168,21 @@ def test_offload_without_an_accelerator_and_tiles_that_a_vae_has_not_are_told(
         memory.tile(torch.nn.Linear(1, 1))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
 @pytest.mark.parametrize("asked", [False, True])
 def test_large_blocks_go_back_though_others_lie_between(asked: bool) -> None:
     """In a process of its own, that has seen such blocks freed: without asking, all of them stay in the heap."""
-    script = f"""
-import psutil, torch
-from videodit.memory import return_large_blocks
-if {asked}:
-    return_large_blocks()
-large, small = 24 << 20, 3 << 20
-for _ in range(3):
-    torch.ones(large, dtype=torch.uint8)
-blocks = [torch.ones(size, dtype=torch.uint8) for _ in range(6) for size in (large, small)]
-before = psutil.Process().memory_info().rss
-del blocks[::2]
-print((before - psutil.Process().memory_info().rss) / large)
-"""
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert float(found.stdout) == pytest.approx(6.0 if asked else 0.0, abs=0.2)
+    assert start(frees_large_blocks, asked) == 0
+
+
+def frees_large_blocks(asked: bool) -> None:
+    if asked:
+        return_large_blocks()
+    large, small = 24 << 20, 3 << 20
+    for _ in range(3):
+        torch.ones(large, dtype=torch.uint8)
+    blocks = [torch.ones(size, dtype=torch.uint8) for _ in range(6) for size in (large, small)]
+    before = psutil.Process().memory_info().rss
+    del blocks[::2]
+    freed = (before - psutil.Process().memory_info().rss) / large
+    assert abs(freed - (6 if asked else 0)) < 0.2, freed

@@ -1,6 +1,7 @@
 """The judge against clips whose facts are known: the world's own, and drawn by Pillow's polygons."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -51,12 +52,22 @@ def spoiled(frames: np.ndarray, seed: int, blur: float = 0.8, noise: float = 8.0
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
+@cache
+def world_of(seed: int, num_things: int, held_out: bool) -> ShapesWorld:
+    return ShapesWorld(SIZE, seed=seed, held_out=held_out, num_things=num_things)
+
+
+@cache
+def judged(world: ShapesWorld, index: int, spoil: bool = False) -> list[Seen]:
+    frames = world[index].frames
+    return judge(spoiled(frames, index) if spoil else frames)
+
+
 def shares(world: ShapesWorld, count: int, *, spoil: bool = False, shift: int = 0) -> dict[str, float]:
     """The part of right verdicts a fact, over `count` scenes; `shift` compares with the facts of a later scene."""
     verdicts = []
     for index in range(count):
-        frames = world[index].frames
-        verdicts += compare(judge(spoiled(frames, index) if spoil else frames), world.scene(index + shift))
+        verdicts += compare(judged(world, index, spoil), world.scene(index + shift))
     return {fact: np.mean([getattr(v, fact) for v in verdicts]).item() for fact in ("color", "shape", "motion", "all")}
 
 
@@ -199,21 +210,21 @@ def test_compare_counts_extra_things_against_the_clip() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("held_out", [False, True])
 def test_true_clips_are_judged_right(held_out: bool) -> None:
-    for num_things in (1, 2):
-        found = shares(ShapesWorld(SIZE, seed=21, held_out=held_out, num_things=num_things), 60)
+    for num_things, count in ((1, 60), (2, 30)):
+        found = shares(world_of(21, num_things, held_out), count)
         assert min(found.values()) >= 0.99, found
 
 
 @pytest.mark.slow
 def test_blurred_and_noisy_clips_are_judged_right() -> None:
-    for num_things in (1, 2):
-        found = shares(ShapesWorld(SIZE, seed=22, held_out=True, num_things=num_things), 40, spoil=True)
+    for num_things, count in ((1, 40), (2, 20)):
+        found = shares(world_of(22, num_things, True), count, spoil=True)
         assert min(found.values()) >= 0.97, found
 
 
 @pytest.mark.slow
 def test_another_scenes_facts_score_chance() -> None:
-    found = shares(ShapesWorld(SIZE, seed=23, num_things=1), 100, shift=1)
+    found = shares(world_of(21, 1, False), 100, shift=1)
     assert found["color"] < 0.25  # 1 / 8 is expected
     assert found["shape"] < 0.30  # 1 / 6
     assert found["motion"] < 0.20  # 1 / 10

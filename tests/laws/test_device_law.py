@@ -1,70 +1,73 @@
 """Device law: what is computed on an accelerator is what the CPU computes, and nothing is left behind on the CPU.
 
-On a stand-in device (`tests/standin.py`), in a process of its own, since torch cannot forget a device again.
+On a stand-in device (`tests/standin.py`), in processes of their own, since torch cannot forget a device again: one for
+each kind of case, so that tests that run side by side have their own.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
-from device_cases import CASES
+import torch
+from device_cases import CASES, tell
+from processes import start
+from standin import install
 
-ROOT = Path(__file__).parents[2]
+KINDS: dict[str, list[str]] = {}
+for case in CASES:
+    KINDS.setdefault(case.partition(":")[0], []).append(case)
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What became of each case."""
-    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
-    words = (sys.executable, str(ROOT / "tests" / "device_cases.py"), str(tmp_path_factory.mktemp("cases")))
-    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"case"')]
-    assert len(lines) == len(CASES), done.stderr
-    return {line["case"]: line for line in lines}
+def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """What became of each case of a kind."""
+
+    @cache
+    def of(kind: str) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp("cases")
+        assert start(tell, folder, KINDS[kind]) == 0
+        lines = [json.loads(line) for line in (folder / "told.jsonl").read_text().splitlines()]
+        assert [line["case"] for line in lines] == KINDS[kind]
+        return {line["case"]: line for line in lines}
+
+    return of
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_device_law(told: dict[str, Any], name: str) -> None:
-    assert told[name].get("error") is None, told[name]["error"]
-    assert told[name]["apart"] < 1e-5
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in KINDS[kind]])
+def test_device_law(told: Callable[[str], dict[str, Any]], kind: str, name: str) -> None:
+    case = told(kind)[name]
+    assert case.get("error") is None, case["error"]
+    assert case["apart"] < 1e-5
 
 
-MIXED = """
-import torch
-from standin import install
+def mixed() -> None:
+    away = install()
+    there, here = torch.ones(3, device=away), torch.ones(3)
+    layer = torch.nn.Linear(3, 2)
+    wanted = layer(here)
+    moved = layer.to(away)(there)
+    assert moved.device == away
+    assert torch.equal(moved.cpu(), wanted)
+    moved.sum().backward()
+    assert layer.weight.grad.device == away
+    assert (there * torch.tensor(2.0)).tolist() == [2, 2, 2]  # a number may come from anywhere
+    assert there[torch.tensor([0, 1])].device == away
+    for wrong in (
+        lambda: there + here,
+        lambda: torch.cat([there, here]),
+        lambda: here[torch.zeros(1, device=away).long()],
+        lambda: there.where(here > 0, 1.0),
+        lambda: there.numpy(),
+        lambda: layer(here),
+    ):
+        with pytest.raises((RuntimeError, TypeError), match="sham:0"):
+            wrong()
 
-away = install()
-there, here = torch.ones(3, device=away), torch.ones(3)
-layer = torch.nn.Linear(3, 2)
-wanted = layer(here)
-moved = layer.to(away)(there)
-assert moved.device == away and torch.equal(moved.cpu(), wanted)
-moved.sum().backward()
-assert layer.weight.grad.device == away
-assert (there * torch.tensor(2.0)).tolist() == [2, 2, 2]  # a number may come from anywhere
-assert there[torch.tensor([0, 1])].device == away
-for wrong in (lambda: there + here, lambda: torch.cat([there, here]), lambda: here[torch.zeros(1, device=away).long()],
-              lambda: there.where(here > 0, 1.0), lambda: there.numpy(), lambda: layer(here)):
-    try:
-        wrong()
-    except (RuntimeError, TypeError) as error:
-        assert "sham:0" in str(error), error
-    else:
-        raise SystemExit("not refused")
-"""
 
-
-@pytest.mark.slow
 def test_the_stand_in_computes_as_the_cpu_and_refuses_mixing() -> None:
-    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
-    done = subprocess.run(
-        [sys.executable, "-c", MIXED], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
-    )
-    assert done.returncode == 0, done.stderr
+    assert start(mixed) == 0

@@ -13,16 +13,16 @@ from processes import launch
 from runs import losses, mixed, train, train_measured, train_with_nan
 
 from videodit.config import Run
-from videodit.training import checkpoint
+from videodit.training import checkpoint, loop
 from videodit.training.batches import Batch, Batches
 from videodit.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, float]]:
-    """Five steps on one process."""
+    """Three steps on one process."""
     folder = tmp_path_factory.mktemp("alone")
-    return folder, train(folder, validate_every=1)
+    return folder, train(folder, steps=3, checkpoint_every=2, validate_every=1)
 
 
 def held_out(folder: Path) -> list[float]:
@@ -52,16 +52,16 @@ def test_world_law_several_processes_have_the_losses_of_one(
 ) -> None:
     """Of which `together` share a batch, or each has a part of it."""
     folder = beside(alone[0], tmp_path)
-    found = launch(train_measured, folder, sharding, 5, together, processes=processes)
+    found = launch(train_measured, folder, sharding, 3, together, processes=processes)
     assert found == processes * [losses(folder)]
-    assert list(found[0]) == [1, 2, 3, 4, 5]
+    assert list(found[0]) == [1, 2, 3]
     np.testing.assert_allclose([*found[0].values()], [*alone[1].values()], rtol=1e-6)
     np.testing.assert_allclose(held_out(folder), held_out(alone[0]), rtol=1e-5)
-    theirs, ours = (checkpoint.load(f / "checkpoints" / "step_00000005")[1] for f in (folder, alone[0]))
+    theirs, ours = (checkpoint.load(f / "checkpoints" / "step_00000003")[1] for f in (folder, alone[0]))
     assert apart(theirs["model"], ours["model"]) < 1e-3  # sums in another order, made larger by Muon's bfloat16
-    shutil.rmtree(folder / "checkpoints" / "step_00000005")
-    on_one = train(folder, validate_every=1)  # goes on from what two have left
-    assert list(on_one) == [1, 2, 3, 4, 5]
+    shutil.rmtree(folder / "checkpoints" / "step_00000003")
+    on_one = train(folder, steps=3, checkpoint_every=2, validate_every=1)  # goes on from what two have left
+    assert list(on_one) == [1, 2, 3]
     np.testing.assert_allclose([*on_one.values()], [*alone[1].values()], rtol=1e-6)
 
 
@@ -171,17 +171,18 @@ def test_a_loss_that_is_no_number_is_passed_over_where_that_is_asked_for(
 
 @pytest.mark.slow
 def test_a_spike_goes_back_to_the_last_checkpoint_and_is_passed_over(
-    alone: tuple[Path, dict[int, float]], tmp_path: Path
+    alone: tuple[Path, dict[int, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "SPIKE_AFTER", 4)
     folder = beside(alone[0], tmp_path)
-    config = mixed(folder, steps=30, checkpoint_every=6, keep=9, spike_factor=10.0, validate_every=30, sample_every=30)
+    config = mixed(folder, steps=9, checkpoint_every=3, keep=9, spike_factor=10.0, validate_every=9, sample_every=9)
     trainer = Trainer(config)
     step, taken = trainer.step, []
 
     def spiky(number: int, pieces: list[Batch]) -> dict[str, float]:
         taken.append(number)
         values = step(number, pieces)
-        if number == 26:
+        if number == 5:
             with torch.no_grad():
                 trainer.weights[0].add_(1.0)  # what a spike does to the weights
             values[next(iter(values))] *= 100
@@ -189,12 +190,12 @@ def test_a_spike_goes_back_to_the_last_checkpoint_and_is_passed_over(
 
     trainer.step = spiky
     trainer.train()
-    assert taken == [*range(27), 24, 25, 27, 28, 29]
-    assert list(losses(folder)) == [n + 1 for n in range(30) if n != 26]
+    assert taken == [*range(6), 3, 4, 6, 7, 8]
+    assert list(losses(folder)) == [n + 1 for n in range(9) if n != 5]
     # as if the step had never been: a run that goes on from the checkpoint before, and is told to pass over it
     other = beside(alone[0], tmp_path / "other")
-    shutil.copytree(folder / "checkpoints" / "step_00000024", other / "checkpoints" / "step_00000024")
-    (other / "passed_over.json").write_text("[26]")
+    shutil.copytree(folder / "checkpoints" / "step_00000003", other / "checkpoints" / "step_00000003")
+    (other / "passed_over.json").write_text("[5]")
     Trainer(config.model_copy(update={"output": str(other)})).train()
-    states = [checkpoint.load(f / "checkpoints" / "step_00000030")[1]["model"] for f in (folder, other)]
+    states = [checkpoint.load(f / "checkpoints" / "step_00000009")[1]["model"] for f in (folder, other)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

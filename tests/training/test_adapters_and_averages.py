@@ -93,6 +93,7 @@ def test_an_average_of_another_length_is_made_after_training(
     for part in ("vae", "latents"):
         shutil.copytree(base / part, tmp_path / part)
     train = {"steps": 24, "checkpoint_every": 3, "validate_every": 24, "sample_every": 24, "learning_rate": 0.01}
+    train |= {"batch_size": 1, "trackers": []}
     trainer = Trainer(run(tmp_path, train=train | {"ema_sigma_rels": [0.1, 0.2], "schedule": "constant"}))
     tracked = PowerAverage(trainer.weights, 0.15)
     step = trainer.step

@@ -13,7 +13,7 @@ from transformers import T5Config, T5EncoderModel
 from tools import train_vae as vae_tool
 from videodit.config import Run
 from videodit.geometry import ClipSize, Strides
-from videodit.training import checkpoint, precision
+from videodit.training import checkpoint, loop, precision
 from videodit.training.batches import batch_sizes
 from videodit.training.optimizer import orthogonalize
 from videodit.training.trainer import Trainer
@@ -59,14 +59,15 @@ def test_averages_of_another_length_are_not_taken_for_these(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_spike_leaves_no_average_behind(tmp_path: Path) -> None:
-    config = mixed(tmp_path, steps=28, spike_factor=10.0, validate_every=28, sample_every=28)
+def test_a_spike_leaves_no_average_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "SPIKE_AFTER", 4)
+    config = mixed(tmp_path, steps=7, spike_factor=10.0, validate_every=7, sample_every=7)
     trainer = Trainer(config)
     step = trainer.step
 
     def spiky(number: int, pieces: Any) -> dict[str, float]:
         values = step(number, pieces)
-        if number == 26:  # the step of a checkpoint
+        if number == 5:  # the step of a checkpoint
             values[next(iter(values))] *= 100
         return values
 
@@ -74,8 +75,8 @@ def test_a_spike_leaves_no_average_behind(tmp_path: Path) -> None:
     trainer.train()
     for folder in ("checkpoints", "averages"):
         names = [f.name for f in checkpoint.list_checkpoints(tmp_path / folder)]
-        assert "step_00000027" not in names
-        assert names[-1] == "step_00000028"
+        assert "step_00000006" not in names
+        assert names[-1] == "step_00000007"
 
 
 @pytest.mark.slow

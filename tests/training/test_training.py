@@ -207,7 +207,9 @@ def test_a_model_that_is_told_the_picture_size_is_trained_with_it(tmp_path: Path
     text = TextEncoder.from_captions(["a red circle moving"], width=24, depth=1, heads=2)
     tiny_dit(use_additional_conditions=True, attention_head_dim=24).save_pretrained(tmp_path / "from" / "transformer")
     text.save_pretrained(tmp_path / "from")
-    trainer = Trainer(run(tmp_path, train={"start_from": str(tmp_path / "from")}, model={"num_layers": None}))
+    trainer = Trainer(
+        run(tmp_path, train={"start_from": str(tmp_path / "from")}, model={"num_layers": None, "mlp_ratio": 4.0})
+    )
     seen = {}
     trainer.raw_model.transformer.register_forward_pre_hook(
         lambda module, args, kwargs: seen.update(kwargs["added_cond_kwargs"]), with_kwargs=True
@@ -233,9 +235,9 @@ def test_weights_that_do_not_fit_the_run_are_named(tmp_path: Path) -> None:
         ({"train": {"start_from": str(tmp_path / "told")}}, r"told a class; grow it with .*--drop-classes"),
     ]:
         with pytest.raises(ValueError, match=message):
-            Trainer(run(tmp_path, **changes, model={"num_layers": None}))
+            Trainer(run(tmp_path, **changes, model={"num_layers": None, "mlp_ratio": 4.0}))
     with pytest.raises(ValueError, match=r"narrow: a transformer of num_layers 2, but the configuration wants 1"):
-        Trainer(run(tmp_path, train={"start_from": str(tmp_path / "narrow")}))
+        Trainer(run(tmp_path, train={"start_from": str(tmp_path / "narrow")}, model={"mlp_ratio": 4.0}))
     with pytest.raises(ValueError, match=r"nowhere: no VAE; name a saved one in codec:"):
         load_codec(run(tmp_path).model_copy(update={"codec": str(tmp_path / "nowhere")}))
 

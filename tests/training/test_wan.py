@@ -33,7 +33,7 @@ def wan_run(folder: Path, base: Path, **train: Any) -> Any:
     values = run(
         folder,
         text={"source": str(base / "ours")},
-        model={"num_layers": None},
+        model={"num_layers": None, "mlp_ratio": 4.0},
         objective={"shift": 3.0, "given_frames": {"first": 0.3}},
         train=start | train,
     )
@@ -46,16 +46,13 @@ LORA = {"rank": 2, "alpha": 2, "targets": ["to_q", "to_k", "to_v", "to_out.0", "
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"lora": LORA}], ids=["whole", "lora"])
 def test_a_wan_is_trained_goes_on_exactly_and_goes_back(base: Path, tmp_path: Path, how: dict[str, Any]) -> None:
-    folder = Trainer(wan_run(tmp_path / "one", base, **how)).train()
-    first, second = ({**how, "steps": steps} for steps in (2, 4))
-    Trainer(wan_run(tmp_path / "two", base, **first, schedule="constant")).train()
-    Trainer(wan_run(tmp_path / "two", base, **second, schedule="constant")).train()
-    Trainer(wan_run(tmp_path / "three", base, **second, schedule="constant")).train()
-    ends = [
-        checkpoint.load(checkpoint.list_checkpoints(tmp_path / run / "checkpoints")[-1]) for run in ("two", "three")
-    ]
+    first, second = ({**how, "schedule": "constant", "steps": steps} for steps in (2, 4))
+    folder = Trainer(wan_run(tmp_path / "one", base, **second)).train()
+    Trainer(wan_run(tmp_path / "two", base, **first)).train()
+    Trainer(wan_run(tmp_path / "two", base, **second)).train()
+    ends = [checkpoint.load(checkpoint.list_checkpoints(tmp_path / run / "checkpoints")[-1]) for run in ("one", "two")]
     assert equal(*ends)
-    assert losses(tmp_path / "two") == losses(tmp_path / "three")
+    assert losses(tmp_path / "one") == losses(tmp_path / "two")
 
     ours = VideoDiTPipeline.from_pretrained(folder)
     theirs = pipeline_to_diffusers(ours, "wan")

@@ -172,6 +172,8 @@ def test_layers_that_this_model_has_not_are_refused_or_counted(
     with pytest.raises(WeightsError, match=r"1 of its 61 tensors have no place .*lora_unet_blocks_9.*strict=False"):
         ours.load_lora_adapter(tmp_path)
     assert not getattr(ours, "peft_config", {})
+    with pytest.raises(WeightsError, match=r"network_alphas: put each alpha beside"):
+        ours.load_lora_adapter(tmp_path, network_alphas={"transformer.blocks.0.attn1.to_q": 2.0})
     ours.load_lora_adapter(tmp_path, strict=False)
     assert "1 of 61 tensors have no place in this model and are left out" in caplog.text
     wide = from_diffusers(awaken(WanTransformer3DModel(**SHAPE | {"ffn_dim": 64})))[0]

@@ -46,6 +46,8 @@ class WholeAdapters(PeftAdapterMixin):
             WeightsError: a tensor has no place in this model (unless not `strict`), lacks its other half, or is of
                 another base's shape; it is not finite; or the file is damaged. The model is then without the adapter.
         """
+        if kwargs.pop("network_alphas", None):
+            raise WeightsError("network_alphas: put each alpha beside its layer's halves, as LAYER.alpha")
         source = pretrained_model_name_or_path_or_dict
         name = "the adapter" if isinstance(source, dict) else str(Path(source, kwargs.get("weight_name") or ""))
         with loading("" if isinstance(source, dict) else source):
@@ -71,7 +73,7 @@ class WholeAdapters(PeftAdapterMixin):
             log.warning(
                 "%s: %d of %d tensors have no place in this model and are left out", name, len(stray), len(state)
             )
-        for key in (*_FETCH, "use_safetensors", "network_alphas"):
+        for key in (*_FETCH, "use_safetensors"):
             kwargs.pop(key, None)
         super().load_lora_adapter(
             _peft_state(pairs), prefix=None, hotswap=hotswap, metadata=peft_config(pairs), **kwargs

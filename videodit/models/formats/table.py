@@ -120,10 +120,6 @@ def rows(table: str) -> dict[str, Place]:
 # ------------------------------------------------------------------------------------------------------ configurations
 
 
-def _same(key: str) -> Callable[[Any], Any]:
-    return lambda config: config[key]
-
-
 @dataclass(frozen=True)
 class Key:
     """A key of our configuration and one of theirs that say the same; `read` makes it of theirs, `write` of ours.

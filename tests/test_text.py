@@ -179,7 +179,7 @@ def test_unknown_to_a_subword_tokenizer_is_only_what_it_cannot_spell():
 @pytest.mark.cpu(LEFT_EMPTY)
 def test_round_trip_law_saved_and_loaded_are_equal_bit_for_bit(build, tmp_path):
     encoder = build()
-    states, mask = encoder(PROMPTS)
+    states, mask, _ = encoder(PROMPTS)
     fingerprint = encoder.fingerprint()
     encoder.save_pretrained(tmp_path)
     loaded = TextEncoder.from_pretrained(tmp_path)

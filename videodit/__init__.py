@@ -8,19 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from videodit.codec import VideoCodec
+    from videodit.extending import extend_in_time
+    from videodit.models.extended import TimeExtended
     from videodit.models.formats.files import from_diffusers
     from videodit.models.growth import grow
     from videodit.models.transformer import VideoDiT
     from videodit.pipeline import VideoDiTPipeline
     from videodit.text import TextEncoder
 
-__all__ = ["TextEncoder", "VideoCodec", "VideoDiT", "VideoDiTPipeline", "from_diffusers", "grow"]
+__all__ = [
+    "TextEncoder",
+    "TimeExtended",
+    "VideoCodec",
+    "VideoDiT",
+    "VideoDiTPipeline",
+    "extend_in_time",
+    "from_diffusers",
+    "grow",
+]
 
 _ROOMS = {
     "TextEncoder": "text",
+    "TimeExtended": "models.extended",
     "VideoCodec": "codec",
     "VideoDiT": "models.transformer",
     "VideoDiTPipeline": "pipeline",
+    "extend_in_time": "extending",
     "from_diffusers": "models.formats.files",
     "grow": "models.growth",
 }

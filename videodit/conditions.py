@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from videodit.models import VideoModel
-from videodit.text import TextEncoder, TextStates, padded
+from videodit.text import FamilyText, TextEncoder, TextStates, told_in
 
 log = logging.getLogger(__name__)
 
-TEXT = ("prompt_embeds", "prompt_attention_mask")
+TEXT = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
+Encoder = TextEncoder | FamilyText
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Told:
     Where there is guidance, the clips of the pass that is told come first, those of the passes that are not behind.
 
     tensors: "prompt_embeds" b m e and "prompt_attention_mask" b m (True: read), or "text_memory", what the model made
-    of them; "class_labels" b; "size" b 2, height and width in pixels, float32; "frame_mask" b f (True: given). fps: of
-    the latent, for all; None: the model's own. attention_kwargs: as in diffusers, for LoRA.
+    of them; "pooled_prompt_embeds" b e'; "class_labels" b; "size" b 2, height and width in pixels, float32; "guidance"
+    b, the scale; "frame_mask" b f (True: given). fps: of the latent, for all; None: the model's own. attention_kwargs:
+    as in diffusers, for LoRA.
     """
 
     tensors: Mapping[str, Any]
@@ -47,6 +49,10 @@ class Told:
             elif condition.kind == "text":
                 keywords["encoder_hidden_states"] = given.get("prompt_embeds")
                 keywords["encoder_attention_mask"] = given.get("prompt_attention_mask")
+            elif condition.kind == "pooled":
+                keywords["pooled_projections"] = given.get("pooled_prompt_embeds")
+            elif condition.kind == "guidance":
+                keywords["guidance"] = given.get("guidance")
             elif condition.kind == "class":
                 keywords["class_labels"] = given.get("class_labels")
             else:  # as PixArt-alpha at 1024 takes it
@@ -106,11 +112,11 @@ def of_size(height: int, width: int, clips: int, device: torch.device) -> Tensor
 
 
 def of_call(
-    encoder: Callable[[], TextEncoder],
-    width: int,
+    encoder: Callable[[], Encoder],
+    widths: tuple[int, int | None],
     prompts: list[str],
     negative_prompt: str | list[str] | None,
-    embeds: Sequence[Tensor | None] = (None,) * 4,
+    embeds: Sequence[Tensor | None] = (None,) * 6,
     *,
     guided: bool,
     masked: bool = True,
@@ -120,9 +126,10 @@ def of_call(
 
     Args:
         encoder: gives what encodes, asked for where something is to be encoded.
-        width: e, of the states that the model reads.
+        widths: e, of the states that the model reads, and e' of pooled ones; None: it reads none.
         prompts: none where embeds are given. negative_prompt: one for all, or one each; None: the empty prompt.
-        embeds: states and mask of the prompts, states and mask of the negative ones (one for all, or one each).
+        embeds: states, mask and pooled states of the prompts, and those of the negative ones (one for all, or one
+            each).
         guided: whether the pass that is told nothing is run.
         masked: False gives states of padding too, and no mask, as `LattePipeline` does.
         null: without a negative prompt the pass that is told nothing gets a mask of nothing, not the empty prompt.
@@ -130,7 +137,7 @@ def of_call(
     Raises:
         ValueError: an empty prompt, prompts and embeds at once, numbers or shapes that do not fit.
     """
-    told, untold = _given("prompt", width, *embeds[:2]), _given("negative_prompt", width, *embeds[2:])
+    told, untold = (_given(sign, widths, *three) for sign, three in (("", embeds[:3]), ("negative_", embeds[3:])))
     if (told is not None and prompts) or (untold is not None and negative_prompt is not None):
         raise ValueError("a prompt and its embeds say the same: give one of them")
     if told is None and (not prompts or any(not prompt.strip() for prompt in prompts)):
@@ -143,17 +150,19 @@ def of_call(
     if not masked:
         if told is not None or untold is not None:
             raise ValueError("use_text_mask=False needs the states of padding, which are made of prompts: give those")
-        return Told({"prompt_embeds": _unmasked(encoder(), prompts, negatives if guided else None)})
+        encodes = encoder()
+        if not isinstance(encodes, TextEncoder):
+            raise ValueError(f"use_text_mask=False is of a single text encoder; {encodes.pipeline} has its own way")
+        return Told({"prompt_embeds": _unmasked(encodes, prompts, negatives if guided else None)})
     parts = [told or encoded(encoder(), prompts)]
     if guided and null and negative_prompt is None and untold is None:
-        parts += [TextStates(torch.zeros(count, 1, width), torch.zeros(count, 1, dtype=torch.bool))]
+        parts += [TextStates(torch.zeros(count, 1, widths[0]), torch.zeros(count, 1, dtype=torch.bool))]
     elif guided:
         parts += [encoded(encoder(), negatives)] if untold is None else [untold] * (count // against)
-    text = _joined(parts)
-    return Told({"prompt_embeds": text.states, "prompt_attention_mask": text.mask})
+    return Told(told_in(_joined(parts)))
 
 
-def encoded(encoder: TextEncoder, prompts: list[str]) -> TextStates:
+def encoded(encoder: Encoder, prompts: list[str]) -> TextStates:
     """States of prompts, each distinct one encoded once; a warning tells unknown words, with the nearest known ones."""
     distinct = list(dict.fromkeys(prompts))
     for prompt in distinct:
@@ -161,49 +170,67 @@ def encoded(encoder: TextEncoder, prompts: list[str]) -> TextStates:
             log.warning(
                 "%r: the model never saw the words %s; they have no effect it learned", prompt, ", ".join(unknown)
             )
-    states, mask = encoder(distinct)
-    rows = torch.tensor([distinct.index(p) for p in prompts], device=states.device)
-    return TextStates(states[rows], mask[rows])
+    text = encoder(distinct)
+    return text.rows(torch.tensor([distinct.index(p) for p in prompts], device=text.states.device))
 
 
 def _with_nearest(word: str, nearest: list[str]) -> str:
     return f"{word} (it knows {', '.join(nearest)})" if nearest else word
 
 
-def _given(name: str, width: int, embeds: Tensor | None, mask: Tensor | None) -> TextStates | None:
-    """States and mask that a user gives in place of a prompt; None where neither is given.
+def _given(
+    sign: str, widths: tuple[int, int | None], embeds: Tensor | None, mask: Tensor | None, pooled: Tensor | None
+) -> TextStates | None:
+    """States, mask and pooled states that a user gives in place of a prompt; None where none is given.
 
     Args:
-        name: "prompt" or "negative_prompt", for messages.
-        width: e that the model reads.
-        embeds: b m e. mask: b m, bool or 0 and 1; None: all tokens count.
+        sign: "" or "negative_", for messages.
+        widths: e and e' that the model reads.
+        embeds: b m e. mask: b m, bool or 0 and 1; None: all tokens count. pooled: b e'.
 
     Raises:
-        ValueError: a mask alone, shapes that do not fit each other or the model, a row that masks all.
+        ValueError: a mask or pooled states alone, or none where the model reads some; shapes that do not fit each other
+            or the model; a row that masks all.
     """
-    states, seen = f"{name}_embeds", f"{name}_attention_mask"
+    states, seen, vector = (f"{sign}{name}" for name in TEXT)
     if embeds is None:
-        if mask is not None:
-            raise ValueError(f"{seen} without {states}: give both, as encode_prompt does")
+        if alone := [name for name, tensor in ((seen, mask), (vector, pooled)) if tensor is not None]:
+            raise ValueError(f"{alone[0]} without {states}: give both, as encode_prompt does")
         return None
-    if embeds.ndim != 3 or embeds.shape[-1] != width:
+    if embeds.ndim != 3 or embeds.shape[-1] != widths[0]:
         raise ValueError(
-            f"{states} has shape {tuple(embeds.shape)}; this model reads (prompts, tokens, {width}), as its own "
+            f"{states} has shape {tuple(embeds.shape)}; this model reads (prompts, tokens, {widths[0]}), as its own "
             "encode_prompt gives them"
+        )
+    wanted = None if widths[1] is None else (len(embeds), widths[1])
+    if (None if pooled is None else tuple(pooled.shape)) != wanted:
+        have = "none is given" if pooled is None else f"{vector} has shape {tuple(pooled.shape)}"
+        raise ValueError(
+            f"{have}; beside {states} this model reads {vector} of {wanted}"
+            if wanted
+            else f"{have}; this model reads none"
         )
     mask = torch.ones(embeds.shape[:2], device=embeds.device) if mask is None else mask
     if mask.shape != embeds.shape[:2]:
         raise ValueError(f"{seen} has shape {tuple(mask.shape)}, but {states} needs {tuple(embeds.shape[:2])}")
     if not mask.any(dim=1).all():
         raise ValueError(f"{seen}: a row masks all its tokens; leave at least one")
-    return TextStates(embeds.masked_fill(mask[..., None] == 0, 0), mask.bool())
+    return TextStates(embeds.masked_fill(mask[..., None] == 0, 0), mask.bool(), pooled)
 
 
 def _joined(parts: list[TextStates]) -> TextStates:
     """Several encodings as one batch, padded to the longest, in type and place of the first."""
-    first = parts[0].states
-    states = [one.to(first) for states, _ in parts for one in states]
-    return padded(states, [row.to(first.device) for _, mask in parts for row in mask])
+    first, length = parts[0].states, max(part.states.shape[1] for part in parts)
+
+    def longest(x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (0, 0) * (x.ndim - 2) + (0, length - x.shape[1])).to(first.device)
+
+    pooled = [part.pooled.to(first) for part in parts if part.pooled is not None]
+    return TextStates(
+        torch.cat([longest(part.states).to(first.dtype) for part in parts]),
+        torch.cat([longest(part.mask) for part in parts]),
+        torch.cat(pooled) if pooled else None,
+    )
 
 
 def _unmasked(encoder: TextEncoder, prompts: list[str], negatives: list[str] | None) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import torch
-from diffusers import AutoencoderKL, PipelineQuantizationConfig, TorchAoConfig
+from diffusers import PipelineQuantizationConfig, TorchAoConfig
 from diffusers.utils import is_torchao_available
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from videodit.codec import VideoCodec
+from videodit.text import PARTS
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def decode_bytes(codec: VideoCodec, shape: tuple[int, ...], *, whole: bool = Tru
             (`codec.decode_chunks`), where a VAE that streams takes no more for a longer clip.
     """
     b, c, f, h, w = shape
-    piece = codec.frames_at_once if isinstance(codec.vae, AutoencoderKL) else 1
+    piece = codec.frames_at_once if codec.strides.time == 1 else 1
     walked = min(f, PIECES * piece) if codec.streams else f
     with torch.no_grad(), FakeTensorMode():
         model, latents = _weightless(codec), torch.empty(b, c, walked, h, w, device=codec.device)
@@ -205,8 +206,8 @@ def return_large_blocks() -> None:
 
 
 def free_text_encoder(pipe: Any) -> None:
-    """Lets go of a pipeline's text encoder and tokenizer; from then on it takes `prompt_embeds` alone."""
-    pipe.register_modules(text_encoder=None, tokenizer=None)
+    """Lets go of a pipeline's text encoders and tokenizers; from then on it takes `prompt_embeds` alone."""
+    pipe.register_modules(**dict.fromkeys(name for name in PARTS if name in pipe.components))
     pipe.maybe_free_model_hooks()  # those of `enable_model_cpu_offload` hold on to it
 
 

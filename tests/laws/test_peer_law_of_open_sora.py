@@ -222,7 +222,7 @@ def test_open_sora_from_prompt_to_latents(tmp_path: Path, guidance_scale: float)
     actual = pipe(
         prompts, latents=z, sigmas=times[:3], guidance_scale=guidance_scale, output_type="latent", **size
     ).frames
-    states, mask = text(prompts)
+    states, mask, _ = text(prompts)
     null = state["y_embedder.y_embedding"][None].expand(2, -1, -1)
     fps = torch.full((2,), 24.0)
     z = z.double()

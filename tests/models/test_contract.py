@@ -39,6 +39,9 @@ class Says(ModelMixin, ConfigMixin):
 
     def checkpoint_units(self, every: int) -> None: ...
 
+    def schedule(self, steps: int, frames: int, places: int) -> tuple[None, int]:
+        return None, frames * places
+
     def set_sequence_group(self, group: Any) -> None: ...
 
     def text_memory(self, states: Tensor, mask: Tensor | None = None, attention_kwargs: Any = None) -> None: ...
@@ -68,7 +71,7 @@ def test_another_model_is_sampled() -> None:
     found = other(
         ["a red circle", "two blue stars"], latents=latents, num_inference_steps=1, guidance_scale=1.0, **size
     ).frames
-    states, mask = pipe.text(["a red circle", "two blue stars"])
+    states, mask, _ = pipe.text(["a red circle", "two blue stars"])
     model, weights = other.transformer, mask[..., None].float()
     with torch.no_grad():
         said = model.parts[0]((states * weights).sum(1) / weights.sum(1))[:, :, None, None, None]

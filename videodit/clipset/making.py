@@ -27,6 +27,7 @@ from videodit.geometry import ClipSize
 from videodit.long import long_clip
 from videodit.memory import check_decode, free_text_encoder
 from videodit.pipeline import VideoDiTPipeline
+from videodit.text import OwnStates
 from videodit.video import check_writable, probe, read_clip, read_frames, write_video
 from videodit.video.index import checked
 
@@ -75,7 +76,7 @@ def make_clips(
     *,
     model: str,
     model_digest: str | None = None,
-    texts: Mapping[str, torch.Tensor] | None = None,
+    texts: Mapping[str, OwnStates] | None = None,
     keeps_text_encoder: bool = True,
     batch_size: int = 8,
     preview: int | None = None,
@@ -212,7 +213,7 @@ def _windowed(settings: Mapping[str, Any]) -> bool:
 def _sample(
     pipe: VideoDiTPipeline,
     settings: Sequence[Mapping[str, Any]],
-    texts: Mapping[str, torch.Tensor],
+    texts: Mapping[str, OwnStates],
     look: Preview | None,
     batch: Sequence[Mapping[str, Any]],
 ) -> Iterator[np.ndarray | Iterator[np.ndarray]]:

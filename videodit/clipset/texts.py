@@ -1,7 +1,8 @@
 """States of a set's prompts, encoded before any clip is made: then the text encoder may go, or need not come at all.
 
 Each prompt is encoded by itself, so its states are the same whatever it is asked for with. In a file, a safetensors, a
-prompt's name is the first 12 digits of its encoder's fingerprint, a space, and the prompt's words.
+prompt's name is the first 12 digits of its encoder's fingerprint, a space, and the prompt's words; with "/pooled"
+before the space, that of its pooled states.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from videodit.clipset.requests import Request
-from videodit.conditions import encoded
+from videodit.conditions import Encoder, encoded
 from videodit.disk import whole
-from videodit.text import TextEncoder, padded
+from videodit.text import OwnStates, padded, told_in
 
-NAME = re.compile("[0-9a-f]{12} ")  # what a prompt's name begins with
+NAME = re.compile("[0-9a-f]{12}(/pooled)? ")  # what a prompt's name begins with
 FIX = "write it with --encode-text, with the same model and prompts"
 
 
@@ -30,12 +31,16 @@ def prompts_of(requests: Sequence[Request]) -> list[str]:
 
 
 @torch.no_grad()
-def encode_texts(encoder: TextEncoder, prompts: Iterable[str]) -> dict[str, Tensor]:
-    """States `m e` of each prompt, on the CPU, in the encoder's precision."""
-    return {prompt: encoded(encoder, [prompt]).states[0].cpu().contiguous() for prompt in prompts}
+def encode_texts(encoder: Encoder, prompts: Iterable[str]) -> dict[str, OwnStates]:
+    """What each prompt is encoded to, on the CPU, in the encoder's precision."""
+    made = {}
+    for prompt in prompts:
+        (own,) = encoded(encoder, [prompt]).each()
+        made[prompt] = OwnStates(*(None if x is None else x.cpu().contiguous() for x in own))  # type: ignore[arg-type]
+    return made
 
 
-def write_texts(file: Path, encoder: TextEncoder, prompts: Sequence[str], *, overwrite: bool = False) -> Path:
+def write_texts(file: Path, encoder: Encoder, prompts: Sequence[str], *, overwrite: bool = False) -> Path:
     """Encodes prompts into a file, whole or not at all.
 
     Raises:
@@ -47,7 +52,11 @@ def write_texts(file: Path, encoder: TextEncoder, prompts: Sequence[str], *, ove
     if not overwrite and file.exists() and (lost := _lost(file, prompts)):
         raise ValueError(f"{file}: is there already, and holds {lost}; name another file, or give --overwrite")
     maker = encoder.fingerprint()[:12]
-    tensors = {f"{maker} {prompt}": states for prompt, states in encode_texts(encoder, prompts).items()}
+    tensors = {
+        f"{maker}{part and f'/{part}'} {prompt}": tensor
+        for prompt, own in encode_texts(encoder, prompts).items()
+        for part, tensor in own.tensors().items()
+    }
     with whole(file) as scratch:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, scratch)
@@ -67,7 +76,7 @@ def _lost(file: Path, prompts: Sequence[str]) -> str:
     return f"states of {len(others)} other prompts" if others else ""
 
 
-def read_texts(file: Path, prompts: Iterable[str], width: int) -> tuple[dict[str, Tensor], str]:
+def read_texts(file: Path, prompts: Iterable[str], width: int) -> tuple[dict[str, OwnStates], str]:
     """States of these prompts from a file, and 12 digits of the fingerprint of the encoder that made them.
 
     Args:
@@ -79,24 +88,24 @@ def read_texts(file: Path, prompts: Iterable[str], width: int) -> tuple[dict[str
     """
     try:
         with safe_open(file, "pt") as tensors:
-            keys = {prompt: key for key in tensors.keys() for prompt in [key.partition(" ")[2]]}  # noqa: SIM118
-            if lacking := [prompt for prompt in prompts if prompt not in keys]:
+            keys = {key.partition(" ")[::2]: key for key in tensors.keys()}  # noqa: SIM118
+            maker = next((maker for maker, _ in keys if "/" not in maker), "")
+            if lacking := [prompt for prompt in prompts if (maker, prompt) not in keys]:
                 raise ValueError(f"{file}: {len(lacking)} prompts are not in it, first {lacking[0]!r}; {FIX}")
-            states = {prompt: tensors.get_tensor(keys[prompt]) for prompt in prompts}
+            names = {prompt: (keys[maker, prompt], keys.get((f"{maker}/pooled", prompt))) for prompt in prompts}
+            states = {
+                prompt: OwnStates(*(name and tensors.get_tensor(name) for name in both))  # type: ignore[arg-type]
+                for prompt, both in names.items()
+            }
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{file}: cannot be read as text states ({error}); {FIX}") from error
-    if wrong := [one.shape[-1] for one in states.values() if one.ndim != 2 or one.shape[-1] != width]:
+    found = [own.states for own in states.values()]
+    if wrong := [one.shape[-1] for one in found if one.ndim != 2 or one.shape[-1] != width]:
         raise ValueError(f"{file}: its states are {wrong[0]} wide, of another encoder: this model reads {width}; {FIX}")
-    return states, next(iter(keys.values())).partition(" ")[0]
+    return states, maker
 
 
-def embeds_of(texts: Mapping[str, Tensor], prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
+def embeds_of(texts: Mapping[str, OwnStates], prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
     """Prompts and negative ones as `VideoDiTPipeline` takes them in their place."""
-    told, mask = padded([texts[prompt] for prompt in prompts])
-    untold, hidden = padded([texts[prompt] for prompt in negatives])
-    return {
-        "prompt_embeds": told,
-        "prompt_attention_mask": mask,
-        "negative_prompt_embeds": untold,
-        "negative_prompt_attention_mask": hidden,
-    }
+    told, untold = (told_in(padded([texts[prompt] for prompt in some])) for some in (prompts, negatives))
+    return told | {f"negative_{name}": tensor for name, tensor in untold.items()}

@@ -32,7 +32,7 @@ from videodit.data.source import Span
 from videodit.data.transforms import to_pixels
 from videodit.disk import whole
 from videodit.geometry import ClipSize
-from videodit.text import TextEncoder, TextStates, padded
+from videodit.text import FamilyText, OwnStates, TextEncoder, TextStates, padded
 
 SHARD = 256  # samples a file
 BATCH = 8  # encoded at once
@@ -259,9 +259,9 @@ def _encode(
 
 
 class TextCache:
-    """The states of captions, float32 `m e` each, encoded once by an encoder that is not trained; called as it is."""
+    """What captions are encoded to, float32, each once, by an encoder that is not trained; called as it is."""
 
-    def __init__(self, folder: Path, encoder: TextEncoder, captions: Iterable[str]):
+    def __init__(self, folder: Path, encoder: TextEncoder | FamilyText, captions: Iterable[str]):
         state = PartialState(cpu=not torch.accelerator.is_available())
         self._encoder = encoder.fingerprint()
         self.store = Store(folder / f"text-{self._encoder[:12]}")
@@ -269,20 +269,23 @@ class TextCache:
         shards = _share([todo[i : i + SHARD] for i in range(0, len(todo), SHARD)], state)
         for shard in tqdm(shards, desc="encoding text", disable=not shards or not state.is_main_process):
             parts = [shard[i : i + BATCH] for i in range(0, len(shard), BATCH)]
-            self.store.add({self._name(c): states for part in parts for c, states in _states(encoder, part)})
+            self.store.add({name: tensor for part in parts for name, tensor in self._encoded(encoder, part)})
         state.wait_for_everyone()
         self.store.scan()
 
     def __call__(self, prompts: list[str]) -> TextStates:
-        """States b m e, zero where the mask b m is False, padded to the longest prompt."""
-        return padded([self.store[self._name(prompt)] for prompt in prompts])
+        """States b m e, zero where the mask b m is False, padded to the longest prompt, and pooled ones."""
+        return padded([OwnStates(self.store[self._name(p)], self._pooled(p)) for p in prompts])
 
-    def _name(self, caption: str) -> str:
-        return _hash(self._encoder, caption)
+    def _pooled(self, caption: str) -> Tensor | None:
+        name = self._name(caption, "pooled")
+        return None if self.store.missing([name]) else self.store[name]
 
+    def _name(self, caption: str, part: str = "") -> str:
+        return _hash(self._encoder, caption) + part
 
-@torch.no_grad()
-def _states(encoder: TextEncoder, captions: Sequence[str]) -> Iterable[tuple[str, Tensor]]:
-    states, mask = encoder(list(captions))
-    for caption, one, real in zip(captions, states, mask, strict=True):
-        yield caption, one[real].float().cpu().contiguous()
+    @torch.no_grad()
+    def _encoded(self, encoder: TextEncoder | FamilyText, captions: Sequence[str]) -> Iterable[tuple[str, Tensor]]:
+        for caption, own in zip(captions, encoder(list(captions)).each(), strict=True):
+            for part, tensor in own.tensors().items():
+                yield self._name(caption, part), tensor.float().cpu().contiguous()

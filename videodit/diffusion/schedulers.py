@@ -130,10 +130,18 @@ def set_times(
     timesteps: Sequence[float] | None,
     sigmas: Sequence[float] | None,
     device: torch.device,
+    usual: Sequence[float] | None,
     tokens: int,
 ) -> None:
-    """Sets a scheduler's timesteps for a call, as `steps_of_call` checked it; `tokens` are those of the clip."""
+    """Sets a scheduler's timesteps for a call, as `steps_of_call` checked it.
+
+    Args:
+        usual: sigmas that the model is sampled with where a call names none and the scheduler takes some.
+        tokens: by how many times are shifted, where the scheduler shifts them by size.
+    """
     own = {name: list(one) for name, one in (("timesteps", timesteps), ("sigmas", sigmas)) if one is not None}
+    if not own and usual is not None and "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
+        own = {"sigmas": list(usual)}
     how: Any = own or {"num_inference_steps": steps}
     scheduler.set_timesteps(**how, device=device, **shift_of_size(scheduler, tokens))
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 class Condition:
     """Something that a model is told beside a latent and its time; `conditions.Told` holds it by `name`.
 
-    kind: "text" (states b m `width` and their mask), "class" (b, integers below `width`, which stands for none) or
-    "size" (b `width`: height and width in pixels). null: the model has a text of its own that stands for none, and
-    sees it where a mask leaves nothing.
+    kind: "text" (states b m `width` and their mask), "pooled" (of a text, b `width`), "class" (b, integers below
+    `width`, which stands for none), "size" (b `width`: height and width in pixels) or "guidance" (b, the scale, of
+    models that learned to be told it). null: the model has a text of its own that stands for none, and sees it where a
+    mask leaves nothing.
     """
 
     name: str
-    kind: Literal["text", "class", "size"]
+    kind: Literal["text", "pooled", "class", "size", "guidance"]
     width: int
     null: bool = False
 
@@ -49,6 +50,10 @@ class VideoModel(Protocol):
     def set_sequence_group(self, group: Any) -> None:
         """Spreads the tokens of each call over the processes of a group; None: over none."""
 
+    def schedule(self, steps: int, frames: int, places: int) -> tuple[list[float] | None, int]:
+        """What its scheduler is told of a call of so many steps, frames, and tokens a frame: sigmas (None: its own),
+        and by how many tokens its times are shifted, where they are shifted by size."""
+
     def text_memory(
         self,
         encoder_hidden_states: Tensor,
@@ -63,6 +68,8 @@ class VideoModel(Protocol):
         timestep: Tensor,  # b, or b f for one time a frame
         encoder_hidden_states: Tensor | None = None,  # b m e
         encoder_attention_mask: Tensor | None = None,  # b m, True = attend
+        pooled_projections: Tensor | None = None,  # b e', of a text
+        guidance: Tensor | None = None,  # b
         class_labels: Tensor | None = None,
         added_cond_kwargs: dict[str, Tensor] | None = None,
         fps: float | Tensor | None = None,  # latent frames a second

@@ -35,6 +35,14 @@ CONDITIONS = {
     "class_labels": "num_classes",
     "added_cond_kwargs": "use_additional_conditions",
 }
+# what a call is given for a condition of a kind
+NAMES = {
+    "text": "encoder_hidden_states",
+    "pooled": "pooled_projections",
+    "guidance": "guidance",
+    "class": "class_labels",
+    "size": "added_cond_kwargs",
+}
 
 
 def check_config(c: Any) -> None:
@@ -107,6 +115,43 @@ def check_call(
         )
     if labels is not None and (labels.shape != (b,) or labels.is_floating_point()):
         raise ValueError(f"class_labels has shape {tuple(labels.shape)} of {labels.dtype}; it must be ({b},) integers")
+
+
+def check_told(
+    model: Any,
+    latent: Tensor,
+    timestep: Tensor,
+    told: dict[str, Any],
+    frame_mask: Tensor | None,
+    attention_kwargs: dict[str, Any] | None,
+) -> None:
+    """ValueError where what a call gives does not fit a model of images, or each other; names what.
+
+    Args:
+        told: of all that any family takes, by the call's own names.
+    """
+    b, c, f, h, w = latent.shape
+    patch = model.patch_size[1]
+    if c != model.in_channels:
+        raise ValueError(f"hidden_states has {c} channels, this model takes {model.in_channels}")
+    if h % patch or w % patch:
+        raise ValueError(f"a latent of {h} x {w} is not divided by the patch {patch}")
+    if model.family.square and h != w:
+        raise ValueError(f"{type(model.image).__name__} makes square pictures alone, and this latent is {h} x {w}")
+    if timestep.shape not in ((b,), (b, f)):
+        raise ValueError(f"timestep has shape {tuple(timestep.shape)}; it must be ({b},) or ({b}, {f})")
+    if frame_mask is not None and frame_mask.shape != (b, f):
+        raise ValueError(f"frame_mask has shape {tuple(frame_mask.shape)}; it must be ({b}, {f})")
+    if set(attention_kwargs or {}) - {"scale"} or (attention_kwargs or {}).get("scale", 1.0) != 1.0:
+        raise ValueError(f"attention_kwargs={attention_kwargs}: weigh adapters by set_adapters; nothing else is read")
+    wanted = {NAMES[condition.kind]: condition.width for condition in model.conditions}
+    for name, given in told.items():
+        if (given is None) == (name in wanted):
+            have = "needs" if name in wanted else "takes no"
+            raise ValueError(f"{type(model.image).__name__} {have} {name}")
+    for name in ("encoder_hidden_states", "pooled_projections"):
+        if name in wanted and told[name].shape[-1] != wanted[name]:
+            raise ValueError(f"{name} has states of {told[name].shape[-1]}, this model reads {wanted[name]}")
 
 
 def check_loaded(info: dict[str, Any], name: str, cls: str, computed: tuple[str, ...] = ()) -> None:

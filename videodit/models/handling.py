@@ -84,6 +84,10 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
         first, _, rest = name.partition(".")
         return str(self.blocks[int(rest.split(".")[0])].axis) if first == "blocks" else ""
 
+    def schedule(self, steps: int, frames: int, places: int) -> tuple[list[float] | None, int]:
+        """A scheduler's own sigmas, and all tokens."""
+        return None, frames * places
+
     def checkpoint_units(self, every: int) -> None:
         """Recomputes every n-th block in the backward pass; 0: none."""
         self.checkpoint_every = max(1, every)

@@ -36,3 +36,17 @@ def initialize(model: Any) -> None:
         nn.init.zeros_(model.modulation_out.weight)
     nn.init.zeros_(model.proj_out.weight)
     nn.init.zeros_(model.proj_out.bias)
+
+
+def initialize_time(time_embeds: nn.ModuleDict, blocks: nn.ModuleList) -> None:
+    """Sets every weight of the time blocks of a model of images: linear layers xavier, the embeddings of the time and
+    its modulation N(0, 0.02), and each block silent, so that the model is the image model on every frame."""
+    for module in (*time_embeds.modules(), *blocks.modules()):
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    for module in time_embeds.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+    for block in blocks:
+        block.silence()  # type: ignore[operator]

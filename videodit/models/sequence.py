@@ -70,11 +70,14 @@ class Spread:
     Args:
         group: the processes that hold them; None: this one alone, and everything stays as it is.
         frames, places: of the tokens.
+        held: along which of the two, "f" or "s", they are spread at first; None: they are whole.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None, frames: int, places: int):
+    def __init__(self, group: dist.ProcessGroup | None, frames: int, places: int, held: str | None = None):
         self.group, self.lengths = group, {"f": frames, "s": places}
         self.part: Part | None = None  # None: tokens are whole
+        if group is not None and held is not None:
+            self.part = Part(group.group_name, group.size(), held, self.lengths[held])
 
     def lay(self, x: Tensor, axis: str) -> Tensor:
         """Tokens b f s d as a block along `axis` takes them."""

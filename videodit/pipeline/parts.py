@@ -12,22 +12,27 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from videodit.codec import FRAMEWISE, VIDEO, VideoCodec
-from videodit.conditions import asked, of_call
+from videodit.conditions import TEXT, Encoder, asked, of_call
 from videodit.diffusion.schedulers import prediction_of
 from videodit.disk import writing
 from videodit.geometry import ClipSize, Strides
+from videodit.models import VideoModel
+from videodit.models.extended import TimeExtended
+from videodit.models.handling import Handling
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline.folders import SHIPPED, findable, own_class, write_pipeline_sums
 from videodit.pipeline.lora import Adapters
-from videodit.text import TextEncoder
+from videodit.text import PARTS, FamilyText, TextEncoder
 from videodit.weights import check_finite, loading
 
 if TYPE_CHECKING:
     from typing import Self
 
     VAE = torch.nn.Module
-else:
-    VAE = Union[FRAMEWISE + VIDEO]  # noqa: UP007 - `DiffusionPipeline.from_pipe` takes over what the type names
+    Model = Any
+else:  # `DiffusionPipeline.from_pipe` takes over what the types name
+    VAE = Union[FRAMEWISE + VIDEO]  # noqa: UP007
+    Model = Union[VideoDiT, TimeExtended]  # noqa: UP007
 
 
 class Parts(DiffusionPipeline, Adapters):
@@ -37,6 +42,9 @@ class Parts(DiffusionPipeline, Adapters):
         vae: one of the VAEs that `VideoCodec` knows; None where latents are all that is asked for.
         text_encoder, tokenizer: any transformers text encoder and its fast tokenizer; None for a model that is told a
             class, or given `prompt_embeds` that were made before.
+        text_encoder_2, tokenizer_2, text_encoder_3, tokenizer_3: of an image model's family that has more of them.
+        text_pipeline: the diffusers pipeline whose `encode_prompt` encodes prompts (`text.family`); None: they are the
+            text encoder's last states.
         transformer: the model; None where prompts are encoded and no more.
         scheduler: any diffusers scheduler that fits the model's training (flow: `FlowMatchEulerDiscreteScheduler`,
             and UniPC or DPM++ with flow sigmas; epsilon and v: DDIM, DDPM, DPM++, UniPC).
@@ -51,17 +59,21 @@ class Parts(DiffusionPipeline, Adapters):
         vae_strides: how the VAE compresses (`geometry.Strides`), for calls without it; None: as it says.
     """
 
-    model_cpu_offload_seq = "text_encoder->transformer->transformer_2->vae"
-    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer", "transformer_2"]
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->transformer->transformer_2->vae"
+    _optional_components: ClassVar[list[str]] = [*PARTS, "transformer_2"]
 
     def __init__(
         self,
         vae: VAE,
         text_encoder: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
-        transformer: VideoDiT,
+        transformer: Model,
         scheduler: SchedulerMixin,
-        transformer_2: VideoDiT | None = None,
+        transformer_2: Model | None = None,
+        text_encoder_2: PreTrainedModel | None = None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        text_encoder_3: PreTrainedModel | None = None,
+        tokenizer_3: PreTrainedTokenizerBase | None = None,
         default_num_frames: int = 17,
         default_height: int = 64,
         default_width: int = 64,
@@ -72,6 +84,7 @@ class Parts(DiffusionPipeline, Adapters):
         id2label: dict | None = None,
         prediction_type: str | None = None,
         vae_strides: list | None = None,
+        text_pipeline: str | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -81,6 +94,10 @@ class Parts(DiffusionPipeline, Adapters):
             transformer=transformer,
             scheduler=scheduler,
             transformer_2=transformer_2,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+            text_encoder_3=text_encoder_3,
+            tokenizer_3=tokenizer_3,
         )
         if (transformer_2 is None) != (boundary_ratio is None):
             raise ValueError("transformer_2 and boundary_ratio: two experts need both, one needs neither")
@@ -94,6 +111,7 @@ class Parts(DiffusionPipeline, Adapters):
             boundary_ratio=boundary_ratio,
             id2label=id2label,
             prediction_type=prediction_type or prediction_of(scheduler),
+            text_pipeline=text_pipeline,
             vae_strides=vae_strides if vae is None else list(astuple(self.codec.strides)),
         )
 
@@ -109,7 +127,7 @@ class Parts(DiffusionPipeline, Adapters):
         with loading(pretrained_model_name_or_path):
             pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         for name, part in pipe.components.items():
-            if isinstance(part, torch.nn.Module) and not isinstance(part, VideoDiT):  # which has looked itself
+            if isinstance(part, torch.nn.Module) and not isinstance(part, Handling):  # which has looked itself
                 check_finite(part, Path(pretrained_model_name_or_path, name))
         return pipe
 
@@ -138,7 +156,7 @@ class Parts(DiffusionPipeline, Adapters):
             findable(folder)
             write_pipeline_sums(folder)
 
-    def expert(self, t: Any) -> VideoDiT:
+    def expert(self, t: Any) -> VideoModel:
         """The transformer for timestep `t`: the second below the boundary, where there are two."""
         boundary = self.config.boundary_ratio
         second = boundary is not None and t < boundary * self.scheduler.config.num_train_timesteps
@@ -159,14 +177,17 @@ class Parts(DiffusionPipeline, Adapters):
         return Strides(*self.config.vae_strides) if self.vae is None else self.codec.strides
 
     @property
-    def text(self) -> TextEncoder:
+    def text(self) -> Encoder:
         """Text encoder and tokenizer as one. ValueError where there are none."""
         return self._text_encoder()
 
-    def _text_encoder(self, max_sequence_length: int | None = None) -> TextEncoder:
-        """Text encoder and tokenizer as one, which reads so many tokens at most (None: its own number)."""
+    def _text_encoder(self, max_sequence_length: int | None = None) -> Encoder:
+        """Text encoders and tokenizers as one, which reads so many tokens at most (None: its own number)."""
         if self.transformer is not None and asked(self.transformer, "class") is not None:
             raise ValueError("this model reads no text, it is told a class: give class_labels, not a prompt")
+        if self.config.text_pipeline is not None:
+            image = getattr(self.transformer, "image", None)
+            return FamilyText(self.config.text_pipeline, self.components | {"transformer": image}, max_sequence_length)
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError(
                 "no text encoder is loaded: give prompt_embeds, negative_prompt_embeds and their masks, as "
@@ -214,7 +235,7 @@ class Parts(DiffusionPipeline, Adapters):
         negative_prompt: str | list[str] | None = None,
         device: torch.device | None = None,
         max_sequence_length: int | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor | None, ...]:
         """Prompts in the form in which a call takes them too, with diffusers' names and in PixArt's order.
 
         Neither VAE nor transformer need be loaded for it.
@@ -226,13 +247,15 @@ class Parts(DiffusionPipeline, Adapters):
             max_sequence_length: as in a call.
 
         Returns:
-            prompt_embeds (b m e), prompt_attention_mask (b m, bool), and the same of the negative prompt, or None.
+            prompt_embeds (b m e), prompt_attention_mask (b m, bool), and the same of the negative prompt, or None; of
+            families with pooled states behind them pooled_prompt_embeds (b e') and negative_pooled_prompt_embeds.
 
         Raises:
             ValueError: there is no text encoder, or the numbers of prompts differ.
         """
         prompts, encoder = [prompt] if isinstance(prompt, str) else prompt, self._text_encoder(max_sequence_length)
-        text = of_call(lambda: encoder, encoder.width, prompts, negative_prompt, guided=do_classifier_free_guidance)
+        text = of_call(lambda: encoder, (0, None), prompts, negative_prompt, guided=do_classifier_free_guidance)
         rows = {name: t.to(device or self._execution_device) for name, t in text.texts(len(prompts)).items()}
-        told = rows["prompt_embeds"], rows["prompt_attention_mask"]
-        return *told, rows.get("negative_prompt_embeds"), rows.get("negative_prompt_attention_mask")
+        pooled = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds") if "pooled_prompt_embeds" in rows else ()
+        signs = ("", "negative_")
+        return tuple(rows.get(f"{sign}{name}") for sign in signs for name in TEXT[:2]) + tuple(map(rows.get, pooled))

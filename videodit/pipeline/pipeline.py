@@ -15,13 +15,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from videodit.caching import check_cache, forget
-from videodit.conditions import Told, asked, check_class, has_null, of_call, of_classes, of_size
+from videodit.conditions import TEXT, Told, asked, check_class, has_null, of_call, of_classes, of_size
 from videodit.diffusion.guidance import scales_of_steps
 from videodit.diffusion.schedulers import check_scheduler, clean_estimate, set_times, steps_of_call
 from videodit.geometry import ClipSize
@@ -37,18 +37,15 @@ log = logging.getLogger(__name__)
 class VideoDiTPipeline(Parts):
     """Text to video with a `VideoDiT`; the parts are those of `Parts`."""
 
-    _callback_tensor_inputs: ClassVar[list[str]] = [
-        "latents",
-        "pred_original_sample",
-        "prompt_embeds",
-        "prompt_attention_mask",
-        "negative_prompt_embeds",
-        "negative_prompt_attention_mask",
-    ]
     _current_timestep: Tensor | None = None
     _guidance_scale: float | Sequence[float] = 1.0
     _num_timesteps = 0
     _interrupt = False
+
+    @property
+    def _callback_tensor_inputs(self) -> list[str]:
+        texts = TEXT if self.transformer is not None and asked(self.transformer, "pooled") is not None else TEXT[:2]
+        return ["latents", "pred_original_sample", *texts, *(f"negative_{name}" for name in texts)]
 
     @property
     def guidance_scale(self) -> float | Sequence[float]:
@@ -76,6 +73,16 @@ class VideoDiTPipeline(Parts):
         """Of the scheduler, in the step that is being made, or was last."""
         return self._current_timestep
 
+    def _scales(self, scale: Any, true_cfg_scale: Any) -> tuple[Any, float | None]:
+        """Between the passes, and what a model is told that learned to be told a scale (None: it did not)."""
+        if asked(self.transformer, "guidance") is None:
+            if true_cfg_scale != 1.0:
+                raise ValueError("true_cfg_scale is of a model that is told guidance_scale itself; set guidance_scale")
+            return scale, None
+        if not isinstance(scale, int | float):
+            raise ValueError("this model is told guidance_scale itself, one for all steps: give one number")
+        return true_cfg_scale, float(scale)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -89,6 +96,7 @@ class VideoDiTPipeline(Parts):
         num_inference_steps: int | None = None,
         guidance_scale: float | Sequence[float] | None = None,
         guidance_scale_2: float | None = None,
+        true_cfg_scale: float | Sequence[float] = 1.0,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         image_guidance_scale: float | Sequence[float] = 1.0,
@@ -106,6 +114,8 @@ class VideoDiTPipeline(Parts):
         prompt_attention_mask: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         negative_prompt_attention_mask: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
         output_type: str = "np",
         return_dict: bool = True,
         use_text_mask: bool = True,
@@ -126,6 +136,8 @@ class VideoDiTPipeline(Parts):
             guidance_scale: 1 or less is none; above, the prompt counts more. A list has one a step. None: the model's
                 own.
             guidance_scale_2: of the second of two experts; None: as of the first.
+            true_cfg_scale: of a model that is itself told `guidance_scale`, which is then no scale between two passes
+                (Flux): that scale, as diffusers' FluxPipeline has it.
             guidance_rescale: in [0, 1], against the glare of large scales (Lin et al. 2023, arXiv 2305.08891).
             guidance_interval: from which to which share of the steps there is guidance (Kynkäänniemi et al. 2024, arXiv
                 2404.07724); outside, the pass without the prompt is not run.
@@ -145,6 +157,7 @@ class VideoDiTPipeline(Parts):
                 without a mask all tokens count.
             negative_prompt_embeds, negative_prompt_attention_mask: in place of negative prompts: one for all, or one
                 each.
+            pooled_prompt_embeds, negative_pooled_prompt_embeds: b e', beside them, of families that read some.
             output_type: "np" (what diffusers' `export_to_video` takes), "pt", "pil" or "latent".
             use_text_mask: False lets the model attend to padding, as diffusers' `LattePipeline` does, for its numbers:
                 clips then depend on the other prompts.
@@ -166,6 +179,7 @@ class VideoDiTPipeline(Parts):
             raise ValueError("no transformer is loaded: this pipeline encodes prompts, and makes no clips")
         config, model = self.config, self.transformer
         scale = config.default_guidance_scale if guidance_scale is None else guidance_scale
+        scale, shown_scale = self._scales(scale, true_cfg_scale)
         self._guidance_scale, self._interrupt = scale, False
         steps = steps_of_call(
             self.scheduler, num_inference_steps, timesteps, sigmas, config.default_num_inference_steps
@@ -180,7 +194,10 @@ class VideoDiTPipeline(Parts):
             fps if fps is not None else default.fps,
         )
         shape = (count, *size.latent(self.strides, model.patch_size))
-        embeds = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
+        embeds = (
+            *(prompt_embeds, prompt_attention_mask, pooled_prompt_embeds),
+            *(negative_prompt_embeds, negative_prompt_attention_mask, negative_pooled_prompt_embeds),
+        )
         classes, reads = asked(model, "class"), asked(model, "text")
         check_class(classes, class_labels, bool(prompts) or any(e is not None for e in embeds))
         check_call(generator, latents, shape, num_videos_per_prompt, output_type)
@@ -200,7 +217,7 @@ class VideoDiTPipeline(Parts):
         if class_labels is None:
             told = of_call(
                 lambda: self._text_encoder(max_sequence_length),
-                reads or 0,
+                (reads or 0, asked(model, "pooled")),
                 prompts,
                 negative_prompt,
                 embeds,
@@ -212,28 +229,34 @@ class VideoDiTPipeline(Parts):
             told = of_classes(class_labels, classes or 0, guided)
         told = told.to(self._execution_device).repeated(num_videos_per_prompt)
         told = replace(told, fps=size.fps / self.strides.time, attention_kwargs=attention_kwargs)
-        told = told.also(size=of_size(size.height, size.width, (1 + guided) * count, self._execution_device))
+        rows, where = (1 + guided) * count, self._execution_device
+        told = told.also(
+            size=of_size(size.height, size.width, rows, where),
+            guidance=None if shown_scale is None else torch.full((rows,), shown_scale, device=where),
+        )
         watched = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
         known = ("latents", "pred_original_sample", *told.texts(count))
         if unknown := [name for name in watched if name not in known]:
             raise ValueError(f"callback_on_step_end_tensor_inputs: {unknown[0]!r} is none of {', '.join(known)}")
 
         device, dtype = self._execution_device, torch.float32
-        set_times(self.scheduler, steps, timesteps, sigmas, device, size.tokens(self.strides, model.patch_size))
+        frames = -(-shape[2] // model.patch_size[0])
+        usual = model.schedule(steps, frames, size.tokens(self.strides, model.patch_size) // frames)
+        set_times(self.scheduler, steps, timesteps, sigmas, device, *usual)
         times = self.scheduler.timesteps
         if latents is None:
             latents = torch.cat([noise_of(shape[1:], g) for g in each_of(generator, count)])
         latents = latents.to(device, dtype)
         given, noise = None, latents
-        frames = {"image": image, "video": video, "last_image": last_image, "last_video": last_video}
-        frames = {name: repeated_clips(one, num_videos_per_prompt, name) for name, one in frames.items()}
+        ends = {"image": image, "video": video, "last_image": last_image, "last_video": last_video}
+        ends = {name: repeated_clips(one, num_videos_per_prompt, name) for name, one in ends.items()}
         if strength is not None:
             if image is not None or last_image is not None or last_video is not None:
                 raise ValueError("strength remakes a whole video: give no first or last frames beside it")
-            latents, times = noised_video(self.codec, self.scheduler, frames["video"], latents, strength, size)
+            latents, times = noised_video(self.codec, self.scheduler, ends["video"], latents, strength, size)
         else:
-            if any(one is not None for one in frames.values()):
-                given = given_frames(self.codec, count, size, model.patch_size, **frames)
+            if any(one is not None for one in ends.values()):
+                given = given_frames(self.codec, count, size, model.patch_size, **ends)
             latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)
         if given is None and any(one != 1 for one in image_scales):
             raise ValueError(

@@ -1,6 +1,19 @@
-"""Prompts to token states and their mask, over any transformers text encoder: T5, UMT5, CLIP, or a small own one."""
+"""Prompts to token states and their mask, over any transformers text encoder: T5, UMT5, CLIP, or a small own one; and
+over those of an image model's pipeline."""
 
-from videodit.text.encoder import TextEncoder, TextStates, padded
+from videodit.text.encoder import TextEncoder
+from videodit.text.family import PARTS, FamilyText, text_pipeline
 from videodit.text.load import words_of
+from videodit.text.states import OwnStates, TextStates, padded, told_in
 
-__all__ = ["TextEncoder", "TextStates", "padded", "words_of"]
+__all__ = [
+    "PARTS",
+    "FamilyText",
+    "OwnStates",
+    "TextEncoder",
+    "TextStates",
+    "padded",
+    "text_pipeline",
+    "told_in",
+    "words_of",
+]

@@ -12,38 +12,24 @@ Axes: b prompts, m text tokens, e width of the encoder.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from videodit.text.identity import fingerprint, of_config, of_tokenizer
 from videodit.text.load import loaded_parts, width_of
 from videodit.text.own import own_parts
+from videodit.text.states import TextStates
 from videodit.text.words import known_words, nearest_words, says_something
 
 DEFAULT_MAX_LENGTH = 120
 _UNSTATED_LENGTH = 10**6  # transformers writes a huge number where a tokenizer states no length
-
-
-class TextStates(NamedTuple):
-    """What the model's cross-attention reads of the prompts."""
-
-    states: Tensor  # b m e, zero where the mask is False
-    mask: Tensor  # b m bool, True = attend; True at least once in each row
-
-
-def padded(states: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> TextStates:
-    """Prompts of any lengths, `m e` each with their masks `m` (None: all are attended to), padded to the longest."""
-    masks = [torch.ones(len(one), dtype=torch.bool, device=one.device) for one in states] if masks is None else masks
-    return TextStates(pad_sequence(list(states), batch_first=True), pad_sequence(list(masks), batch_first=True))
 
 
 class TextEncoder(nn.Module):
@@ -156,6 +142,11 @@ class TextEncoder(nn.Module):
         self.tokenizer.save_pretrained(Path(folder, "tokenizer"))
 
     @property
+    def parts(self) -> dict[str, Any]:
+        """Encoder and tokenizer, by the names under which a pipeline has them."""
+        return {"text_encoder": self.text_encoder, "tokenizer": self.tokenizer}
+
+    @property
     def width(self) -> int:
         """e, the width of the states."""
         return self.text_encoder.config.hidden_size
@@ -227,31 +218,9 @@ class TextEncoder(nn.Module):
 
         It survives saving and loading, and says whether cached states are still those of this encoder.
         """
-        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        backend = {
-            key: value for key, value in backend.items() if key not in ("truncation", "padding")
-        }  # of the last call
-        config = self.text_encoder.config.to_dict()
-        for key in (
-            "_name_or_path",
-            "architectures",
-            "dtype",
-            "transformers_version",
-        ):  # of the file, not of the numbers
-            config.pop(key, None)
-        parts = [
-            backend,
-            self.tokenizer.pad_token_id,
-            self.max_length,
-            self.lowercase,
-            type(self.text_encoder).__name__,
-            config,
-        ]
-        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-        for name, weight in sorted(self.text_encoder.state_dict().items()):
-            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        tokenizer, encoder = self.tokenizer, self.text_encoder
+        facts = [of_tokenizer(tokenizer), tokenizer.pad_token_id, self.max_length, self.lowercase]
+        return fingerprint([*facts, type(encoder).__name__, of_config(encoder)], [encoder])
 
     def _content_tokens(self, prompt: str) -> list[_Token]:
         """All tokens of a prompt of any length, without the special ones that the tokenizer adds."""

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from videodit.config import Run
 from videodit.data.cache import Sample
 from videodit.data.sampler import Sampler
+from videodit.models.extended import TimeExtended
 from videodit.pipeline import VideoDiTPipeline
 from videodit.training import checkpoint, inputs, parallel, samples
 from videodit.training.batches import Batches, batch_sizes
@@ -95,10 +96,12 @@ class Assembled:
         torch.manual_seed(config.seed)
         captions = inputs.captions_of(self.train_clips, self.validation_clips)
         text = inputs.load_text(config) or build_text(config, captions)
-        encoded = inputs.encode_text_of(config, text, captions) if inputs.is_frozen(config) else None
+        encoded = inputs.encode_text_of(config, text, captions) if inputs.is_frozen(config, text) else None
         self.raw_model = Model(
             build_transformer(config, self.codec.strides, text), text, encoded, self.codec.strides.space
         )
+        if isinstance(self.raw_model.transformer, TimeExtended):
+            self.scheduler = inputs.own_scheduler(config)
         self.raw_model.to(self.accelerator.device)
         self.raw_model.transformer.set_sequence_group(self.group)
         choose_weights(self.raw_model, config, self.train_clips)
@@ -203,7 +206,7 @@ class Assembled:
         """The vocabulary of an encoder that is trained along, as one word; of a frozen one, none."""
         if self.raw_model.encoded is not None:
             return ""
-        return _digest(sorted(self.raw_model.text.tokenizer.get_vocab().items()))
+        return _digest(sorted(self.raw_model.text.parts["tokenizer"].get_vocab().items()))
 
     def _samples(self) -> str:
         return _digest([(sample.latent, str(sample.size)) for sample in self.train_clips.samples])
@@ -228,7 +231,7 @@ class Assembled:
             with self.average.applied() if main else nullcontext():
                 model.transformer.set_sequence_group(None)  # the main process is on its own
                 try:
-                    yield self._pipeline(model.transformer, model.text.text_encoder) if main else None
+                    yield self._pipeline(model.transformer, model.text.parts) if main else None
                 finally:
                     model.transformer.set_sequence_group(self.group)
             return
@@ -236,11 +239,12 @@ class Assembled:
         if not main:
             yield None
             return
-        encoder = model.text.text_encoder
+        parts = dict(model.text.parts)
         if text:
-            encoder = type(encoder)(encoder.config)
-            encoder.load_state_dict(text)
-        yield self._pipeline(merged(model.transformer, transformer), encoder)
+            encoder = parts["text_encoder"]
+            parts["text_encoder"] = type(encoder)(encoder.config)
+            parts["text_encoder"].load_state_dict(text)
+        yield self._pipeline(merged(model.transformer, transformer), parts)
 
     def _averaged_states(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The averaged weights of transformer and text encoder by name, whole and on the CPU of the main process."""
@@ -253,16 +257,16 @@ class Assembled:
         ]
         return found[0], found[1]
 
-    def _pipeline(self, transformer: Any, text_encoder: Any) -> VideoDiTPipeline:
+    def _pipeline(self, transformer: Any, text: dict[str, Any]) -> VideoDiTPipeline:
         data, train = self.config.data, self.config.train
         asked = {"num_inference_steps": train.num_inference_steps, "guidance_scale": train.guidance_scale}
         own: dict[str, Any] = {f"default_{name}": value for name, value in asked.items() if value is not None}
         return VideoDiTPipeline(
-            self.codec.vae,
-            text_encoder,
-            self.raw_model.text.tokenizer,
-            transformer,
-            self.scheduler,
+            vae=self.codec.vae,
+            transformer=transformer,
+            scheduler=self.scheduler,
+            **text,
+            text_pipeline=getattr(self.raw_model.text, "pipeline", None),
             default_num_frames=data.num_frames,
             default_height=data.height,
             default_width=data.width,

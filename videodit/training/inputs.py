@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from accelerate import PartialState
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from videodit.codec import VideoCodec
+from videodit.conditions import Encoder
 from videodit.config import Run
 from videodit.data.buckets import Buckets, fill, sizes_of
 from videodit.data.cache import Latents, TextCache, encode_clips
@@ -22,8 +24,9 @@ from videodit.data.clips import Split, open_data
 from videodit.data.live import LiveClips
 from videodit.data.manifest import Skip
 from videodit.diffusion import paths
+from videodit.diffusion.schedulers import check_scheduler
 from videodit.pipeline import named_folder
-from videodit.text import TextEncoder
+from videodit.text import FamilyText, TextEncoder, text_pipeline
 from videodit.training import parallel
 from videodit.training.precision import tell_of_bfloat16
 
@@ -53,14 +56,16 @@ def named(source: str, what: str) -> Iterator[None]:
         raise ValueError(f"{source}: no {what} ({reason})") from error
 
 
-def load_text(config: Run) -> TextEncoder | None:
+def load_text(config: Run) -> Encoder | None:
     """The saved text encoder that a run names, `text.source` or that of `train.start_from`; None: it builds its own."""
-    folder = config.text.source or config.train.start_from
+    folder, started = config.text.source or config.train.start_from, config.train.start_from
     if not folder:
         return None
     with named(folder, "text encoder"):
-        max_length = config.text.max_length
-        return TextEncoder.from_pretrained(named_folder(folder), max_length=max_length, dtype=torch.float32)
+        max_length, name = config.text.max_length, named_folder(folder)
+        if started and (pipeline := text_pipeline(named_folder(started))) is not None:
+            return FamilyText.from_pretrained(name, pipeline, max_length=max_length, dtype=torch.float32)
+        return TextEncoder.from_pretrained(name, max_length=max_length, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def captions_of(*caches: Latents | LiveClips) -> list[str]:
     return [c for cache in caches for s in cache.samples for c in (*s.captions, *s.image_captions)]
 
 
-def encode_text_of(config: Run, text: TextEncoder, captions: list[str]) -> TextCache:
+def encode_text_of(config: Run, text: Encoder, captions: list[str]) -> TextCache:
     """The states of all captions and of the empty one, encoded where they are not there yet."""
     text.to(PartialState().device)
     encoded = TextCache(latents_folder(config), text, [*captions, ""])
@@ -156,14 +161,31 @@ def encode_text_of(config: Run, text: TextEncoder, captions: list[str]) -> TextC
     return encoded
 
 
-def is_frozen(config: Run) -> bool:
+def is_frozen(config: Run, text: Encoder) -> bool:
     """Whether the text encoder is not trained, so that captions are encoded once."""
-    return bool(config.text.source or config.train.lora)
+    return bool(config.text.source or config.train.lora) or isinstance(text, FamilyText)
 
 
 def latents_folder(config: Run) -> Path:
     """Where a run keeps what it encoded, and what it knows of files; runs may share it."""
     return Path(config.latents) if config.latents else Path(config.output) / "latents"
+
+
+def own_scheduler(config: Run) -> Any:
+    """The scheduler of the pipeline that a run starts from, with which an image model was made, and is sampled.
+
+    Raises:
+        ValueError: it is for predictions of another type than `objective.prediction_type`.
+    """
+    folder = named_folder(config.train.start_from or "")
+    index: Any = DiffusionPipeline.load_config(folder)
+    with named(folder, "scheduler"):
+        scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(folder, subfolder="scheduler")
+    try:
+        check_scheduler(scheduler, config.objective.prediction_type)
+    except ValueError as error:
+        raise ValueError(f"objective.prediction_type: {error}") from error
+    return scheduler
 
 
 def build_path(config: Run) -> tuple[paths.Path, Any]:

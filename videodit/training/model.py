@@ -11,16 +11,18 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.utils import is_peft_available
 from torch import Tensor, nn
 
-from videodit.conditions import Told, asked, has_null, of_size
+from videodit.conditions import Encoder, Told, asked, has_null, of_size
 from videodit.config import Lora, Run
 from videodit.config import Model as Shape
 from videodit.data.cache import Latents, TextCache
 from videodit.data.live import LiveClips
 from videodit.geometry import Strides
+from videodit.models.extended import TimeExtended
+from videodit.models.loading import load_model
 from videodit.models.transformer import SIZES, VideoDiT
 from videodit.pipeline import named_folder
 from videodit.shapes import vocabulary_captions
-from videodit.text import TextEncoder
+from videodit.text import TextEncoder, told_in
 from videodit.training import inputs
 
 SHAPE = ("num_layers", "axes", "patch_size", "mlp_ratio", "qk_norm", "time_positions")  # keys of `model:` and VideoDiT
@@ -32,7 +34,7 @@ class Model(nn.Module):
     A text encoder that is not trained is no part of it: `encoded` holds what it said.
     """
 
-    def __init__(self, transformer: VideoDiT, text: TextEncoder, encoded: TextCache | None, pixels: int):
+    def __init__(self, transformer: VideoDiT | TimeExtended, text: Encoder, encoded: TextCache | None, pixels: int):
         super().__init__()
         self.transformer = transformer
         self.encoded = encoded
@@ -40,22 +42,27 @@ class Model(nn.Module):
         text.requires_grad_(encoded is None)
         self._text = [text]  # in a list, so that it is not registered
         if encoded is None:
-            self.text_encoder = text.text_encoder
+            self.text_encoder = text.parts["text_encoder"]
 
     @property
-    def text(self) -> TextEncoder:
+    def text(self) -> Encoder:
         return self._text[0]
 
     def forward(
         self, noisy: Tensor, timestep: Tensor, captions: list[str], fps: float, given: Tensor | None = None
     ) -> Tensor:
-        states, mask = (self.encoded or self.text)(captions)
-        states, mask = states.to(noisy.device), mask.to(noisy.device)
+        text = told_in((self.encoded or self.text)(captions))
         if has_null(self.transformer):  # in place of the empty caption
-            mask = mask & torch.tensor([[bool(caption)] for caption in captions], device=mask.device)
+            text["prompt_attention_mask"] = text["prompt_attention_mask"] & torch.tensor(
+                [[bool(caption)] for caption in captions], device=text["prompt_attention_mask"].device
+            )
         height, width = (side * self.pixels for side in noisy.shape[-2:])
-        told = Told({"prompt_embeds": states, "prompt_attention_mask": mask}, fps)
-        told = told.also(size=of_size(height, width, len(noisy), noisy.device), frame_mask=given)
+        told = Told(text, fps).to(noisy.device)
+        told = told.also(
+            size=of_size(height, width, len(noisy), noisy.device),
+            guidance=torch.ones(len(noisy), device=noisy.device),  # of those that are told a scale: what clips are
+            frame_mask=given,
+        )
         return self.transformer(noisy, timestep, **told.kwargs(self.transformer), return_dict=False)[0]
 
 
@@ -90,7 +97,7 @@ def fresh_shape(config: Run, strides: Strides, text_width: int) -> dict[str, Any
     }
 
 
-def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> VideoDiT:
+def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT | TimeExtended:
     """A fresh transformer, or that of `train.start_from`, as the configuration wants it run.
 
     Raises:
@@ -99,9 +106,10 @@ def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> Video
     channels = strides.channels
     if config.train.start_from:
         with inputs.named(config.train.start_from, "transformer, as training and tools/inflate.py leave it"):
-            transformer = VideoDiT.from_pretrained(named_folder(config.train.start_from), subfolder="transformer")
+            transformer = load_model(named_folder(config.train.start_from), subfolder="transformer")
         _check_shape(transformer, config)
     else:
+        assert isinstance(text, TextEncoder)
         transformer = VideoDiT.sized(**fresh_shape(config, strides, text.width))
     if transformer.in_channels != channels:
         raise ValueError(
@@ -113,11 +121,11 @@ def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> Video
             f"{config.train.start_from}: a transformer that is told a class; grow it with tools/inflate.py "
             f"--text-encoder ... --drop-classes"
         )
-    reads = asked(transformer, "text")
-    if reads != text.width:
+    reads, gives = asked(transformer, "text"), text.width if isinstance(text, TextEncoder) else None
+    if gives is not None and reads != gives:
         raise ValueError(
             f"{config.train.start_from}: a transformer that reads states of {reads}, "
-            f"but the text encoder gives {text.width}; set text.source to the one it was trained or grown with"
+            f"but the text encoder gives {gives}; set text.source to the one it was trained or grown with"
         )
     halves = transformer.out_channels // channels
     if halves != (2 if config.objective.learned_range else 1):
@@ -139,7 +147,7 @@ def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> Video
     return transformer
 
 
-def _check_shape(transformer: VideoDiT, config: Run) -> None:
+def _check_shape(transformer: VideoDiT | TimeExtended, config: Run) -> None:
     """ValueError where `model:` asks for another shape than that of the weights to start from."""
     model, default = config.model, Shape()
     layers, width, heads = SIZES[model.size]
@@ -148,7 +156,7 @@ def _check_shape(transformer: VideoDiT, config: Run) -> None:
         wanted |= {"num_attention_heads": heads, "attention_head_dim": width // heads}
         wanted.setdefault("num_layers", layers)
     for key, value in wanted.items():
-        have = transformer.config[key]
+        have = transformer.config.get(key, f"of {type(transformer).__name__}'s own")
         have = tuple(have) if isinstance(have, list) else have
         if have != value:
             raise ValueError(
@@ -157,7 +165,7 @@ def _check_shape(transformer: VideoDiT, config: Run) -> None:
             )
 
 
-def add_lora(transformer: VideoDiT, lora: Lora) -> None:
+def add_lora(transformer: VideoDiT | TimeExtended, lora: Lora) -> None:
     """Low-rank adapters on linear layers of the transformer, by peft; only they are trained.
 
     Raises:
@@ -175,7 +183,7 @@ def add_lora(transformer: VideoDiT, lora: Lora) -> None:
     transformer.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)))
 
 
-def save_lora(transformer: VideoDiT, lora: Lora, state: dict[str, Tensor], folder: Path) -> None:
+def save_lora(transformer: VideoDiT | TimeExtended, lora: Lora, state: dict[str, Tensor], folder: Path) -> None:
     """The adapters of a state dict as diffusers and peft keep them; `transformer.load_lora_adapter(folder)` reads them.
 
     Args:
@@ -188,7 +196,7 @@ def save_lora(transformer: VideoDiT, lora: Lora, state: dict[str, Tensor], folde
     adapted.save_lora_adapter(folder)
 
 
-def merged(transformer: VideoDiT, state: dict[str, Tensor]) -> VideoDiT:
+def merged(transformer: VideoDiT | TimeExtended, state: dict[str, Tensor]) -> VideoDiT | TimeExtended:
     """A plain transformer on the CPU, of a state dict that may hold adapters: these are added to the weights.
 
     Args:

@@ -19,12 +19,10 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
     AutoencoderKLLTXVideo,
-    AutoencoderKLTemporalDecoder,
     AutoencoderKLWan,
 )
 from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
@@ -32,10 +30,11 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from einops import rearrange
 from torch import Tensor
 
+from videodit.codec.pictures import PICTURES, row_of
 from videodit.geometry import Strides
 from videodit.weights import check_finite, loading
 
-FRAMEWISE = (AutoencoderKL, AutoencoderKLTemporalDecoder)
+FRAMEWISE = tuple(PICTURES)
 VIDEO = (
     AutoencoderKLWan,
     AutoencoderKLCogVideoX,
@@ -53,7 +52,7 @@ class VideoCodec:
 
     | VAE | legal frames | one frame equals a clip's first | streams |
     |---|---|---|---|
-    | `AutoencoderKL` | any | yes | frame by frame, exact |
+    | `AutoencoderKL`, `...KLFlux2`, `...KLQwenImage`, `...DC` | any | yes | frame by frame, exact |
     | `AutoencoderKLTemporalDecoder` | any | encode yes, decode no | whole |
     | `AutoencoderKLWan` | 4k + 1 | yes, bit for bit | latent frame by latent frame, exact |
     | `AutoencoderKLCogVideoX` | 8k + 1 | no | whole |
@@ -96,7 +95,7 @@ class VideoCodec:
         if folder.exists() and not (folder / "config.json").is_file():
             raise ValueError(f"{folder}: no config.json here; give the folder of a saved VAE or of a pipeline")
         name = str(folder) if folder.exists() else str(name_or_folder)
-        config = AutoencoderKL.load_config(name)
+        config = AutoencoderKLWan.load_config(name)
         class_name = config.get("_class_name", "")
         known = {c.__name__: c for c in FRAMEWISE + VIDEO}
         if class_name not in known:
@@ -120,8 +119,10 @@ class VideoCodec:
     @property
     def streams(self) -> bool:
         """Whether a clip is decoded piece by piece, so that a longer one takes no more memory."""
-        framewise = isinstance(self.vae, AutoencoderKL)
-        return framewise or (isinstance(self.vae, AutoencoderKLWan) and not self.vae.use_tiling)
+        row = row_of(self.vae)
+        return (row is not None and row.decode is not None) or (
+            isinstance(self.vae, AutoencoderKLWan) and not self.vae.use_tiling
+        )
 
     # --- raw and normalized ------------------------------------------------------------------------------------------
 
@@ -149,10 +150,11 @@ class VideoCodec:
         pixels = pixels.to(self.device, self.dtype)
         if isinstance(self.vae, AutoencoderKLWan) and torch.is_grad_enabled() and not self.vae.use_tiling:
             return DiagonalGaussianDistribution(_wan_moments(self.vae, pixels))
-        if not isinstance(self.vae, FRAMEWISE):
+        row = row_of(self.vae)
+        if row is None:
             return self.vae.encode(pixels).latent_dist
         frames = rearrange(pixels, "b c f h w -> (b f) c h w")
-        parts = [self.vae.encode(part).latent_dist.parameters for part in frames.split(self.frames_at_once)]
+        parts = [row.moments(self.vae, part) for part in frames.split(self.frames_at_once)]
         return DiagonalGaussianDistribution(rearrange(torch.cat(parts), "(b f) c h w -> b c f h w", b=b))
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -193,12 +195,12 @@ class VideoCodec:
         `decode_chunks`."""
         _onload(self.vae)
         raw = raw.to(self.device, self.dtype)
-        vae = self.vae
-        if isinstance(vae, AutoencoderKL):
+        vae, row = self.vae, row_of(self.vae)
+        if row is not None and row.decode is not None:
             for part in raw.split(max(1, self.frames_at_once // raw.shape[0]), dim=2):
-                frames = vae.decode(rearrange(part, "b c f h w -> (b f) c h w")).sample
+                frames = row.decode(vae, rearrange(part, "b c f h w -> (b f) c h w"))
                 yield rearrange(frames, "(b f) c h w -> b c f h w", b=raw.shape[0])
-        elif isinstance(vae, AutoencoderKLTemporalDecoder):
+        elif row is not None:
             frames = rearrange(raw, "b c f h w -> (b f) c h w")
             frames = vae.decode(frames, num_frames=raw.shape[2]).sample
             yield rearrange(frames, "(b f) c h w -> b c f h w", b=raw.shape[0])
@@ -232,8 +234,8 @@ def _onload(vae: Any) -> None:
 
 def _strides(vae: Any) -> Strides:
     config = vae.config
-    if isinstance(vae, FRAMEWISE):
-        return Strides(1, 2 ** (len(config.block_out_channels) - 1), config.latent_channels)
+    if (row := row_of(vae)) is not None:
+        return row.strides(config)
     if isinstance(vae, AutoencoderKLWan):
         time = 2 ** sum(config.temperal_downsample)
         if time != 4:
@@ -248,6 +250,11 @@ def _strides(vae: Any) -> Strides:
 def _statistics(vae: Any, channels: int) -> tuple[Tensor, Tensor]:
     """(mean, std), each c 1 1 1, such that normalized = (raw - mean) / std."""
     buffers = dict(vae.named_buffers())
+    if (norm := buffers.get("bn.running_var")) is not None:  # Flux2
+        variance = norm.float().cpu() + vae.config.batch_norm_eps
+        return rearrange(buffers["bn.running_mean"].float().cpu(), "c -> c 1 1 1"), rearrange(
+            variance.sqrt(), "c -> c 1 1 1"
+        )
 
     def channelwise(name: str, default: float) -> Tensor:
         values = buffers.get(name, vae.config.get(name))

@@ -1,0 +1,123 @@
+"""Any image transformer of diffusers becomes a video model: alone, or with its own VAE, text encoders and scheduler."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+
+from videodit.codec import VideoCodec
+from videodit.geometry import ClipSize
+from videodit.models.extended import TimeExtended
+from videodit.models.families import family_of
+from videodit.pipeline import VideoDiTPipeline, named_folder
+from videodit.text import PARTS
+from videodit.weights import check_finite, loading
+
+MODELS = ("transformer", "unet")  # what a pipeline calls its image model
+
+
+def extend_in_time(
+    source: ModelMixin | DiffusionPipeline | str | Path,
+    *,
+    every: int = 1,
+    num_frames: int = 17,
+    fps: float = 8.0,
+    vae: torch.nn.Module | None = None,
+    rotary_periods: tuple[float, float] = (0.5, 64.0),
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> TimeExtended | VideoDiTPipeline:
+    """A video model that is an image model on every frame until it is trained.
+
+    Args:
+        source: an image model of `models.families`, a pipeline of one, or the folder or hub name of either.
+        every: one time block behind each so many of its blocks.
+        num_frames, fps: of a pipeline's clips, where a call says nothing; of a model alone, its latent frames a second.
+        vae: another one than the pipeline's own, of as many channels.
+        rotary_periods: shortest and longest period of the time blocks' positions, in seconds.
+        dtype: of what is loaded.
+        seed: of the new weights.
+
+    Returns:
+        A pipeline, where a pipeline was given; else the model. Both in evaluation mode; the image model is in it, as it
+        is (`.image`).
+
+    Raises:
+        ValueError: a model of no known family, a video model, a VAE of other channels, or a size that it cannot do.
+    """
+    if isinstance(source, str | Path):
+        source = _loaded(named_folder(str(source)), dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if not isinstance(source, DiffusionPipeline):
+            return TimeExtended(source, every=every, sample_fps=fps, rotary_periods=rotary_periods).eval()
+        parts: dict[str, Any] = source.components
+        image: Any = next((parts[name] for name in MODELS if parts.get(name) is not None), None)
+        codec = VideoCodec(parts["vae"] if vae is None else vae)
+        model = TimeExtended(
+            image, every=every, sample_fps=fps / codec.strides.time, rotary_periods=rotary_periods
+        ).eval()
+    if codec.strides.channels != model.in_channels:
+        raise ValueError(
+            f"a VAE of {codec.strides.channels} channels, but {type(image).__name__} has {model.in_channels}"
+        )
+    side = _side(source, image, codec)
+    size = ClipSize(num_frames, side, side, fps)
+    size.latent(codec.strides, model.patch_size)  # a length that the VAE has not is an error
+    steps = inspect.signature(type(source).__call__).parameters["num_inference_steps"].default
+    labels: dict[int, str] = {}
+    for label, number in getattr(source, "labels", {}).items():
+        labels[number] = f"{labels[number]}, {label}" if number in labels else label
+    return VideoDiTPipeline(
+        vae=codec.vae,
+        transformer=model,
+        scheduler=source.scheduler,
+        **{"text_encoder": None, "tokenizer": None} | {name: parts[name] for name in PARTS if name in parts},
+        text_pipeline=type(source).__name__ if model.family.text else None,
+        id2label=labels or None,
+        default_num_frames=num_frames,
+        default_height=size.height,
+        default_width=size.width,
+        default_fps=fps,
+        default_num_inference_steps=steps,
+        default_guidance_scale=model.family.guidance,
+    )
+
+
+def _loaded(name: str, dtype: torch.dtype) -> Any:
+    try:
+        index: Any = DiffusionPipeline.load_config(name)
+    except OSError:
+        return _model(name, None, dtype)
+    part = next((part for part in MODELS if (index.get(part) or [None])[0] is not None), None)
+    if part is None:
+        raise ValueError(f"{name}: a {index['_class_name']} without {' or '.join(MODELS)}")
+    family_of(index[part][1])
+    with loading(name):
+        pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, **{part: _model(name, part, dtype)})
+    for module_name, module in pipe.components.items():
+        if isinstance(module, torch.nn.Module) and module_name != part:
+            check_finite(module, Path(name, module_name))
+    return pipe
+
+
+def _model(name: str, part: str | None, dtype: torch.dtype) -> Any:
+    config: Any = TimeExtended.load_config(name, **({"subfolder": part} if part else {}))
+    family_of(config.get("_class_name", "a model of no class"))
+    cls = getattr(diffusers, config["_class_name"])
+    with loading(Path(name, part or "")):
+        model = cls.from_pretrained(name, dtype=dtype, **({"subfolder": part} if part else {}))
+    check_finite(model, Path(name, part or ""))
+    return model
+
+
+def _side(pipe: Any, image: Any, codec: VideoCodec) -> int:
+    """Of the pictures that a pipeline makes where it is told no size."""
+    if image.config.get("sample_size"):
+        return int(image.config.sample_size) * codec.strides.space
+    return int(getattr(pipe, "default_sample_size", 128)) * getattr(pipe, "vae_scale_factor", 8)

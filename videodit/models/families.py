@@ -1,0 +1,305 @@
+"""Image transformers of diffusers: one row a family says how it is called, and where its states are an image.
+
+A row is what `TimeExtended` needs to fold frames into a model's batch and to act behind its blocks; it is said in the
+family's own terms once, and nowhere else. Predictions are what the family's *scheduler* steps by: their sign and the
+direction of time are turned here where a family counts the other way.
+
+| family | behind a block | its call | mind |
+|---|---|---|---|
+| SD3 | image | as it is | reads its text's padding |
+| Flux, Flux2 | image; Flux2's last blocks text, image | packed, places, t / 1000, guidance | reads its text's padding |
+| Sana | image | time scaled | |
+| Qwen-Image | image | packed, t / 1000 | |
+| Z-Image | image, padding, text | a list of images, 1 - t, negated | |
+| Lumina2 | text of its own length, image | 1 - t, negated | |
+| PixArt, DiT | image | as it is | a `VideoDiT` computes them too (`videodit.grow`) |
+| UNet2D | a map a level, each of its own width | as it is | |
+
+Axes: `n` images (clips times frames), `m` text tokens, `s` image tokens, `d` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from videodit.models import Condition
+
+
+@dataclass(frozen=True)
+class Frames:
+    """One call of an image model: latents n c h w, times n (1000 t), and what it is told, a row an image."""
+
+    latents: Tensor
+    times: Tensor
+    text: Tensor | None = None  # n m e
+    mask: Tensor | None = None  # n m, True = attend
+    pooled: Tensor | None = None  # n e'
+    guidance: Tensor | None = None  # n, of models that are told the scale
+    labels: Tensor | None = None  # n
+    added: dict[str, Tensor | None] | None = None  # resolution n 2, aspect_ratio n 1
+
+    def places(self, side: int, numbers: int) -> Tensor:
+        """Of each token of `side` x `side` latent places its (0, row, column, 0 ...), s `numbers`."""
+        height, width = (length // side for length in self.latents.shape[-2:])
+        rows = torch.cartesian_prod(torch.arange(height), torch.arange(width))
+        return torch.nn.functional.pad(rows, (1, numbers - 3)).float().to(self.latents.device)
+
+    def tokens_of_text(self, numbers: int) -> Tensor:
+        """Of each text token its place, m `numbers`: zeros, and where there are four the last one counts."""
+        assert self.text is not None
+        places = torch.zeros(self.text.shape[1], numbers, device=self.text.device)
+        if numbers == 4:
+            places[:, 3] = torch.arange(len(places))
+        return places
+
+
+class Host(NamedTuple):
+    """A block behind which a time block may act, and what its states are made of."""
+
+    block: nn.Module
+    dim: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """What there is to know of an image model.
+
+    call: (model, frames) -> the prediction n c' h w, as its scheduler takes it.
+    hosts: the blocks in their order, with width and heads.
+    channels: of its configuration, the latent channels in and out.
+    told: of its configuration, what a call needs beside latents and times.
+    patch: latent places a side of a token, of its configuration.
+    start: where the image's tokens begin in a block's states that hold others too, a number or n of them, of (frames,
+        how many others).
+    sigmas: those of so many steps, in its own pipeline; None: its scheduler's own.
+    text: the pipeline of diffusers whose `encode_prompt` makes its text; None: it is told none.
+    guidance: the scale that its pipeline takes by default.
+    square: whether it makes square pictures alone.
+    """
+
+    call: Callable[[Any, Frames], Tensor]
+    hosts: Callable[[Any], list[Host]]
+    channels: Callable[[Any], tuple[int, int]]
+    told: Callable[[Any], tuple[Condition, ...]]
+    patch: Callable[[Any], int] = lambda config: config.patch_size
+    start: Callable[[Frames, int], Any] = lambda frames, others: 0
+    sigmas: Callable[[int], list[float]] | None = None
+    text: str | None = None
+    guidance: float = 4.5
+    square: bool = False
+
+
+def stacks(*names: str, dim: str = "num_attention_heads*attention_head_dim", heads: str = "num_attention_heads") -> Any:
+    """Hosts: all blocks of these lists, alike; `dim` and `heads` are keys of the configuration, or a product of two."""
+
+    def hosts(model: Any) -> list[Host]:
+        width = 1
+        for key in dim.split("*"):
+            width *= model.config[key]
+        return [Host(block, width, model.config[heads]) for name in names for block in getattr(model, name)]
+
+    return hosts
+
+
+def levels(model: Any) -> list[Host]:
+    """Hosts of a U-Net: the attention of each level, or its residual blocks where it has none; maps, not tokens."""
+    found = []
+    for level in (*model.down_blocks, model.mid_block, *model.up_blocks):
+        for block in getattr(level, "attentions", None) or level.resnets:
+            dim = block.in_channels if hasattr(block, "proj_in") else block.out_channels
+            found.append(Host(block, dim, max(1, dim // 64)))
+    return found
+
+
+def text_of(width: str, pooled: str = "", guidance: str = "") -> Callable[[Any], tuple[Condition, ...]]:
+    """Told a text, perhaps its pooled states, and the scale of guidance: the keys of their widths, and of whether."""
+
+    def told(config: Any) -> tuple[Condition, ...]:
+        found = [Condition("text", "text", config[width])]
+        if pooled:
+            found.append(Condition("pooled", "pooled", config[pooled]))
+        if guidance and config[guidance]:
+            found.append(Condition("guidance", "guidance", 1))
+        return tuple(found)
+
+    return told
+
+
+def plain(config: Any) -> tuple[int, int]:
+    return config.in_channels, config.get("out_channels") or config.in_channels
+
+
+def packed(frames: Frames, side: int, call: Callable[[Tensor], Tensor]) -> Tensor:
+    """The latents as tokens of `side` x `side` places, called, and laid out again."""
+    tokens = rearrange(frames.latents, "n c (h p) (w q) -> n (h w) (c p q)", p=side, q=side)
+    rows = frames.latents.shape[-2] // side
+    return rearrange(call(tokens), "n (h w) (c p q) -> n c (h p) (w q)", p=side, q=side, h=rows)
+
+
+def falling(steps: int) -> list[float]:
+    """1 to 1 / steps, evenly: what pipelines of schedulers that shift by size begin with."""
+    return torch.linspace(1, 1 / steps, steps, dtype=torch.float64).tolist()
+
+
+def evenly_before_zero(steps: int) -> list[float]:
+    """1 down towards 0, which is left out (Z-Image)."""
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1].tolist()
+
+
+def _flux(model: Any, x: Frames) -> Tensor:
+    places = x.tokens_of_text(3), x.places(2, 3)
+
+    def call(tokens: Tensor) -> Tensor:
+        return model(
+            tokens, x.text, x.pooled, x.times / 1000, places[1], places[0], guidance=x.guidance, return_dict=False
+        )[0]
+
+    return packed(x, 2, call)
+
+
+def _flux2(model: Any, x: Frames) -> Tensor:
+    places = x.tokens_of_text(4), x.places(1, 4)
+
+    def call(tokens: Tensor) -> Tensor:
+        return model(tokens, x.text, x.times / 1000, places[1], places[0], x.guidance, return_dict=False)[0]
+
+    return packed(x, 1, call)
+
+
+def _qwen(model: Any, x: Frames) -> Tensor:
+    height, width = (length // 2 for length in x.latents.shape[-2:])
+    shapes = [[(1, height, width)]] * len(x.latents)
+    return packed(x, 2, lambda tokens: model(tokens, x.text, x.mask, x.times / 1000, shapes, return_dict=False)[0])
+
+
+def _z_image(model: Any, x: Frames) -> Tensor:
+    assert x.text is not None
+    texts = list(x.text) if x.mask is None else [text[seen] for text, seen in zip(x.text, x.mask, strict=True)]
+    images = list(rearrange(x.latents, "n c h w -> n c 1 h w"))
+    return -torch.stack(model(images, 1 - x.times / 1000, texts, return_dict=False)[0]).squeeze(2)
+
+
+FAMILIES: dict[str, Family] = {
+    "SD3Transformer2DModel": Family(
+        call=lambda model, x: model(x.latents, x.text, x.pooled, x.times, return_dict=False)[0],
+        hosts=stacks("transformer_blocks"),
+        channels=plain,
+        told=text_of("joint_attention_dim", pooled="pooled_projection_dim"),
+        text="StableDiffusion3Pipeline",
+        guidance=7.0,
+    ),
+    "FluxTransformer2DModel": Family(
+        call=_flux,
+        hosts=stacks("transformer_blocks", "single_transformer_blocks"),
+        channels=lambda config: (config.in_channels // 4, (config.out_channels or config.in_channels) // 4),
+        told=text_of("joint_attention_dim", pooled="pooled_projection_dim", guidance="guidance_embeds"),
+        patch=lambda config: 2,
+        sigmas=falling,
+        text="FluxPipeline",
+        guidance=3.5,
+    ),
+    "Flux2Transformer2DModel": Family(
+        call=_flux2,
+        hosts=stacks("transformer_blocks", "single_transformer_blocks"),
+        channels=plain,
+        told=text_of("joint_attention_dim", guidance="guidance_embeds"),
+        start=lambda frames, others: others,
+        sigmas=falling,
+        text="Flux2Pipeline",
+        guidance=4.0,
+    ),
+    "SanaTransformer2DModel": Family(
+        call=lambda model, x: model(
+            x.latents,
+            x.text,
+            x.times * model.config.timestep_scale,
+            None if x.guidance is None else x.guidance * model.config.guidance_embeds_scale,
+            x.mask,
+            return_dict=False,
+        )[0],
+        hosts=stacks("transformer_blocks"),
+        channels=plain,
+        told=text_of("caption_channels", guidance="guidance_embeds"),
+        text="SanaPipeline",
+    ),
+    "QwenImageTransformer2DModel": Family(
+        call=_qwen,
+        hosts=stacks("transformer_blocks"),
+        channels=lambda config: (config.in_channels // 4, config.out_channels),
+        told=text_of("joint_attention_dim"),
+        sigmas=falling,
+        text="QwenImagePipeline",
+        guidance=4.0,
+    ),
+    "ZImageTransformer2DModel": Family(
+        call=_z_image,
+        hosts=stacks("layers", dim="dim", heads="n_heads"),
+        channels=plain,
+        told=text_of("cap_feat_dim"),
+        patch=lambda config: config.all_patch_size[0],
+        sigmas=evenly_before_zero,
+        text="ZImagePipeline",
+        guidance=6.0,  # 5 as its own pipeline counts, which adds so many differences to the told pass itself
+    ),
+    "Lumina2Transformer2DModel": Family(
+        call=lambda model, x: -model(x.latents, 1 - x.times / 1000, x.text, x.mask, return_dict=False)[0],
+        hosts=stacks("layers", dim="hidden_size"),
+        channels=plain,
+        told=text_of("cap_feat_dim"),
+        start=lambda frames, others: others if frames.mask is None else frames.mask.sum(1),
+        sigmas=falling,
+        text="Lumina2Pipeline",
+        guidance=4.0,
+    ),
+    "PixArtTransformer2DModel": Family(
+        call=lambda model, x: model(
+            x.latents,
+            x.text,
+            x.times,
+            x.added or {"resolution": None, "aspect_ratio": None},
+            encoder_attention_mask=x.mask,
+            return_dict=False,
+        )[0],
+        hosts=stacks("transformer_blocks"),
+        channels=plain,
+        told=lambda config: (
+            Condition("text", "text", config.caption_channels),
+            *([Condition("size", "size", 2)] if config.use_additional_conditions else ()),
+        ),
+        text="PixArtSigmaPipeline",
+    ),
+    "DiTTransformer2DModel": Family(
+        call=lambda model, x: model(x.latents, x.times, x.labels, return_dict=False)[0],
+        hosts=stacks("transformer_blocks"),
+        channels=plain,
+        told=lambda config: (Condition("class", "class", config.num_embeds_ada_norm),),
+        square=True,
+    ),
+    "UNet2DConditionModel": Family(
+        call=lambda model, x: model(x.latents, x.times, x.text, encoder_attention_mask=x.mask, return_dict=False)[0],
+        hosts=levels,
+        channels=plain,
+        told=text_of("cross_attention_dim"),
+        patch=lambda config: 2 ** (len(config.block_out_channels) - 1),
+        text="StableDiffusionPipeline",
+        guidance=7.5,
+    ),
+}
+
+
+def family_of(model: Any) -> Family:
+    """The row of an image model's class. ValueError where there is none; says what one needs."""
+    name = model if isinstance(model, str) else type(model).__name__
+    if name not in FAMILIES:
+        raise ValueError(
+            f"{name} is no image transformer that is known here ({', '.join(FAMILIES)}); a row for it is "
+            f"videodit.models.families.FAMILIES[{name!r}] = Family(call=..., hosts=..., channels=..., told=...)"
+        )
+    return FAMILIES[name]

@@ -1,0 +1,222 @@
+"""Prompts as the pipeline of an image model's family encodes them: `FamilyText`.
+
+Several encoders, pooled states, templates and layers in between are a family's own: its pipeline's `encode_prompt` is
+asked, and its code is not said again here. Where a family reads the states of padding (SD3, Flux), these are states
+like others, so a prompt gives the same alone as among others.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import DiffusionPipeline
+from torch import nn
+from transformers import PreTrainedModel
+
+from videodit.text.identity import fingerprint, of_config, of_tokenizer
+from videodit.text.states import OwnStates, TextStates, padded
+from videodit.weights import check_finite, loading
+
+PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
+
+
+@dataclass(frozen=True)
+class Row:
+    """encode: (pipeline, prompts, keywords for `encode_prompt`) -> states, mask (None: all), pooled (None: none).
+    null: likewise, of the empty prompt, where it is encoded in another way."""
+
+    encode: Callable[[Any, list[str], dict[str, Any]], tuple[Any, Any, Any]]
+    null: Callable[[Any, list[str], dict[str, Any]], tuple[Any, Any, Any]] | None = None
+
+
+def _sd3(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
+    states, _, pooled, _ = pipe.encode_prompt(prompts, prompts, prompts, do_classifier_free_guidance=False, **how)
+    return states, None, pooled
+
+
+def _flux(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
+    states, pooled, _ = pipe.encode_prompt(prompts, **how)
+    return states, None, pooled
+
+
+def _masked(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
+    states, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, **how)
+    return states, mask, None
+
+
+def _against(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
+    _, _, states, mask = pipe.encode_prompt(prompts, True, prompts, **how)
+    return states, mask, None
+
+
+def _sana(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
+    told = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
+    return _masked(pipe, prompts, {**how, "complex_human_instruction": told})
+
+
+def _list(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
+    states, _ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, **how)
+    masks = [torch.ones(len(one), dtype=torch.bool, device=one.device) for one in states]
+    pad = torch.nn.utils.rnn.pad_sequence
+    return pad(list(states), batch_first=True), pad(masks, batch_first=True), None
+
+
+def _plain(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
+    states, mask = pipe.encode_prompt(prompts, **how)
+    return states, mask, None
+
+
+def _all(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
+    states, *_ = pipe.encode_prompt(prompts, **how)
+    return states, None, None
+
+
+def _stable(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
+    states, _ = pipe.encode_prompt(prompts, num_images_per_prompt=1, do_classifier_free_guidance=False, **how)
+    return states, None, None
+
+
+ROWS = {
+    "StableDiffusion3Pipeline": Row(_sd3),
+    "FluxPipeline": Row(_flux),
+    "Flux2Pipeline": Row(_all),
+    "SanaPipeline": Row(_sana, null=_against),
+    "QwenImagePipeline": Row(_plain),
+    "ZImagePipeline": Row(_list),
+    "Lumina2Pipeline": Row(_masked, null=_against),
+    "PixArtAlphaPipeline": Row(_masked),
+    "PixArtSigmaPipeline": Row(_masked),
+    "StableDiffusionPipeline": Row(_stable),
+}
+
+
+class FamilyText(nn.Module):
+    """Text encoders and tokenizers of an image model, as its pipeline uses them. Frozen: they are never trained.
+
+    Args:
+        pipeline: the name of diffusers' class, one of `ROWS`.
+        parts: by the names of `PARTS`, of those that it has; its image model too, which some ask for a width.
+        max_length: tokens of a prompt that are read (diffusers' `max_sequence_length`); None: the pipeline's default.
+
+    Raises:
+        ValueError: another pipeline, or it lacks a part.
+    """
+
+    def __init__(self, pipeline: str, parts: Mapping[str, Any], max_length: int | None = None):
+        super().__init__()
+        if pipeline not in ROWS:
+            raise ValueError(f"text_pipeline={pipeline!r} is none of {', '.join(ROWS)}")
+        cls = getattr(diffusers, pipeline)
+        takes = inspect.signature(cls.__init__).parameters
+        if parts.get("text_encoder") is None or parts.get("tokenizer") is None:
+            raise ValueError(
+                f"no text encoder is loaded ({pipeline}'s text_encoder and tokenizer): give prompt_embeds, "
+                f"negative_prompt_embeds and what goes with them, as encode_prompt makes them where there is one"
+            )
+        wanted = [name for name in takes if name != "self" and takes[name].default is inspect.Parameter.empty]
+        self.pipe = cls(**{name: parts.get(name) for name in wanted})
+        self.pipeline = pipeline
+        self.encoders = nn.ModuleDict(
+            {name: parts[name] for name in PARTS if isinstance(parts.get(name), PreTrainedModel)}
+        ).requires_grad_(False)
+        self.tokenizers = {name: parts[name] for name in PARTS if "tokenizer" in name and parts.get(name) is not None}
+        asked = inspect.signature(cls.encode_prompt).parameters
+        default = inspect.signature(cls.__call__).parameters.get("max_sequence_length")
+        self.max_length = max_length or (default.default if default else self.tokenizers["tokenizer"].model_max_length)
+        self.how = {"max_sequence_length": self.max_length} if "max_sequence_length" in asked else {}
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, pipeline: str, *, max_length: int | None = None, **kwargs: Any
+    ) -> FamilyText:
+        """Loads the encoders and tokenizers of a pipeline folder; keyword arguments are for transformers' loaders.
+
+        Raises:
+            OSError: a part is not there. ValueError: a file of weights is damaged or not finite.
+        """
+        parts: dict[str, Any] = {}
+        for name, (library, kind) in _index(folder).items():
+            if name not in PARTS or library != "transformers":
+                continue
+            loader = getattr(transformers, kind)
+            with loading(Path(folder, name)):
+                parts[name] = loader.from_pretrained(folder, subfolder=name, **({} if "tokenizer" in name else kwargs))
+            if "tokenizer" not in name:
+                check_finite(parts[name], Path(folder, name))
+        return cls(pipeline, parts, max_length)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Encoders and tokenizers, by the names under which a pipeline has them."""
+        return {**dict(self.encoders.items()), **self.tokenizers}
+
+    @property
+    def device(self) -> torch.device:
+        device = next(self.encoders["text_encoder"].parameters()).device
+        return torch.device("cpu") if device.type == "meta" else device  # offloaded by parts, which fetch their input
+
+    @torch.no_grad()
+    def forward(self, prompts: list[str]) -> TextStates:
+        """States (b m e), mask (b m) and, of families that have them, pooled states (b e').
+
+        The empty prompt is the null caption of classifier-free guidance: what the family's pipeline takes where no
+        negative prompt is given.
+
+        Raises:
+            ValueError: if prompts is not a list of at least one string.
+        """
+        if isinstance(prompts, str) or not prompts:
+            raise ValueError(f"Expected a list of at least one prompt, but got {prompts!r}.")
+        row = ROWS[self.pipeline]
+        made: dict[str, OwnStates] = {}
+        for null in (False, True):
+            some = [prompt for prompt in dict.fromkeys(prompts) if (prompt == "") is null]
+            if some:
+                encode = row.null if null and row.null else row.encode
+                made |= dict(zip(some, self._encoded(encode, some).each(), strict=True))
+        return padded([made[prompt] for prompt in prompts])
+
+    def _encoded(self, encode: Any, prompts: list[str]) -> TextStates:
+        states, mask, pooled = encode(self.pipe, prompts, {"device": self.device, **self.how})
+        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device) if mask is None else mask.bool()
+        return TextStates(states, mask, pooled)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """None: its tokenizers spell any word."""
+        return []
+
+    def nearest_words(self, word: str) -> list[str]:
+        return []
+
+    def fingerprint(self) -> str:
+        """sha256, in hexadecimal, of all that decides the states: tokenizers, lengths, configurations and weights."""
+        words = [of_tokenizer(getattr(one, "tokenizer", one)) for one in self.tokenizers.values()]
+        encoders = list(self.encoders.values())
+        kinds = [[type(one).__name__, of_config(one)] for one in encoders]  # type: ignore[arg-type]
+        return fingerprint([self.pipeline, self.max_length, *words, *kinds], encoders)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Each part into its folder, as diffusers' pipelines have them."""
+        for name, part in self.parts.items():
+            part.save_pretrained(Path(folder, name))
+
+
+def text_pipeline(folder: str | Path) -> str | None:
+    """The pipeline whose `encode_prompt` a saved model's prompts go through; None: it has a `TextEncoder`."""
+    try:
+        return DiffusionPipeline.load_config(folder).get("text_pipeline")
+    except OSError:
+        return None
+
+
+def _index(folder: str | Path) -> dict[str, Any]:
+    index = DiffusionPipeline.load_config(folder)
+    return {name: part for name, part in index.items() if isinstance(part, list) and part[0]}

@@ -7,7 +7,13 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import Tensor, nn
 from transformers import (
     CLIPTextConfig,
@@ -241,6 +247,34 @@ def tiny_dc() -> AutoencoderDC:
     ).eval()
 
 
+def tiny_qwen_vae() -> AutoencoderKLQwenImage:
+    torch.manual_seed(0)
+    return AutoencoderKLQwenImage(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[0.5, 1.5, 2.0, 1.0],
+    ).eval()
+
+
+def tiny_flux2_vae() -> AutoencoderKLFlux2:
+    torch.manual_seed(0)
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        layers_per_block=1,
+    ).eval()
+    vae.bn.running_mean.copy_(torch.linspace(-1, 1, 16))
+    vae.bn.running_var.copy_(torch.linspace(0.5, 2, 16))
+    return vae
+
+
 def words(length: int = 12) -> Any:
     tokenizer = own_parts(CAPTIONS, 16, 1, 2, 0)[1]
     tokenizer.model_max_length = length
@@ -289,7 +323,9 @@ def sd3_pipeline() -> Any:
 def flux_pipeline(guidance: bool = True) -> Any:
     torch.manual_seed(1)
     return diffusers.FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64
+        ),
         vae=tiny_picture_vae(),
         text_encoder=clip(16, pooled=False),
         tokenizer=words(),

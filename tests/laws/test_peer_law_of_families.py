@@ -12,7 +12,17 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from einops import rearrange
 from torch import Tensor
 
-from tests.families import MASKED, PIPELINES, loud, sd3_pipeline, tiny_dc, tiny_image_model, tiny_picture_vae, told
+from tests.families import (
+    PIPELINES,
+    loud,
+    sd3_pipeline,
+    tiny_dc,
+    tiny_flux2_vae,
+    tiny_image_model,
+    tiny_picture_vae,
+    tiny_qwen_vae,
+    told,
+)
 from videodit import TimeExtended, VideoDiTPipeline, extend_in_time
 
 PROMPT, AGAINST = "a red circle moving left", "two blue stars"
@@ -128,42 +138,60 @@ def test_states_in_the_place_of_prompts_give_the_same_clip(family: tuple[str, An
             ours(latents=latents, **embeds | {"pooled_prompt_embeds": None}, **SIZE)
 
 
-# families whose text encoders are too large to be had tiny: by states
-def by_states(name: str) -> tuple[Any, dict[str, Any]]:
-    image: Any = tiny_image_model(name)
-    flow = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64)
-    states = told(name, image, clips=1)
-    made: dict[str, Any] = {"prompt_embeds": states["encoder_hidden_states"]}
-    if name in MASKED:
-        made["prompt_attention_mask"] = torch.ones(made["prompt_embeds"].shape[:2], dtype=torch.bool)
-    parts: dict[str, Any] = {"text_encoder": None, "tokenizer": None, "transformer": image}
-    if name == "Sana":
-        still = FlowMatchEulerDiscreteScheduler(shift=3.0)
-        return diffusers.SanaPipeline(**parts, vae=tiny_dc(), scheduler=still), made
-    cls = {"Qwen-Image": diffusers.QwenImagePipeline, "Lumina2": diffusers.Lumina2Pipeline}[name]
-    return cls(**parts, vae=tiny_picture_vae(), scheduler=flow), made
+# families whose text encoders cannot be had tiny: by states
+FLOW = {"shift": 3.0}
+SHIFTED = {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 64}
+CASES: dict[str, tuple[Any, Any, dict[str, Any], dict[str, Any]]] = {  # pipeline, VAE, scheduler, how it is called
+    "Sana": (diffusers.SanaPipeline, tiny_dc, FLOW, {"use_resolution_binning": False, "negative_prompt": None}),
+    "Lumina2": (diffusers.Lumina2Pipeline, tiny_picture_vae, FLOW, {"cfg_normalization": False}),
+    "Qwen-Image": (diffusers.QwenImagePipeline, tiny_qwen_vae, SHIFTED, {}),
+    "Flux2": (diffusers.Flux2Pipeline, tiny_flux2_vae, SHIFTED, {}),
+}
+PACKS = {"Qwen-Image": 2, "Flux2": 1}
 
 
-@pytest.mark.parametrize("name", ["Sana", "Lumina2"])
+@pytest.mark.parametrize("name", CASES)
 def test_a_silent_clip_of_given_states_is_its_own_pipeline_on_every_frame(name: str) -> None:
-    pipe, states = by_states(name)
+    cls, vae, flow, how = CASES[name]
+    parts: dict[str, Any] = {"vae": vae(), "text_encoder": None, "tokenizer": None}
+    pipe = cls(**parts, transformer=tiny_image_model(name), scheduler=FlowMatchEulerDiscreteScheduler(**flow))
     ours: Any = VideoDiTPipeline(
-        vae=pipe.vae,
-        text_encoder=None,
-        tokenizer=None,
+        **parts,
         transformer=TimeExtended(tiny_image_model(name)),
-        scheduler=type(pipe.scheduler).from_config(pipe.scheduler.config),
+        scheduler=FlowMatchEulerDiscreteScheduler(**flow),
         default_num_frames=FRAMES,
     )
     for one in (pipe, ours):
         one.set_progress_bar_config(disable=True)
-    latents = torch.randn(1, 4, FRAMES, 8, 8, generator=torch.Generator().manual_seed(3))
-    against = {f"negative_{key}": value.flip(1) if value.ndim == 3 else value for key, value in states.items()}
-    found = ours(latents=latents, guidance_scale=4.0, **states, **against, **SIZE).frames
-    more: dict[str, Any] = {"cfg_normalization": False} if name == "Lumina2" else {"use_resolution_binning": False}
+    text = told(name, pipe.transformer, clips=1)["encoder_hidden_states"]
+    states = {"prompt_embeds": text}
+    guided = name in ("Sana", "Lumina2")
+    against = {"negative_prompt_embeds": text.flip(1)} if guided else {}
+    scale = 4.0 if guided or name == "Flux2" else 1.0
+    masks = {
+        f"{key.removesuffix('_embeds')}_attention_mask": torch.ones(1, 7, dtype=torch.bool) for key in states | against
+    }
+    side = 8 if name == "Flux2" else 16
+    latents = torch.randn(
+        1, ours.transformer.in_channels, FRAMES, side, side, generator=torch.Generator().manual_seed(3)
+    )
+    size = SIZE | {"height": 32, "width": 32}
+    found = ours(latents=latents, guidance_scale=scale, **states, **against, **masks, **size).frames
+    if name == "Qwen-Image":
+        how = how | {"prompt_embeds_mask": masks["prompt_attention_mask"]}
+    else:
+        how = how | {"guidance_scale": scale} | (masks if guided else {})
     for index in range(FRAMES):
-        wanted = pipe(latents=latents[:, :, index], guidance_scale=4.0, **states, **against, **more, **SIZE)[0]
-        torch.testing.assert_close(found[:, :, index], wanted, atol=1e-5, rtol=1e-5)
+        one = latents[:, :, index]
+        first = packed(one, PACKS[name]) if name == "Qwen-Image" else one
+        wanted = pipe(latents=first, **states, **against, **how, **size)[0]
+        if name in PACKS:
+            wanted = rearrange(
+                wanted, "b (h w) (c p q) -> b c (h p) (w q)", p=PACKS[name], q=PACKS[name], h=side // PACKS[name]
+            )
+        torch.testing.assert_close(found[:, :, index], wanted, atol=1e-5 * float(wanted.abs().max()), rtol=0)
+        pixels = ours.codec.decode(found[:, :, index : index + 1])
+        assert pixels.shape == (1, 3, 1, 32, 32)
 
 
 def test_a_folder_of_any_family_is_extended(tmp_path: Path) -> None:

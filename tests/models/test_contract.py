@@ -11,7 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from tiny import tiny_dit, tiny_pipeline
 from torch import Tensor, nn
 
-from videodit.models import Condition, VideoModel
+from videodit.models import Condition, Schedule, VideoModel
 from videodit.pipeline import VideoDiTPipeline
 from videodit.training.model import Model, choose_weights
 
@@ -39,8 +39,8 @@ class Says(ModelMixin, ConfigMixin):
 
     def checkpoint_units(self, every: int) -> None: ...
 
-    def schedule(self, steps: int, frames: int, places: int) -> tuple[None, int]:
-        return None, frames * places
+    def schedule(self, steps: int, frames: int, places: int) -> Schedule:
+        return Schedule(frames * places)
 
     def set_sequence_group(self, group: Any) -> None: ...
 

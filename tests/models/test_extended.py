@@ -187,7 +187,13 @@ def test_weights_are_named_by_the_axis_they_look_along(name: str) -> None:
 def test_what_cannot_be_extended_is_named(base: str, why: str) -> None:
     if base == "video":
         model: Any = diffusers.LatteTransformer3DModel(
-            num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=1, sample_size=8, patch_size=2
+            num_attention_heads=2,
+            attention_head_dim=16,
+            in_channels=4,
+            out_channels=8,
+            num_layers=1,
+            sample_size=8,
+            patch_size=2,
         )
     else:
         model = TimeExtended(tiny_image_model("PixArt")).image

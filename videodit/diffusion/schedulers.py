@@ -130,20 +130,24 @@ def set_times(
     timesteps: Sequence[float] | None,
     sigmas: Sequence[float] | None,
     device: torch.device,
-    usual: Sequence[float] | None,
     tokens: int,
+    usual: Sequence[float] | None = None,
+    mu: float | None = None,
 ) -> None:
     """Sets a scheduler's timesteps for a call, as `steps_of_call` checked it.
 
     Args:
-        usual: sigmas that the model is sampled with where a call names none and the scheduler takes some.
-        tokens: by how many times are shifted, where the scheduler shifts them by size.
+        tokens: by which times are shifted, where the scheduler shifts them by size. mu: the shift itself, in its place.
+        usual: sigmas that the model is sampled with where the call names no steps and the scheduler takes some.
     """
     own = {name: list(one) for name, one in (("timesteps", timesteps), ("sigmas", sigmas)) if one is not None}
     if not own and usual is not None and "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
         own = {"sigmas": list(usual)}
     how: Any = own or {"num_inference_steps": steps}
-    scheduler.set_timesteps(**how, device=device, **shift_of_size(scheduler, tokens))
+    shift = shift_of_size(scheduler, tokens)
+    if shift and mu is not None:
+        shift = {"mu": mu}
+    scheduler.set_timesteps(**how, device=device, **shift)
 
 
 def clean_estimate(scheduler: Any, prediction: Tensor, latents: Tensor, t: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -22,6 +22,18 @@ class Condition:
     kind: Literal["text", "pooled", "class", "size", "guidance"]
     width: int
     null: bool = False
+
+
+class Schedule(NamedTuple):
+    """What a model's scheduler is told of a call, where the call itself names no steps.
+
+    tokens: by which times are shifted, by a scheduler that shifts by size. sigmas: None: the scheduler's own. mu: the
+    shift itself, in the place of that by tokens.
+    """
+
+    tokens: int
+    sigmas: list[float] | None = None
+    mu: float | None = None
 
 
 class VideoModel(Protocol):
@@ -50,9 +62,8 @@ class VideoModel(Protocol):
     def set_sequence_group(self, group: Any) -> None:
         """Spreads the tokens of each call over the processes of a group; None: over none."""
 
-    def schedule(self, steps: int, frames: int, places: int) -> tuple[list[float] | None, int]:
-        """What its scheduler is told of a call of so many steps, frames, and tokens a frame: sigmas (None: its own),
-        and by how many tokens its times are shifted, where they are shifted by size."""
+    def schedule(self, steps: int, frames: int, places: int) -> Schedule:
+        """What its scheduler is told of a call of so many steps, frames, and tokens a frame."""
 
     def text_memory(
         self,

@@ -29,7 +29,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from videodit.models import Condition
+from videodit.models import Condition, Schedule
 from videodit.models.attention import AttentionShape
 from videodit.models.block import DiTBlock
 from videodit.models.checks import check_told
@@ -159,9 +159,10 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
             return "time"
         return "space" if name.startswith(self.host_names) else ""
 
-    def schedule(self, steps: int, frames: int, places: int) -> tuple[list[float] | None, int]:
-        """Its own pipeline's sigmas, and the tokens of a frame, which is all that it sees at once."""
-        return (self.family.sigmas(steps) if self.family.sigmas else None), places
+    def schedule(self, steps: int, frames: int, places: int) -> Schedule:
+        """As its own pipeline has it, which sees a frame at once."""
+        sigmas, mu = self.family.sigmas, self.family.mu
+        return Schedule(places, sigmas and sigmas(steps), mu and mu(places, steps))
 
     def text_memory(self, *text: Any, **options: Any) -> None:
         """None: what the image model makes of a text differs from block to block."""

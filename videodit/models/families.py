@@ -78,7 +78,8 @@ class Family:
     patch: latent places a side of a token, of its configuration.
     start: where the image's tokens begin in a block's states that hold others too, a number or n of them, of (frames,
         how many others).
-    sigmas: those of so many steps, in its own pipeline; None: its scheduler's own.
+    sigmas: those of so many steps, in its own pipeline; None: its scheduler's own. mu: likewise, by how much times are
+        shifted, of (tokens, steps); None: as the scheduler says.
     text: the pipeline of diffusers whose `encode_prompt` makes its text; None: it is told none.
     guidance: the scale that its pipeline takes by default.
     square: whether it makes square pictures alone.
@@ -91,6 +92,7 @@ class Family:
     patch: Callable[[Any], int] = lambda config: config.patch_size
     start: Callable[[Frames, int], Any] = lambda frames, others: 0
     sigmas: Callable[[int], list[float]] | None = None
+    mu: Callable[[int, int], float] | None = None
     text: str | None = None
     guidance: float = 4.5
     square: bool = False
@@ -173,6 +175,12 @@ def _flux2(model: Any, x: Frames) -> Tensor:
     return packed(x, 1, call)
 
 
+def _flux2_mu(tokens: int, steps: int) -> float:
+    from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu  # which loads its text encoder's code
+
+    return compute_empirical_mu(tokens, steps)
+
+
 def _qwen(model: Any, x: Frames) -> Tensor:
     height, width = (length // 2 for length in x.latents.shape[-2:])
     shapes = [[(1, height, width)]] * len(x.latents)
@@ -212,6 +220,7 @@ FAMILIES: dict[str, Family] = {
         told=text_of("joint_attention_dim", guidance="guidance_embeds"),
         start=lambda frames, others: others,
         sigmas=falling,
+        mu=_flux2_mu,
         text="Flux2Pipeline",
         guidance=4.0,
     ),

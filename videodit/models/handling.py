@@ -14,7 +14,7 @@ from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
 from torch import nn
 
-from videodit.models import Condition
+from videodit.models import Condition, Schedule
 from videodit.models.adapters import WholeAdapters
 from videodit.models.checks import check_loaded, checked_cache
 from videodit.weights import check_finite, loading
@@ -84,9 +84,9 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
         first, _, rest = name.partition(".")
         return str(self.blocks[int(rest.split(".")[0])].axis) if first == "blocks" else ""
 
-    def schedule(self, steps: int, frames: int, places: int) -> tuple[list[float] | None, int]:
-        """A scheduler's own sigmas, and all tokens."""
-        return None, frames * places
+    def schedule(self, steps: int, frames: int, places: int) -> Schedule:
+        """Its scheduler's own sigmas, shifted by all tokens."""
+        return Schedule(frames * places)
 
     def checkpoint_units(self, every: int) -> None:
         """Recomputes every n-th block in the backward pass; 0: none."""

@@ -14,6 +14,7 @@ from diffusers import (
     AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
 )
+from tiny import awaken
 from torch import Tensor, nn
 from transformers import (
     CLIPTextConfig,
@@ -25,7 +26,6 @@ from transformers import (
     T5EncoderModel,
 )
 
-from tests.tiny import awaken
 from videodit.models.families import FAMILIES, Frames
 from videodit.text.own import own_parts
 

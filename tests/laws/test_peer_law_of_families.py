@@ -10,9 +10,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from einops import rearrange
-from torch import Tensor
-
-from tests.families import (
+from families import (
     PIPELINES,
     loud,
     sd3_pipeline,
@@ -23,6 +21,8 @@ from tests.families import (
     tiny_qwen_vae,
     told,
 )
+from torch import Tensor
+
 from videodit import TimeExtended, VideoDiTPipeline, extend_in_time
 
 PROMPT, AGAINST = "a red circle moving left", "two blue stars"

@@ -11,9 +11,9 @@ import diffusers
 import pytest
 import torch
 from diffusers.hooks import HookRegistry
+from families import MASKED, MODELS, frame_by_frame, loud, tiny_image_model, told
 from torch import Tensor
 
-from tests.families import MASKED, MODELS, frame_by_frame, loud, tiny_image_model, told
 from videodit.models.extended import TimeExtended
 from videodit.models.loading import load_model
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-import transformers
 from diffusers import DiffusionPipeline
 from torch import nn
 from transformers import PreTrainedModel
@@ -144,9 +144,7 @@ class FamilyText(nn.Module):
         """
         parts: dict[str, Any] = {}
         for name, (library, kind) in _index(folder).items():
-            if name not in PARTS or library != "transformers":
-                continue
-            loader = getattr(transformers, kind)
+            loader = getattr(import_module(library), kind)
             with loading(Path(folder, name)):
                 parts[name] = loader.from_pretrained(folder, subfolder=name, **({} if "tokenizer" in name else kwargs))
             if "tokenizer" not in name:
@@ -219,4 +217,4 @@ def text_pipeline(folder: str | Path) -> str | None:
 
 def _index(folder: str | Path) -> dict[str, Any]:
     index = DiffusionPipeline.load_config(folder)
-    return {name: part for name, part in index.items() if isinstance(part, list) and part[0]}
+    return {name: index[name] for name in PARTS if (index.get(name) or [None])[0]}

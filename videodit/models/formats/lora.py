@@ -50,6 +50,8 @@ class Pair:
 
 def formats_of(config: Any) -> tuple[Format, Format]:
     """How the family of a `VideoDiT` names its layers: in diffusers' class, and in its own files."""
+    if "axes" not in config:  # another model, which keeps its own names
+        return OURS, OURS
     for keys, theirs, own in KNOWN:
         try:
             their_config(keys, config, own.name)

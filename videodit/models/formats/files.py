@@ -9,6 +9,7 @@ import argparse
 import functools
 import json
 import math
+import re
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -123,6 +124,9 @@ def load(source: str | Path, subfolder: str | None = None, dtype: torch.dtype | 
 # ------------------------------------------------------------------------------------------------ the projects' own
 
 PREFIXES = ("module.", "model.diffusion_model.", "diffusion_model.")  # of wrappers and of ComfyUI
+SHARD = re.compile(r"-\d+-of-(?P<files>\d+)\.")
+SCALES = (".scale_weight", ".weight_scale")  # beside weights of 8 bits
+HINTS = (".scale_input", ".input_scale", ".comfy_quant")  # of how to compute with those
 
 
 def from_checkpoint(
@@ -149,7 +153,12 @@ def from_checkpoint(
         ConversionError: an unreadable file, a pickle with anything but tensors and plain values, another architecture.
     """
     path = Path(source)
-    state, theirs = _folder(path) if path.is_dir() else (_unwrapped(_read(path), path), FrozenDict())
+    if path.is_file() and (shard := SHARD.search(path.name)) and int(shard["files"]) > 1:
+        raise ConversionError(
+            f"{path}: one of {shard['files']} files of a model; name their folder, with its config.json"
+        )
+    loaded, theirs = _folder(path) if path.is_dir() else (_read(path), FrozenDict())
+    state, dropped = _unwrapped(loaded, path)
     asked = {"num_attention_heads": num_attention_heads or theirs.get("num_heads"), "sample_size": sample_size}
     try:
         where = _format_of(state)
@@ -157,11 +166,14 @@ def from_checkpoint(
             config = our_config(where, theirs)
         else:
             config = _said(state, where, asked | {"interpolation_scale": interpolation_scale})
+            config["num_layers"] = theirs.get("num_layers", config["num_layers"])
     except (KeyError, IndexError) as error:
         raise ConversionError(f"{path}: {error.args[0]} is missing: another architecture, or not the whole") from error
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
-    return fill(functools.partial(VideoDiT, **config), state, where, partial)
+    model, report = fill(functools.partial(VideoDiT, **config), state, where, partial)
+    report.dropped |= dropped
+    return model, report
 
 
 def is_original(folder: str | Path) -> bool:
@@ -264,37 +276,47 @@ def _folder(folder: Path) -> tuple[State, FrozenDict]:
     state: State = {}
     for file in sorted(folder.glob("*.safetensors")):
         state |= _read(file)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if state else {}
-    return _unwrapped(state, folder), FrozenDict(config)
+    return state, FrozenDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
-def _unwrapped(loaded: Any, file: Path) -> State:
-    """The state dict in a checkpoint: its averaged weights where it has them; 8-bit floats as what they stand for."""
+def _unwrapped(loaded: Any, file: Path) -> tuple[State, dict[str, str]]:
+    """The state dict in a checkpoint, averaged where it is; 8-bit floats as what they stand for, bfloat16.
+
+    Returns:
+        Its tensors, and why those are left out that are of no use here.
+    """
     for key in ("ema", "state_dict_ema", "model", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()) or not loaded:
         raise ConversionError(f"{file}: holds no state dict of tensors")
+    dropped: dict[str, str] = {}
     for prefix in PREFIXES:
-        if all(str(name).startswith(prefix) for name in loaded):
-            loaded = {str(name).removeprefix(prefix): tensor for name, tensor in loaded.items()}
-    state = _widened(loaded)
-    if broken := [name for name, tensor in state.items() if not is_finite(tensor)]:
-        raise ConversionError(f"{file}: {broken[0]} is not finite, it holds NaN or infinity; the file is damaged")
-    return state
-
-
-def _widened(state: State) -> State:
-    """Weights of 8-bit floats, times the scale beside them (`X.scale_weight`) where there is one, as bfloat16."""
-    wide = {}
-    for name, tensor in state.items():
-        if name == "scaled_fp8" or name.endswith((".scale_weight", ".scale_input")):
+        own = {str(name).removeprefix(prefix): x for name, x in loaded.items() if str(name).startswith(prefix)}
+        if len(own) == len(loaded) or (own and prefix == "model.diffusion_model."):  # beside a VAE, a text encoder ...
+            dropped |= {name: "of another model" for name in loaded if not name.startswith(prefix)}
+            loaded = own
+    state: State = {}
+    for name, tensor in loaded.items():
+        if name == "scaled_fp8" or name.endswith(HINTS):
+            dropped[name] = "of computing in 8 bits"
             continue
         if tensor.dtype.itemsize == 1 and tensor.dtype.is_floating_point:
-            scale = state.get(name.removesuffix("weight") + "scale_weight", torch.ones(()))
-            tensor = (tensor.float() * scale.float()).to(torch.bfloat16)
-        wide[name] = tensor
-    return wide
+            stem = name.removesuffix(".weight")
+            key = next((stem + ending for ending in SCALES if stem + ending in loaded), "")
+            scale = loaded.get(key, torch.ones(1)).float()
+            if scale.numel() not in (1, len(tensor)):
+                raise ConversionError(
+                    f"{file}: {key} is {tuple(scale.shape)}; one a weight or a row is read, none a block"
+                )
+            tensor = (tensor.float() * scale.reshape(-1, *[1] * (tensor.ndim - 1))).to(torch.bfloat16)
+            dropped |= {key: f"multiplied into {name}"} if key else {}
+        elif not tensor.is_floating_point():
+            raise ConversionError(f"{file}: {name} is quantized, {tensor.dtype}; take the weights in floating point")
+        if not is_finite(tensor):
+            raise ConversionError(f"{file}: {name} is not finite, it holds NaN or infinity; the file is damaged")
+        state[name] = tensor
+    return {name: tensor for name, tensor in state.items() if name not in dropped}, dropped
 
 
 # beginnings or parts of names, and what tensors of such a name are of

@@ -106,6 +106,19 @@ def mixed(folder: Path, **train: Any) -> Run:
     return run(folder, **(MIXED | {"train": MIXED["train"] | train}))
 
 
+def wan_run(folder: Path, base: Path, **train: Any) -> Any:
+    """On shapes, from images and clips, its text encoder as it is, at the shift that it was made with."""
+    start = {"start_from": str(base / "ours"), "learning_rate": 0.01, "ema_decay": 0.0, "log_every": 1}
+    values = run(
+        folder,
+        text={"source": str(base / "ours")},
+        model={"num_layers": None, "mlp_ratio": 4.0},
+        objective={"shift": 3.0, "given_frames": {"first": 0.3}},
+        train=start | train,
+    )
+    return values.model_copy(update={"codec": str(base / "ours")})
+
+
 def losses(folder: Path) -> dict[int, float]:
     """By the number of steps taken."""
     lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
@@ -180,3 +193,9 @@ def train_with_nan(folder: Path, name: str) -> str:
     except FloatingPointError as error:
         return str(error)
     return "nothing"
+
+
+def train_wan(folder: Path, base: Path, sharding: str, **train: Any) -> dict[int, float]:
+    """Trains a tiny Wan in this process's part; its losses."""
+    Trainer(wan_run(folder, base, sharding=sharding, **train)).train()
+    return losses(folder)

@@ -93,6 +93,8 @@ def open_model(
     if Path(name).suffix in (".pt", ".pth", ".safetensors") or Path(name).is_file() or is_original(name):
         model, report = from_checkpoint(name, **unsaid)
         return _cast(model, dtype), report
+    if given := [key for key in ("num_attention_heads", "interpolation_scale", "partial") if unsaid.get(key)]:
+        raise ConversionError(f"{name}: {given[0]} is of a project's own checkpoint, and this is none")
     try:
         return _open_folder(name, dtype)
     except ConversionError:
@@ -117,10 +119,7 @@ def _open_folder(name: str, dtype: torch.dtype) -> tuple[VideoDiT | VideoDiTPipe
         return from_diffusers(load(name, dtype=dtype))
     if "VideoDiTPipeline" in index["_class_name"]:  # alone, or behind the name of its module
         return VideoDiTPipeline.from_pretrained(name, dtype=dtype), Report()
-    if index["_class_name"] not in PIPELINES:
-        raise ConversionError(
-            f"{index['_class_name']} cannot be converted; a VideoDiTPipeline can be made from {', '.join(PIPELINES)}"
-        )
+    _known(index["_class_name"])
     there = [part for part in EXPERTS if (index.get(part) or [None])[0] is not None]
     with loading(name):
         models = {part: load(name, part, dtype) for part in there}
@@ -129,6 +128,16 @@ def _open_folder(name: str, dtype: torch.dtype) -> tuple[VideoDiT | VideoDiTPipe
         if (module := theirs.components.get(part)) is not None:
             check_finite(module, Path(name, part))
     return pipeline_from_diffusers(theirs)
+
+
+def _known(name: str) -> Known:
+    """What is known of a pipeline's class. ConversionError: nothing."""
+    if name not in PIPELINES:
+        raise ConversionError(
+            f"{name} cannot be converted; a VideoDiTPipeline can be made from {', '.join(PIPELINES)}. Its transformer "
+            "alone may be: name the folder of that"
+        )
+    return PIPELINES[name]
 
 
 def _cast(model: Any, dtype: torch.dtype) -> Any:
@@ -176,9 +185,7 @@ def pipeline_from_diffusers(theirs: DiffusionPipeline) -> tuple[VideoDiTPipeline
         ConversionError: another pipeline, or a transformer that a `VideoDiT` cannot be.
     """
     name = type(theirs).__name__
-    if name not in PIPELINES:
-        raise ConversionError(f"{name} cannot be converted; a VideoDiTPipeline can be made from {', '.join(PIPELINES)}")
-    known, parts = PIPELINES[name], dict(theirs.components)
+    known, parts = _known(name), dict(theirs.components)
     if (tokenizer := parts.get("tokenizer")) is not None:
         tokenizer.model_max_length = known.tokens
         tokenizer.init_kwargs["lowercase_prompts"] = known.lowercase  # their pipelines do so in code
@@ -187,6 +194,11 @@ def pipeline_from_diffusers(theirs: DiffusionPipeline) -> tuple[VideoDiTPipeline
         if parts.get(part) is not None:
             parts[part], found = from_diffusers(parts[part])
             report = found if part == "transformer" else report.and_of(found, part)
+    if (takes := parts["transformer"].in_channels) != (gives := VideoCodec(parts["vae"]).strides.channels):
+        raise ConversionError(
+            f"its transformer takes {takes} channels, and its VAE gives {gives}: pictures beside the noise are not "
+            "given by a VideoDiTPipeline. Its transformer alone can be converted: name the folder of that"
+        )
     names: dict[int, list[str]] = {}
     for label, number in getattr(theirs, "labels", {}).items():  # a DiT's: several names a class
         names.setdefault(number, []).append(label)

@@ -16,8 +16,9 @@ from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid, get_2
 from safetensors.torch import save_file
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention, silu
 
-from videodit.models.formats.files import from_checkpoint
+from videodit.models.formats.files import from_checkpoint, to_checkpoint
 from videodit.models.formats.table import ConversionError
+from videodit.models.transformer import VideoDiT
 
 DIM, HEADS, DEPTH, CLASSES, SIDE = 48, 2, 2, 5, 4  # SIDE: tokens a side
 State = dict[str, torch.Tensor]
@@ -117,6 +118,9 @@ def test_class_models_compute_what_their_papers_code_computes(tmp_path: Path, te
     actual = model.double()(x.double(), t, class_labels=y).sample
     torch.testing.assert_close(actual, dit_forward(state, x, t, y), rtol=1e-4, atol=1e-5)
     assert report.dropped.keys() == {"pos_embed"} | ({"temp_embed"} if temporal else set())
+    back = to_checkpoint(from_checkpoint(file, num_attention_heads=HEADS)[0], "latte" if temporal else "dit")
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in state.items() if name not in report.dropped)
 
 
 def test_a_file_without_positions_needs_its_size_said(tmp_path: Path) -> None:
@@ -249,6 +253,18 @@ def test_latte_text_to_video_keeps_diffusers_names(tmp_path: Path) -> None:
     model, _ = from_checkpoint(tmp_path / "t2v.pt", num_attention_heads=HEADS)
     x, text, t = torch.randn(2, 4, 3, 8, 8), torch.randn(2, 6, 20), torch.tensor([3, 910])
     torch.testing.assert_close(model(x, t, text).sample, theirs(x, t, text).sample, rtol=1e-4, atol=1e-5)
+    back = to_checkpoint(model, "latte")
+    assert back.keys() == {name.removeprefix("module.") for name in state} - {"caption_projection.y_embedding"}
+    assert all(torch.equal(tensor, back[name]) for name, tensor in theirs.state_dict().items() if "pos" not in name)
+
+
+def test_a_dit_of_diffusers_counts_time_otherwise_than_its_project() -> None:
+    """Its sinusoids are shifted by one: the same weights compute another thing there, and are not given out as such."""
+    model = VideoDiT(
+        4, 8, axes=("space",), norm_type="ada_norm_zero", num_classes=5, qk_norm=False, timestep_freq_shift=1
+    )
+    with pytest.raises(ConversionError, match="DiT needs timestep_freq_shift=0, but this model has 1"):
+        to_checkpoint(model, "dit")
 
 
 class Bomb:
@@ -293,6 +309,10 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         ({"without": "blocks.1.mlp.fc2.bias"}, r"lack blocks\.1\.mlp\.fc2\.bias"),
         ({"with": {"blocks.0.extra.weight": torch.zeros(3)}}, r"1 tensors have no place .*blocks\.0\.extra"),
         ({"with": {"blocks.0.attn.proj.weight": torch.zeros(3, 3)}}, "another model"),
+        (
+            {"with": {"patch_embedding.weight": torch.zeros(3), "time_projection.1.weight": torch.zeros(3)}},
+            r"a mix of .*DiT.* and .*Wan \(patch_embedding\.weight\)|a mix of .*Wan.* and .*DiT",
+        ),
         ({"with": {"pos_embed": torch.zeros(1, 16, DIM)}}, "not the positions that this model computes"),
         ({"with": {"blocks.0.attn.sr.weight": torch.zeros(3)}}, "compressed .* not supported"),
         ({"heads": None}, "width 48 is no published one; give num_attention_heads"),

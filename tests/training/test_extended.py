@@ -82,6 +82,14 @@ def test_it_is_trained_goes_on_exactly_and_images_stay(base: tuple[str, Path], t
         before.transformer.load_lora_adapter(folder / "lora")
         found = before("a red circle", latents=clip, num_frames=5, **call).frames
         torch.testing.assert_close(found, clips[1], atol=1e-5, rtol=1e-5)
+        theirs = PIPELINES[name]()  # what its own pipeline reads of it makes its stills
+        theirs.set_progress_bar_config(disable=True)
+        theirs.load_lora_weights(folder / "lora")
+        theirs.fuse_lora()
+        for key, weight in theirs.transformer.named_parameters():
+            if key.endswith("attn.to_q.base_layer.weight"):
+                mine = after.transformer.get_parameter(f"image.{key.replace('.base_layer', '')}")
+                torch.testing.assert_close(weight, mine, atol=1e-6, rtol=1e-5)
 
 
 def test_another_objective_than_its_scheduler_is_named(base: tuple[str, Path], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import WanPipeline
 from peers import PROMPTS, tiny_wan_pipeline
-from runs import equal, losses, run
+from runs import equal, losses, wan_run
 
 from videodit.exchange import open_model, pipeline_to_diffusers
 from videodit.pipeline import VideoDiTPipeline
@@ -25,19 +25,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_wan_pipeline().save_pretrained(folder / "theirs")
     open_model(folder / "theirs")[0].save_pretrained(folder / "ours")
     return folder
-
-
-def wan_run(folder: Path, base: Path, **train: Any) -> Any:
-    """On shapes, from images and clips, its text encoder as it is, at the shift that it was made with."""
-    start = {"start_from": str(base / "ours"), "learning_rate": 0.01, "ema_decay": 0.0, "log_every": 1}
-    values = run(
-        folder,
-        text={"source": str(base / "ours")},
-        model={"num_layers": None, "mlp_ratio": 4.0},
-        objective={"shift": 3.0, "given_frames": {"first": 0.3}},
-        train=start | train,
-    )
-    return values.model_copy(update={"codec": str(base / "ours")})
 
 
 LORA = {"rank": 2, "alpha": 2, "targets": ["to_q", "to_k", "to_v", "to_out.0", "ff.net.2"]}

@@ -46,6 +46,8 @@ class WholeAdapters(PeftAdapterMixin):
             WeightsError: a tensor has no place in this model (unless not `strict`), lacks its other half, or is of
                 another base's shape; it is not finite; or the file is damaged. The model is then without the adapter.
         """
+        if "." in (kwargs.get("adapter_name") or ""):
+            raise WeightsError(f"adapter_name={kwargs['adapter_name']!r}: the name of an adapter has no dot")
         if kwargs.pop("network_alphas", None):
             raise WeightsError("network_alphas: put each alpha beside its layer's halves, as LAYER.alpha")
         source = pretrained_model_name_or_path_or_dict
@@ -96,8 +98,7 @@ class WholeAdapters(PeftAdapterMixin):
         Raises:
             ValueError: no such adapter or style. DiskError: there is no room.
         """
-        if adapter_name not in self._adapters():
-            raise ValueError(f"no adapter {adapter_name!r} on this model, but {', '.join(self._adapters()) or 'none'}")
+        self._check_adapter(adapter_name)
         state, config = write(adapter_pairs(self, adapter_name), self.config, style)
         told = {f"transformer.{key}": value for key, value in config.items()}
         metadata = {"format": "pt"} | ({LORA_ADAPTER_METADATA_KEY: json.dumps(told, sort_keys=True)} if told else {})
@@ -105,6 +106,16 @@ class WholeAdapters(PeftAdapterMixin):
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole(file) as scratch:
             save_file(state, scratch, metadata=metadata)
+
+    def delete_adapters(self, adapter_names: list[str] | str) -> None:
+        """As diffusers deletes them. ValueError: there is none of a name."""
+        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
+            self._check_adapter(name)
+        super().delete_adapters(adapter_names)
+
+    def _check_adapter(self, name: str) -> None:
+        if name not in self._adapters():
+            raise ValueError(f"no adapter {name!r} on this model, but {', '.join(self._adapters()) or 'none'}")
 
     def _adapters(self) -> dict[str, Any]:
         return getattr(self, "peft_config", {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -15,20 +16,13 @@ if TYPE_CHECKING:
     from videodit.models.transformer import VideoDiT
 
 NORM_TYPES = ("ada_norm_single", "ada_norm_zero")
-# what is read by some models alone, and what it is in the others
-OF_ZERO = {"num_classes": None, "shared_embedder": True, "timestep_freq_shift": 0}
-OF_SINGLE = {"use_additional_conditions": False, "fps_embedding": None, "freq_dim": 256}
-OF_TEXT = {
-    "caption_length": None,
-    "null_caption_length": None,
-    "cross_attention_axes": None,
-    "cross_attention_norm": False,
-    "cross_attention_qk_norm": False,
-}
-OF_QK_NORM = {"qk_norm_type": "rms_norm"}
-OF_SECONDS = {"rotary_periods": (0.5, 64.0)}
-OF_PLACES = {"interpolation_scale": 1.0}
-OF_TIME = {"images_skip_time": True}
+OF_TEXT = (
+    "caption_length",
+    "null_caption_length",
+    "cross_attention_axes",
+    "cross_attention_norm",
+    "cross_attention_qk_norm",
+)
 # what a call gives, and the key of the configuration that asks for it
 CONDITIONS = {
     "encoder_hidden_states": "caption_channels",
@@ -45,8 +39,9 @@ NAMES = {
 }
 
 
-def check_config(c: Any) -> None:
+def check_config(model: nn.Module) -> None:
     """ValueError for a configuration that no model can have; names the key."""
+    c: Any = model.config
     dim = c.num_attention_heads * c.attention_head_dim
     for key, allowed in (("axes", tuple(GROUPS)), ("cross_attention_axes", tuple(c.axes)), ("qk_norm", tuple(c.axes))):
         value = c[key]
@@ -58,17 +53,26 @@ def check_config(c: Any) -> None:
     for key, some in choices.items():
         if c[key] not in some:
             raise ValueError(f"{key}={c[key]!r} must be one of {', '.join(some)}")
-    for reads, why, options in (
-        (c.norm_type == "ada_norm_zero", "needs norm_type='ada_norm_zero'", OF_ZERO),
-        (c.norm_type == "ada_norm_single", "needs norm_type='ada_norm_single'", OF_SINGLE),
-        (c.caption_channels is not None, "is of a text, and caption_channels=None", OF_TEXT),
-        (c.qk_norm or c.cross_attention_qk_norm, "is of a QK-norm, and this model has none", OF_QK_NORM),
-        (c.time_positions in ("rotary", "both"), "is of rotary positions by the second", OF_SECONDS),
-        (c.time_positions != "grid", "is of sin-cos places, and time_positions='grid' has none", OF_PLACES),
-        ("time" in c.axes, "is of time blocks, and axes has none", OF_TIME),
+    zero, text, own = (
+        c.norm_type == "ada_norm_zero",
+        c.caption_channels is not None,
+        signature(type(model).__init__).parameters,
+    )
+    for reads, why, keys in (
+        (zero, "needs norm_type='ada_norm_zero'", ("num_classes", "shared_embedder", "timestep_freq_shift")),
+        (not zero, "needs norm_type='ada_norm_single'", ("use_additional_conditions", "fps_embedding", "freq_dim")),
+        (text, "is of a text, and caption_channels=None", OF_TEXT),
+        (c.qk_norm or c.cross_attention_qk_norm, "is of a QK-norm, and this model has none", ("qk_norm_type",)),
+        (c.time_positions in ("rotary", "both"), "is of rotary positions by the second", ("rotary_periods",)),
+        (
+            c.time_positions != "grid",
+            "is of sin-cos places, and time_positions='grid' has none",
+            ("interpolation_scale",),
+        ),
+        ("time" in c.axes, "is of time blocks, and axes has none", ("images_skip_time",)),
     ):
-        for key, unset in options.items() if not reads else ():
-            if (tuple(c[key]) if isinstance(c[key], list) else c[key]) != unset:
+        for key in keys if not reads else ():
+            if (tuple(c[key]) if isinstance(c[key], list) else c[key]) != own[key].default:
                 raise ValueError(f"{key}={c[key]}: no block would read it: it {why}")
     if c.caption_length and c.null_caption_length:
         raise ValueError("caption_length and null_caption_length: without a mask there is no text that stands for none")

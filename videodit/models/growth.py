@@ -10,11 +10,14 @@ Inflation as in AnimateDiff and Open-Sora (zero-initialized temporal branches) a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
+from torch.nn.functional import pad
 
-from videodit.models.block import DiTBlock
 from videodit.models.formats.table import ConversionError, Report
 from videodit.models.transformer import VideoDiT
 
@@ -63,81 +66,64 @@ def grow(
     Raises:
         ConversionError: the old pattern does not lie in the new one, or a change would lose weights.
     """
-    old = dict(image_model.config)
-    was = tuple(old["axes"])
-    origin = _origins(was, tuple(axes))
-    if time_blocks not in ("fresh", "copied"):
-        raise ConversionError(f"time_blocks={time_blocks!r} must be fresh or copied")
-    if time_blocks == "copied" and None not in origin:
-        raise ConversionError(f"time_blocks='copied': axes={list(axes)} has no new blocks")
-    had = {axis for axis in was if (old["qk_norm"] if isinstance(old["qk_norm"], bool) else axis in old["qk_norm"])}
-    new_axes = {axis for axis, source in zip(axes, origin, strict=True) if source is None} - set(was)
+    old, was, origin = image_model.config, set(image_model.config.axes), _origins(image_model.config.axes, axes)
+    had, fresh = _normed(old.qk_norm, old.axes), {a for a, i in zip(axes, origin, strict=True) if i is None} - was
     if qk_norm is None:
-        qk_norm = tuple(sorted(had | new_axes)) or False
-    if had - set(_normed(qk_norm, axes)):
-        raise ConversionError(f"qk_norm={qk_norm}: this model has QK-norm along {sorted(had)}, which would be lost")
-    pt = old["patch_size"][0] if patch_frames is None else patch_frames
-    if pt < 1 or old["patch_size"][0] not in (1, pt):
-        raise ConversionError(
-            f"patch_frames={pt}: this model has {old['patch_size'][0]} and can be grown from 1 upwards"
-        )
-    channels = old["in_channels"] if in_channels is None else in_channels
-    halves = image_model.out_channels // old["in_channels"]
-    if channels < old["in_channels"]:
-        raise ConversionError(f"in_channels={channels}: this model has {old['in_channels']}, and some would be lost")
-    if halves * old["in_channels"] != image_model.out_channels:
-        raise ConversionError(f"{image_model.out_channels} outputs of {old['in_channels']} channels cannot be grown")
-    for name, value in (("sample_size", sample_size), ("sample_fps", sample_fps)):
-        if value is not None and not value > 0:
-            raise ConversionError(f"{name}={value} must be positive")
-    if caption_channels is not None and old["caption_channels"] not in (None, caption_channels):
-        raise ConversionError(
-            f"caption_channels={caption_channels}: this model reads states of {old['caption_channels']}"
-        )
-    if drop_classes and old["num_classes"] is None:
-        raise ConversionError("drop_classes: this model is told no class")
-    reads = (old["cross_attention_axes"] or was) if old["caption_channels"] else ()
-    if cross_attention_axes is not None:
-        if not (reads or caption_channels):
-            raise ConversionError(f"cross_attention_axes={list(cross_attention_axes)}: this model reads no text")
-        if set(reads) - set(cross_attention_axes):
-            raise ConversionError(
-                f"cross_attention_axes={list(cross_attention_axes)}: the text of {list(reads)} would be lost"
-            )
-    looked = bool({"time", "joint"} & set(was))
-    positions = time_positions or (old["time_positions"] if looked else "rotary")
-    if positions == "sincos" and not looked:
-        raise ConversionError(
-            "time_positions='sincos' would change what the image model computes; choose rotary or both"
-        )
-    if sample_size is not None and (old["sample_size"] is None or positions == "grid"):
-        raise ConversionError(f"sample_size={sample_size}: the places of this model are of no size of its own")
-    size = sample_size or old["sample_size"]
+        qk_norm = tuple(sorted(had | fresh)) or False
+    (before, *patch), inputs, outputs = image_model.patch_size, image_model.in_channels, image_model.out_channels
+    pt = before if patch_frames is None else patch_frames
+    channels = inputs if in_channels is None else in_channels
+    states, text = old.caption_channels or caption_channels, list(cross_attention_axes or ())
+    reads = list(old.cross_attention_axes or old.axes) if old.caption_channels else []
+    sized = old.sample_size is not None and old.time_positions != "grid"
+    looked = bool({"time", "joint"} & was)
+    positions = time_positions or (old.time_positions if looked else "rotary")
+    for wrong, why in (
+        (time_blocks not in ("fresh", "copied"), f"{time_blocks=} must be fresh or copied"),
+        (time_blocks == "copied" and None not in origin, f"{time_blocks=}: axes={list(axes)} has no new blocks"),
+        (had - _normed(qk_norm, axes), f"{qk_norm=}: this model has QK-norm along {sorted(had)}, which would be lost"),
+        (pt < 1 or before not in (1, pt), f"{patch_frames=}: this model has {before} and can be grown from 1 upwards"),
+        (channels < inputs, f"{in_channels=}: this model has {inputs}, and some would be lost"),
+        (channels != inputs and outputs % inputs, f"{in_channels=}: {outputs} outputs of {inputs} cannot be grown"),
+        (sample_size is not None and not sample_size > 0, f"{sample_size=} must be positive"),
+        (sample_size and not sized, f"{sample_size=}: the places of this model are of no size of its own"),
+        (sample_fps is not None and not sample_fps > 0, f"{sample_fps=} must be positive"),
+        (caption_channels not in (None, states), f"{caption_channels=}: this model reads states of {states}"),
+        (text and not states, f"cross_attention_axes={text}: this model reads no text"),
+        (text and set(reads) - set(text), f"cross_attention_axes={text}: the text of {reads} would be lost"),
+        (drop_classes and old.num_classes is None, "drop_classes: this model is told no class"),
+        (
+            not looked and positions == "sincos",
+            f"{time_positions=} would change what the image model computes; choose rotary or both",
+        ),
+    ):
+        if wrong:
+            raise ConversionError(why)
     config = {key: value for key, value in old.items() if not key.startswith("_")} | {
         "axes": tuple(axes),
-        "patch_size": (pt, *old["patch_size"][1:]),
+        "patch_size": (pt, *patch) if pt != before else old.patch_size,
         "in_channels": channels,
-        "out_channels": halves * channels,
-        "sample_size": size,
-        "interpolation_scale": old["interpolation_scale"] * (size / old["sample_size"] if sample_size else 1.0),
+        "out_channels": outputs * channels // inputs,
+        "sample_size": sample_size or old.sample_size,
+        "interpolation_scale": old.interpolation_scale * (sample_size / old.sample_size if sample_size else 1.0),
         "qk_norm": qk_norm,
         "time_positions": positions,
-        "cross_attention_axes": cross_attention_axes or old["cross_attention_axes"],
-        "caption_channels": caption_channels or old["caption_channels"],
-        "num_classes": None if drop_classes else old["num_classes"],
-        "sample_fps": sample_fps or old["sample_fps"],
+        "cross_attention_axes": cross_attention_axes or old.cross_attention_axes,
+        "caption_channels": caption_channels or old.caption_channels,
+        "num_classes": None if drop_classes else old.num_classes,
+        "sample_fps": sample_fps or old.sample_fps,
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = VideoDiT(**config)
-    report = _fill(model, image_model, origin, time_blocks, had)
-    if looked and positions != old["time_positions"] and (old["time_positions"], positions) != ("rotary", "both"):
-        report.grown["time_positions"] = f"{old['time_positions']} before: this changes what the model computes"
+    report = _fill(model, image_model, origin, time_blocks == "copied")
+    if looked and positions != old.time_positions and (old.time_positions, positions) != ("rotary", "both"):
+        report.grown["time_positions"] = f"{old.time_positions} before: this changes what the model computes"
     return model.eval(), report
 
 
-def _normed(qk_norm: bool | tuple[str, ...], axes: tuple[str, ...]) -> tuple[str, ...]:
-    return (axes if qk_norm else ()) if isinstance(qk_norm, bool) else tuple(qk_norm)
+def _normed(qk_norm: bool | tuple[str, ...], axes: tuple[str, ...]) -> set[str]:
+    return set(axes if qk_norm else ()) if isinstance(qk_norm, bool) else set(qk_norm)
 
 
 def _origins(was: tuple[str, ...], axes: tuple[str, ...]) -> list[int | None]:
@@ -153,89 +139,96 @@ def _origins(was: tuple[str, ...], axes: tuple[str, ...]) -> list[int | None]:
     return origin
 
 
-def _fill(model: VideoDiT, source: VideoDiT, origin: list[int | None], time_blocks: str, had: set[str]) -> Report:
-    report, theirs, ours = Report(), source.state_dict(), model.state_dict()
-    old, period = len(source.config.axes), len(origin)
-    neighbour = next((i for i, axis in enumerate(source.config.axes) if axis == "space"), 0)
-    used = set()
+def _fill(model: VideoDiT, source: VideoDiT, origin: list[int | None], copied: bool) -> Report:
+    """Gives each tensor of the model the source's, as `RULES` change it, or leaves it as it is fresh."""
+    report, theirs, ours, old = Report(), source.state_dict(), model.state_dict(), source.config
+    neighbour = next((i for i, axis in enumerate(old.axes) if axis == "space"), 0)
+    blocks = [(layer, place) for layer in range(model.config.num_layers) for place in origin]
+    if model.config.num_classes is None:
+        tables = (name for name in theirs if name.endswith("class_embedder.weight"))
+        report.dropped = dict.fromkeys(tables, 'all but the class "none"')
+    used = set(report.dropped)
     for name in ours:
-        where, why = name, ""
-        if name.startswith("blocks.") or (name.startswith("embedders.") and not source.config.shared_embedder):
-            part, index, rest = name.split(".", 2)
-            layer, place = divmod(int(index), period)
-            before = origin[place]
-            if before is None and part == "blocks":
-                why = "a new block, silent"
-                if time_blocks == "fresh":
-                    report.fresh[name] = why
-                    continue
-            where = f"{part}.{layer * old + (neighbour if before is None else before)}.{rest}"
-        if where not in theirs:
-            report.fresh[name] = why or _why_fresh(name, model, had)
+        part, _, rest = name.partition(".")
+        where, why = name, []
+        if part == "blocks" or (part == "embedders" and not old.shared_embedder):
+            index, _, rest = rest.partition(".")
+            layer, place = blocks[int(index)]
+            why = ["a new block, silent"] if place is None and part == "blocks" else []
+            where = f"{part}.{layer * len(old.axes) + (neighbour if place is None else place)}.{rest}"
+        if where not in theirs or (why and not copied):
+            report.fresh[name] = why[0] if why else _why_fresh(name, model, source)
             continue
         used.add(where)
-        tensor, rule = _changed(name, theirs[where], model, source)
-        table = where.replace("timestep_embedder.linear_2.bias", "class_embedder.weight")
-        if table != where and table in theirs and table not in ours:
-            tensor, rule = tensor + theirs[table][-1], 'the class "none" added'
-            report.dropped[table] = 'all but the class "none"'
-            used.add(table)
+        tensor = theirs[where]
+        for rule in RULES:
+            if name.endswith(rule.names) and model.config[rule.key] != old[rule.key]:
+                tensor, why = rule.tensor(tensor, model, source, where), [*why, rule.words]
         ours[name] = tensor.clone()
-        if rule or why:
-            report.grown[name] = f"{where}: {rule or why}"
-        else:
-            report.copied[name] = where
+        (report.grown if why else report.copied)[name] = f"{where}: {', '.join(why)}" if why else where
     if left := sorted(set(theirs) - used):
         raise ConversionError(f"{len(left)} tensors of the source would be lost: {', '.join(left[:5])}")
-    fp32 = VideoDiT._keep_in_fp32_modules
     for name in report.fresh.keys() & ours.keys():  # as from_pretrained would load them
-        ours[name] = ours[name] if any(part in name for part in fp32) else ours[name].to(source.dtype)
+        kept = any(part in name for part in VideoDiT._keep_in_fp32_modules)
+        ours[name] = ours[name] if kept else ours[name].to(source.dtype)
     model.load_state_dict(ours, assign=True)
-    for i, block in enumerate(model.blocks):
-        assert isinstance(block, DiTBlock)
-        if origin[i % period] is None and (block.modulation is None or time_blocks == "copied"):
-            block.silence()
+    for block, (_, place) in zip(model.blocks, blocks, strict=True):
+        if place is None and (copied or model.config.norm_type == "ada_norm_single"):
+            block.silence()  # type: ignore[operator]
     return report
 
 
-def _why_fresh(name: str, model: VideoDiT, had: set[str]) -> str:
+def _why_fresh(name: str, model: VideoDiT, source: VideoDiT) -> str:
     """Why a tensor has no counterpart in the source; ConversionError where there is no good reason."""
     if name == "time_scale":
         return "scale of the added time positions, zero"
     if name.startswith("caption_projection.") or ".attn2." in name or ".norm_cross." in name:
         return "cross-attention to a text, silent"
     if ".norm_q." in name or ".norm_k." in name:
-        axis = model.blocks[int(name.split(".")[1])].axis
-        return "QK-norm" if axis in had else "QK-norm: this changes what the model computes; train it"
+        had = model.axis_of(name) in _normed(source.config.qk_norm, source.config.axes)
+        return "QK-norm" if had else "QK-norm: this changes what the model computes; train it"
     raise ConversionError(f"{name}: the source has nothing to make it from")
 
 
-def _changed(name: str, tensor: Tensor, model: VideoDiT, source: VideoDiT) -> tuple[Tensor, str]:
-    """A tensor of the tokenizer or the head at the new patch and channels, and the rule; others as they are."""
-    (pt, ph, pw), before = model.patch_size, source.patch_size[0]
-    channels, was = model.config.in_channels, source.config.in_channels
-    if (pt, channels) == (before, was) or not (name.startswith("proj_out.") or name == "patch_embed.proj.weight"):
-        return tensor, ""
-    rules = []
-    take = torch.arange(channels) % was
-    if name == "patch_embed.proj.weight":
-        kernel = rearrange(tensor, "d (c pt ph pw) -> d c pt ph pw", c=was, ph=ph, pw=pw)
-        if channels != was:
-            shared = torch.bincount(take, minlength=was)[take].to(tensor)
-            kernel = kernel[:, take] / rearrange(shared, "c -> c 1 1 1")
-            rules.append(f"{was} channels shared by {channels}, divided")
-        if pt != before:
-            taps = kernel.new_zeros(*kernel.shape[:2], pt, ph, pw)
-            taps[:, :, -1:] = kernel
-            kernel = taps
-            rules.append(f"in the last of {pt} taps, zeros before")
-        return rearrange(kernel, "d c pt ph pw -> d (c pt ph pw)"), ", ".join(rules)
-    halves = source.out_channels // was
-    rows = rearrange(tensor, "(pt ph pw half c) ... -> pt ph pw half c ...", ph=ph, pw=pw, half=halves, c=was)
-    if channels != was:
-        rows = rows[:, :, :, :, take]
-        rules.append(f"{was} channels repeated to {channels}")
-    if pt != before:
-        rows = repeat(rows, "1 ... -> pt ...", pt=pt)
-        rules.append(f"repeated for each of {pt} frames")
-    return rearrange(rows, "pt ph pw half c ... -> (pt ph pw half c) ..."), ", ".join(rules)
+class Rule(NamedTuple):
+    """Of tensors whose names end so, where the new configuration has another `key`: what is made of them, in words."""
+
+    names: tuple[str, ...]
+    key: str
+    tensor: Callable[[Tensor, VideoDiT, VideoDiT, str], Tensor]
+    words: str
+
+
+def _last_tap(x: Tensor, new: VideoDiT, old: VideoDiT, name: str) -> Tensor:
+    taps = pad(rearrange(x, "d (c p) -> d c 1 p", c=old.in_channels), (0, 0, new.patch_size[0] - 1, 0))
+    return rearrange(taps, "d c pt p -> d (c pt p)")
+
+
+def _every_tap(x: Tensor, new: VideoDiT, old: VideoDiT, name: str) -> Tensor:
+    return repeat(x, "p ... -> (pt p) ...", pt=new.patch_size[0])
+
+
+def _divided(x: Tensor, new: VideoDiT, old: VideoDiT, name: str) -> Tensor:
+    take = torch.arange(new.in_channels) % old.in_channels
+    kernel = rearrange(x, "d (c p) -> d c p", c=old.in_channels)[:, take]
+    return rearrange(kernel / rearrange(take.bincount()[take].to(x), "c -> c 1"), "d c p -> d (c p)")
+
+
+def _repeated(x: Tensor, new: VideoDiT, old: VideoDiT, name: str) -> Tensor:
+    rows = rearrange(x, "(p c) ... -> p c ...", c=old.in_channels)  # p: of the patch, and of both halves
+    return rearrange(rows[:, torch.arange(new.in_channels) % old.in_channels], "p c ... -> (p c) ...")
+
+
+def _with_none(x: Tensor, new: VideoDiT, old: VideoDiT, name: str) -> Tensor:
+    return x + old.get_parameter(name.replace(TIME_BIAS, "class_embedder.weight"))[-1]
+
+
+TOKENIZER, HEAD = ("patch_embed.proj.weight",), ("proj_out.weight", "proj_out.bias")
+TIME_BIAS = "timestep_embedder.linear_2.bias"
+RULES = (
+    Rule(TOKENIZER, "patch_size", _last_tap, "in the last tap of the patch, zeros before"),
+    Rule(HEAD, "patch_size", _every_tap, "repeated for each frame of the patch"),
+    Rule(TOKENIZER, "in_channels", _divided, "divided among the channels that share it"),
+    Rule(HEAD, "in_channels", _repeated, "repeated for the channels that share it"),
+    Rule((TIME_BIAS,), "num_classes", _with_none, 'the class "none" added'),
+)

@@ -19,6 +19,11 @@ from videodit.models.adapters import WholeAdapters
 from videodit.models.checks import check_loaded, checked_cache
 from videodit.weights import check_finite, loading
 
+STUB = '''"""Lets diffusers' `AutoModel` find the class of this folder; videodit must be installed."""
+
+from videodit.models.transformer import VideoDiT  # noqa: F401
+'''
+
 
 class Handling(AttentionMixin, CacheMixin, WholeAdapters):
     """All of a diffusers model of `blocks` but what it is made of and what it computes."""
@@ -27,6 +32,7 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
     enable_gradient_checkpointing: Any
     disable_gradient_checkpointing: Any
 
+    _auto_class = "AutoModel"
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["DiTBlock"]
     _repeated_blocks: ClassVar[list[str]] = ["DiTBlock"]
@@ -55,6 +61,26 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
         check_loaded(info, f"{pretrained_model_name_or_path}", cls.__name__)
         check_finite(model, Path(pretrained_model_name_or_path, folder))
         return (model, info) if wanted else model
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: Any, **kwargs: Any) -> dict[str, Any]:
+        """A folder's config.json, without what is for diffusers' `AutoModel`."""
+        config = super()._dict_from_json_file(json_file, **kwargs)  # type: ignore[misc]
+        return {key: value for key, value in config.items() if key != "auto_map"}
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Saves a folder as diffusers does, with the stub by which its `AutoModel` finds this class there.
+
+        Raises:
+            ValueError: there are adapters on the model, beside whose weights its own have other names.
+        """
+        if adapters := ", ".join(self._adapters()):
+            raise ValueError(
+                f"adapters ({adapters}) are no weights of the model: save_lora_weights (of a model save_lora_adapter) "
+                "saves them, unload_lora_weights (unload_lora) takes them off; after fuse_lora they are part of it"
+            )
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
+        (Path(save_directory) / "transformer.py").write_text(STUB)
 
     @property
     def in_channels(self) -> int:

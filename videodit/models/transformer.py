@@ -127,7 +127,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
     ):
         super().__init__()
         dim = num_attention_heads * attention_head_dim
-        check_config(self.config)
+        check_config(self)
         self.patch_size: tuple[int, int, int] = (patch_size[0], patch_size[1], patch_size[2])
         self.out_channels = out_channels or in_channels
         self.patch_embed = PatchEmbed(self.patch_size, in_channels, dim)

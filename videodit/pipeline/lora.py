@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from diffusers.loaders.lora_base import LoraBaseMixin
-from diffusers.utils.peft_utils import get_adapter_name
+from diffusers.utils.peft_utils import get_adapter_name, unscale_lora_layers
 
 
 class Adapters(LoraBaseMixin):
@@ -36,11 +36,7 @@ class Adapters(LoraBaseMixin):
         Raises:
             WeightsError: half an adapter, one of another base, or a damaged file; the model is then as before.
         """
-        model: Any = self.transformer_2 if load_into_transformer_2 else self.transformer  # type: ignore[attr-defined]
-        if model is None:
-            raise ValueError(
-                "this pipeline has no such transformer; load it first, or leave out load_into_transformer_2"
-            )
+        model = self._expert("load_into_transformer_2", load_into_transformer_2)
         source = pretrained_model_name_or_path_or_dict
         if not isinstance(source, dict) and Path(source).is_file() and "weight_name" not in kwargs:
             source, kwargs["weight_name"] = Path(source).parent, Path(source).name
@@ -73,9 +69,11 @@ class Adapters(LoraBaseMixin):
         adapter_name: str | None = None,
         weight_name: str | None = None,
         style: str = "diffusers",
+        save_from_transformer_2: bool = False,
     ) -> None:
-        """Saves one of the transformer's adapters (None: the one that is active) as `models.adapters` does."""
-        model: Any = self.transformer  # type: ignore[attr-defined]
+        """Saves one of the transformer's adapters (None: the one that is active) as `models.adapters` does; or one of
+        the second of two experts'."""
+        model = self._expert("save_from_transformer_2", save_from_transformer_2)
         name = adapter_name or next(iter(model.active_adapters()), "default")
         model.save_lora_adapter(save_directory, name, weight_name=weight_name, style=style)
 
@@ -84,8 +82,26 @@ class Adapters(LoraBaseMixin):
         super().fuse_lora(components=components or self._adapted(), **kwargs)
 
     def unfuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
-        """Takes them out again; as diffusers."""
-        super().unfuse_lora(components=components or self._adapted(), **kwargs)
+        """Takes them out again; as diffusers, but at the strength that they had before `lora_scale`, too."""
+        components = components or self._adapted()
+        super().unfuse_lora(components=components, **kwargs)
+        for model in (getattr(self, name) for name in components):
+            if (scale := getattr(model, "lora_scale", 1.0)) != 1.0:
+                unscale_lora_layers(model, scale)
+                model.lora_scale = 1.0
+
+    def delete_adapters(self, adapter_names: list[str] | str) -> None:
+        """As diffusers deletes them, from the transformers that have them. ValueError: none has one of a name."""
+        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
+            having = [part for part, there in self.get_list_adapters().items() if name in there]
+            for model in (getattr(self, part) for part in having or ["transformer"]):
+                model.delete_adapters(name)
+
+    def _expert(self, option: str, second: bool) -> Any:
+        model = self.transformer_2 if second else self.transformer  # type: ignore[attr-defined]
+        if model is None:
+            raise ValueError(f"this pipeline has no such transformer; load it first, or leave out {option}")
+        return model
 
     def _adapted(self) -> list[str]:
         return [name for name in self._lora_loadable_modules if getattr(getattr(self, name, None), "peft_config", None)]

@@ -137,6 +137,17 @@ class Parts(DiffusionPipeline, Adapters):
         return own_class(super()._dict_from_json_file(json_file, **kwargs), cls.__name__)
 
     @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """A pipeline of the same parts, as diffusers makes it. ValueError: their transformer is another class's."""
+        model = kwargs.get("transformer", pipeline.components.get("transformer"))
+        if not isinstance(model, VideoDiT | None):
+            raise ValueError(
+                f"the transformer is a {type(model).__name__}: videodit.exchange.pipeline_from_diffusers(pipeline) "
+                f"makes a {cls.__name__} of it, where that can be"
+            )
+        return super().from_pipe(pipeline, **kwargs)
+
+    @classmethod
     def shipped(cls, **kwargs: Any) -> Self:
         """The model in the package: moving shapes, 17 frames of 64x64 at 8 frames a second; works offline.
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
-from torch import Tensor
 
-from videodit.models.formats.table import PATCH, ConversionError, Format, Key, Place, State, rows
-
-CLASS = DiTTransformer2DModel
+from videodit.models.formats.table import PATCH, Config, ConversionError, Format, Key, Place, State, rows
 
 
 def square(config: Any) -> int:
@@ -40,15 +39,15 @@ IMAGE_KEYS = [
     Key(None, "dropout", 0.0),
     Key(None, "attention_type", "default"),
 ]
-KEYS = [
-    Key("axes", None, ("space",)),
+CLASS_KEYS = [
     *IMAGE_KEYS,
     Key("norm_type", "norm_type", "ada_norm_zero"),
     Key("num_classes", "num_embeds_ada_norm"),
-    Key("timestep_freq_shift", None, 1),
     Key("interpolation_scale", None, 1.0),
     Key("caption_channels", None, None),
 ]
+KEYS = [Key("axes", None, ("space",)), *CLASS_KEYS, Key("timestep_freq_shift", None, 1)]
+OWN_KEYS = [Key("axes", None, ("space",)), *CLASS_KEYS, Key("timestep_freq_shift", None, 0)]
 
 
 def _embedders(name: str, config: Any) -> list[Place] | None:
@@ -61,8 +60,11 @@ def _embedders(name: str, config: Any) -> list[Place] | None:
     return [Place(f"transformer_blocks.{i}.norm1.emb.{rest}") for i in blocks]
 
 
+POSITIONS = {"pos_embed.pos_embed": "computed, not stored"}
 FORMAT = Format(
-    CLASS.__name__,
+    "DiTTransformer2DModel",
+    KEYS,
+    cls=DiTTransformer2DModel,
     modules={
         "patch_embed.proj": Place("pos_embed.proj", layout=PATCH),
         "modulation_out": Place("proj_out_1"),
@@ -70,7 +72,7 @@ FORMAT = Format(
     },
     blocks=(("transformer_blocks", {"modulation": Place("norm1.linear"), "norm2": Place("norm3")}),),
     more=_embedders,
-    unused=lambda name: "computed, not stored" if name == "pos_embed.pos_embed" else "",
+    unused=POSITIONS,
 )
 
 
@@ -112,10 +114,14 @@ def place_table(config: Any, state: State) -> State:
     return {"pos_embed": table.float()[None]}
 
 
-ORIGINAL = Format("DiT", OWN_MODULES, (("blocks", FUSED),), computed=place_table)
+def sized(said: Config, state: State, asked: Mapping[str, Any]) -> Config:
+    """Its places a side, by the table of their positions. ConversionError: there is none, or it is of no square."""
+    table = next((state[name] for name in ("pos_embed", "pos_embed.pos_embed") if name in state), None)
+    side = asked["sample_size"] if table is None else math.isqrt(table.shape[-2])
+    if side is None or (table is not None and side**2 != table.shape[-2]):
+        raise ConversionError("no square table of positions; give sample_size (tokens a side)")
+    return {"sample_size": side, "interpolation_scale": asked["interpolation_scale"] or 1.0}
 
 
-def original_config(state: State, *_: Any) -> dict[str, Any]:
-    """What its weights say beyond what those of DiT, PixArt and Latte say alike."""
-    table: Tensor | None = state.get("y_embedder.embedding_table.weight")
-    return {"norm_type": "ada_norm_zero"} | ({} if table is None else {"num_classes": len(table) - 1})
+MARKS = ("blocks.0.adaLN_modulation.1.weight", "x_embedder.proj.weight")
+ORIGINAL = Format("DiT", OWN_KEYS, OWN_MODULES, (("blocks", FUSED),), computed=place_table, marks=MARKS, unsaid=sized)

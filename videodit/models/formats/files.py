@@ -9,6 +9,7 @@ import argparse
 import functools
 import json
 import math
+import re
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -23,11 +24,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from videodit.models.checks import check_loaded
-from videodit.models.formats import dit, latte, pixart, stdit3, wan
+from videodit.models.formats import FORMATS, ORIGINALS, dit
 from videodit.models.formats.table import (
+    Config,
     ConversionError,
     Format,
-    Key,
     Report,
     State,
     drain,
@@ -38,9 +39,7 @@ from videodit.models.formats.table import (
 from videodit.models.transformer import SIZES, VideoDiT
 from videodit.weights import check_finite, fault, is_finite, loading
 
-FAMILIES: dict[str, Any] = {"dit": dit, "pixart": pixart, "latte": latte, "wan": wan}
-CLASSES: dict[str, type[ModelMixin]] = {name: family.CLASS for name, family in FAMILIES.items()}
-COMPUTED = ("pos_embed.pos_embed",)  # by diffusers' classes
+CLASSES = ", ".join(where.name for where in FORMATS.values())
 
 # ------------------------------------------------------------------------------------------------ diffusers' classes
 
@@ -61,14 +60,13 @@ def from_diffusers(source: str | Path | ModelMixin, subfolder: str | None = None
         ConversionError: another class, or an option that a `VideoDiT` does not have.
     """
     theirs: Any = source if isinstance(source, ModelMixin) else load(source, subfolder)
-    family = next((family for name, family in FAMILIES.items() if isinstance(theirs, CLASSES[name])), None)
-    if family is None:
-        raise ConversionError(f"{type(theirs).__name__} cannot be converted; a VideoDiT can be made from {_names()}")
-    state = theirs.state_dict()
-    config = our_config(family.KEYS, theirs.config, type(theirs).__name__)
-    if family is dit:
+    where = next((where for where in FORMATS.values() if isinstance(theirs, where.cls)), None)
+    if where is None:
+        raise ConversionError(f"{type(theirs).__name__} cannot be converted; a VideoDiT can be made from {CLASSES}")
+    state, config = theirs.state_dict(), our_config(where, theirs.config)
+    if where is dit.FORMAT:
         config["shared_embedder"] = dit.shares_embedder(state, config["num_layers"])
-    return fill(functools.partial(VideoDiT, **config), state, family.FORMAT)
+    return fill(functools.partial(VideoDiT, **config), state, where)
 
 
 def to_diffusers(model: VideoDiT, family: str, *, num_frames: int = 16) -> ModelMixin:
@@ -81,17 +79,16 @@ def to_diffusers(model: VideoDiT, family: str, *, num_frames: int = 16) -> Model
     Raises:
         ConversionError: the structure is not that class's; says which part.
     """
-    if family not in FAMILIES:
-        raise ConversionError(f"{family!r} is none of {', '.join(FAMILIES)}")
-    cls: Any = CLASSES[family]
-    config = their_config(FAMILIES[family].KEYS, model.config, cls.__name__)
+    if family not in FORMATS:
+        raise ConversionError(f"{family!r} is none of {', '.join(FORMATS)}")
+    where = FORMATS[family]
+    config = their_config(where, model.config) | ({"video_length": num_frames} if family == "latte" else {})
     with init_empty_weights(include_buffers=False):
-        theirs = cls(**config | ({"video_length": num_frames} if family == "latte" else {}))
-    state = drain(model, FAMILIES[family].FORMAT)
-    own = theirs.state_dict()
-    missing, extra = sorted(set(own) - set(state) - set(COMPUTED)), sorted(set(state) - set(own))
+        theirs = where.cls(**config)
+    state, own = drain(model, where), theirs.state_dict()
+    missing, extra = sorted(set(own) - set(state) - set(where.unused)), sorted(set(state) - set(own))
     if missing or extra:
-        raise ConversionError(f"{cls.__name__} has no place for {extra[:3]} or lacks {missing[:3]}")
+        raise ConversionError(f"{where.name} has no place for {extra[:3]} or lacks {missing[:3]}")
     theirs.load_state_dict(state, strict=False, assign=True)
     return theirs.eval()
 
@@ -107,42 +104,29 @@ def load(source: str | Path, subfolder: str | None = None, dtype: torch.dtype | 
             f"{where}: no diffusers model here, neither a folder with config.json nor a hub name"
         ) from error
     if name == "Transformer2DModel":  # as DiT and PixArt were first published
-        kinds = {"ada_norm_zero": dit.CLASS.__name__, "ada_norm_single": pixart.CLASS.__name__}
-        name = kinds.get(config.get("norm_type"), name)
-    for cls in CLASSES.values():
-        if cls.__name__ == name:
-            return _load_whole(cls, str(source), subfolder=subfolder, **({"dtype": dtype} if dtype else {}))
-    raise ConversionError(f"{source}: holds a {name}; a VideoDiT can be made from {_names()}")
-
-
-def _load_whole(cls: Any, name: str, **kwargs: Any) -> Any:
-    """`cls.from_pretrained(name)` of a diffusers class; ConversionError where it cannot be loaded whole."""
+        first = {"ada_norm_zero": "dit", "ada_norm_single": "pixart"}.get(config.get("norm_type"))
+        name = FORMATS[first].name if first else name
+    cls = next((where.cls for where in FORMATS.values() if where.name == name), None)
+    if cls is None:
+        raise ConversionError(f"{source}: holds a {name}; a VideoDiT can be made from {CLASSES}")
+    folder = Path(source, subfolder or "")
     try:
-        folder = Path(name, kwargs.get("subfolder") or "")
         with loading(folder):
-            model, info = cls.from_pretrained(name, output_loading_info=True, **kwargs)
-        check_loaded(info, name, cls.__name__, computed=COMPUTED)
+            kwargs = {"dtype": dtype} if dtype else {}
+            model, info = cls.from_pretrained(str(source), subfolder=subfolder, output_loading_info=True, **kwargs)
+        check_loaded(info, str(source), name, computed=tuple(dit.POSITIONS))
         check_finite(model, folder)
     except (RuntimeError, SafetensorError, ValueError, NotImplementedError) as error:
-        raise ConversionError(" ".join(f"{name}: cannot be loaded as {cls.__name__}: {error}".split())) from error
+        raise ConversionError(" ".join(f"{source}: cannot be loaded as {name}: {error}".split())) from error
     return model
-
-
-def _names() -> str:
-    return ", ".join(cls.__name__ for cls in CLASSES.values())
 
 
 # ------------------------------------------------------------------------------------------------ the projects' own
 
-ORIGINALS: dict[str, Format] = {
-    "dit": dit.ORIGINAL,
-    "pixart": pixart.ORIGINAL,
-    "latte": latte.ORIGINAL,
-    "latte_text": latte.ORIGINAL_TEXT,
-    "stdit3": stdit3.ORIGINAL,
-    "wan": wan.ORIGINAL,
-}
 PREFIXES = ("module.", "model.diffusion_model.", "diffusion_model.")  # of wrappers and of ComfyUI
+SHARD = re.compile(r"-\d+-of-(?P<files>\d+)\.")
+SCALES = (".scale_weight", ".weight_scale")  # beside weights of 8 bits
+HINTS = (".scale_input", ".input_scale", ".comfy_quant")  # of how to compute with those
 
 
 def from_checkpoint(
@@ -169,21 +153,27 @@ def from_checkpoint(
         ConversionError: an unreadable file, a pickle with anything but tensors and plain values, another architecture.
     """
     path = Path(source)
-    state, theirs = _folder(path) if path.is_dir() else (_unwrapped(_read(path), path), FrozenDict())
-    kind = _kind(state, path)
-    heads = num_attention_heads or theirs.get("num_heads")
+    if path.is_file() and (shard := SHARD.search(path.name)) and int(shard["files"]) > 1:
+        raise ConversionError(
+            f"{path}: one of {shard['files']} files of a model; name their folder, with its config.json"
+        )
+    loaded, theirs = _folder(path) if path.is_dir() else (_read(path), FrozenDict())
+    state, dropped = _unwrapped(loaded, path)
+    asked = {"num_attention_heads": num_attention_heads or theirs.get("num_heads"), "sample_size": sample_size}
     try:
-        if kind == "wan":
-            config = wan.original_config(state, heads)
-        elif kind == "stdit3":
-            config = our_config(stdit3.KEYS, theirs, "STDiT3") if theirs else stdit3.original_config(state, heads)
+        where = _format_of(state)
+        if theirs.get("model_type") == "STDiT3":
+            config = our_config(where, theirs)
         else:
-            config = _image_config(kind, state, heads, interpolation_scale, sample_size)
-    except KeyError as error:
+            config = _said(state, where, asked | {"interpolation_scale": interpolation_scale})
+            config["num_layers"] = theirs.get("num_layers", config["num_layers"])
+    except (KeyError, IndexError) as error:
         raise ConversionError(f"{path}: {error.args[0]} is missing: another architecture, or not the whole") from error
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
-    return fill(functools.partial(VideoDiT, **config), state, ORIGINALS[kind], partial)
+    model, report = fill(functools.partial(VideoDiT, **config), state, where, partial)
+    report.dropped |= dropped
+    return model, report
 
 
 def is_original(folder: str | Path) -> bool:
@@ -201,57 +191,65 @@ def to_checkpoint(model: VideoDiT, family: str) -> State:
     """The weights by the names of the project itself, as its code and ComfyUI read them; they are the model's own.
 
     Args:
-        family: `dit`, `pixart`, `latte`, `latte_text`, `stdit3` or `wan`.
+        family: `dit`, `pixart`, `latte`, `stdit3` or `wan`.
 
     Raises:
         ConversionError: the structure is not that model's; says which part.
     """
     if family not in ORIGINALS:
         raise ConversionError(f"{family!r} is none of {', '.join(ORIGINALS)}")
-    keys: list[Key] = {"stdit3": stdit3, "latte_text": latte}.get(family, FAMILIES.get(family, dit)).KEYS
-    their_config(keys, model.config, ORIGINALS[family].name)
-    return drain(model, ORIGINALS[family])
+    several = ORIGINALS[family]
+    where = next((where for where in several if where.fits(model.config)), several[0])
+    their_config(where, model.config)
+    return drain(model, where)
 
 
-# tokenizer, first MLP and head: what a configuration is read from
-_LANDMARKS = {
-    "latte_text": ("pos_embed.proj.weight", "transformer_blocks.0.ff.net.0.proj.weight", "proj_out.weight"),
+# what tensors of ours say by their sizes, and by being there
+SIZED = {
+    "caption_channels": ("caption_projection.linear_1.weight", 1),
+    "null_caption_length": ("null_caption", 0),
+    "freq_dim": ("adaln_single.emb.timestep_embedder.linear_1.weight", 1),
 }
-_BLOCKS = ("x_embedder.proj.weight", "blocks.0.mlp.fc1.weight", "final_layer.linear.weight")
+THERE = {
+    "qk_norm": "blocks.0.attn1.norm_q.weight",
+    "cross_attention_norm": "blocks.0.norm_cross.weight",
+    "use_additional_conditions": "adaln_single.emb.resolution_embedder.linear_1.weight",
+}
 
 
-def _image_config(
-    kind: str, state: State, heads: int | None, interpolation_scale: float | None, sample_size: int | None
-) -> dict[str, Any]:
-    """Of DiT, PixArt and Latte: what their weights say."""
-    names = _LANDMARKS.get(kind, _BLOCKS)
-    for name, ndim in zip(names, (4, 2, 2), strict=True):
-        if name not in state or state[name].ndim != ndim:
-            raise ConversionError(f"{name} is missing or not of {ndim} dimensions: another architecture")
-    embed, mlp, head = (state[name] for name in names)
-    dim, channels, patch, _ = embed.shape
-    heads = heads or {width: heads for _, width, heads in SIZES.values()}.get(dim)
-    if heads is None or dim % heads:
+def _said(state: State, where: Format, asked: dict[str, Any]) -> Config:
+    """Our configuration of the weights of an original: what they say, its format, and what it knows beside them.
+
+    KeyError: a tensor that says something is missing; its name.
+    """
+
+    def named(ours: str) -> str:
+        return where.places(ours, None)[0].name
+
+    fixed = {key.ours: key.value for key in where.keys if key.ours and key.fixed}
+    said = {key: named(name) in state for key, name in THERE.items()} | fixed
+    said |= {key: state[named(name)].shape[axis] for key, (name, axis) in SIZED.items() if named(name) in state}
+    if (table := state.get(named("embedders.0.class_embedder.weight"))) is not None:
+        said["num_classes"] = len(table) - 1
+    dim, channels, *patch = state[named("patch_embed.proj.weight")].shape
+    width = where.head_dim or {dim: dim // heads for _, dim, heads in SIZES.values()}.get(dim)
+    if "qk_norm" not in fixed and said["qk_norm"]:
+        width = len(state[named(THERE["qk_norm"])])
+    heads = asked["num_attention_heads"] or (dim // width if width else 0)
+    if not heads or dim % heads:
         raise ConversionError(f"width {dim} is no published one; give num_attention_heads (a divisor of it)")
-    table = next((n for n in ("pos_embed", "pos_embed.pos_embed") if n in state), None)
-    side = sample_size if table is None else math.isqrt(state[table].shape[-2])
-    if side is None or (table is not None and side**2 != state[table].shape[-2]):
-        raise ConversionError("no square table of positions; give sample_size (tokens a side)")
-    blocks = len({name.split(".")[1] for name in state if name.startswith(("blocks.", "transformer_blocks."))})
-    family: Any = {"dit": dit, "pixart": pixart}.get(kind, latte)
-    return {
+    stems = tuple(f"{stem}." for stem, _ in where.blocks)
+    blocks = {tuple(name.split(".")[:2]) for name in state if name.startswith(stems)}
+    said |= {
         "in_channels": channels,
-        "out_channels": len(head) // patch**2,
-        "num_layers": blocks // 2 if kind == "latte" else blocks,
+        "out_channels": len(state[named("proj_out.weight")]) // math.prod(patch),
+        "num_layers": len(blocks) // len(fixed["axes"]),
         "num_attention_heads": heads,
         "attention_head_dim": dim // heads,
-        "axes": ("space",),
-        "patch_size": (1, patch, patch),
-        "mlp_ratio": len(mlp) / dim,
-        "qk_norm": False,
-        "sample_size": side,
-        "interpolation_scale": interpolation_scale or 1.0,
-    } | family.original_config(state, side, interpolation_scale)
+        "patch_size": (1, *patch)[-3:],
+        "mlp_ratio": len(state[named("blocks.0.ff.net.0.proj.weight")]) / dim,
+    }
+    return {str(key): value for key, value in said.items()} | where.unsaid(said, state, asked)
 
 
 def _read(file: Path) -> Any:
@@ -278,57 +276,73 @@ def _folder(folder: Path) -> tuple[State, FrozenDict]:
     state: State = {}
     for file in sorted(folder.glob("*.safetensors")):
         state |= _read(file)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if state else {}
-    return _unwrapped(state, folder), FrozenDict(config)
+    return state, FrozenDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
-def _unwrapped(loaded: Any, file: Path) -> State:
-    """The state dict in a checkpoint: its averaged weights where it has them; 8-bit floats as what they stand for."""
+def _unwrapped(loaded: Any, file: Path) -> tuple[State, dict[str, str]]:
+    """The state dict in a checkpoint, averaged where it is; 8-bit floats as what they stand for, bfloat16.
+
+    Returns:
+        Its tensors, and why those are left out that are of no use here.
+    """
     for key in ("ema", "state_dict_ema", "model", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()) or not loaded:
         raise ConversionError(f"{file}: holds no state dict of tensors")
+    dropped: dict[str, str] = {}
     for prefix in PREFIXES:
-        if all(str(name).startswith(prefix) for name in loaded):
-            loaded = {str(name).removeprefix(prefix): tensor for name, tensor in loaded.items()}
-    state = _widened(loaded)
-    if broken := [name for name, tensor in state.items() if not is_finite(tensor)]:
-        raise ConversionError(f"{file}: {broken[0]} is not finite, it holds NaN or infinity; the file is damaged")
-    return state
-
-
-def _widened(state: State) -> State:
-    """Weights of 8-bit floats, times the scale beside them (`X.scale_weight`) where there is one, as bfloat16."""
-    wide = {}
-    for name, tensor in state.items():
-        if name == "scaled_fp8" or name.endswith((".scale_weight", ".scale_input")):
+        own = {str(name).removeprefix(prefix): x for name, x in loaded.items() if str(name).startswith(prefix)}
+        if len(own) == len(loaded) or (own and prefix == "model.diffusion_model."):  # beside a VAE, a text encoder ...
+            dropped |= {name: "of another model" for name in loaded if not name.startswith(prefix)}
+            loaded = own
+    state: State = {}
+    for name, tensor in loaded.items():
+        if name == "scaled_fp8" or name.endswith(HINTS):
+            dropped[name] = "of computing in 8 bits"
             continue
         if tensor.dtype.itemsize == 1 and tensor.dtype.is_floating_point:
-            scale = state.get(name.removesuffix("weight") + "scale_weight", torch.ones(()))
-            tensor = (tensor.float() * scale.float()).to(torch.bfloat16)
-        wide[name] = tensor
-    return wide
+            stem = name.removesuffix(".weight")
+            key = next((stem + ending for ending in SCALES if stem + ending in loaded), "")
+            scale = loaded.get(key, torch.ones(1)).float()
+            if scale.numel() not in (1, len(tensor)):
+                raise ConversionError(
+                    f"{file}: {key} is {tuple(scale.shape)}; one a weight or a row is read, none a block"
+                )
+            tensor = (tensor.float() * scale.reshape(-1, *[1] * (tensor.ndim - 1))).to(torch.bfloat16)
+            dropped |= {key: f"multiplied into {name}"} if key else {}
+        elif not tensor.is_floating_point():
+            raise ConversionError(f"{file}: {name} is quantized, {tensor.dtype}; take the weights in floating point")
+        if not is_finite(tensor):
+            raise ConversionError(f"{file}: {name} is not finite, it holds NaN or infinity; the file is damaged")
+        state[name] = tensor
+    return {name: tensor for name, tensor in state.items() if name not in dropped}, dropped
 
 
-def _kind(state: State, file: Path) -> str:
-    if "temporal_transformer_blocks.0.attn1.to_q.weight" in state:
-        return "latte_text"
-    if any(".attn.sr." in name for name in state):
+# beginnings or parts of names, and what tensors of such a name are of
+UNKNOWN = {
+    "condition_embedder.": "a Wan by diffusers' names; name the folder that it is in, with its config.json",
+    ".attn.sr.": "of keys and values that are compressed (PixArt-sigma at 2K), which is not supported",
+    "img_emb.": "an image branch (Wan 2.1 I2V), which a VideoDiT does not have",
+    ".k_img.": "an image branch (Wan 2.1 I2V), which a VideoDiT does not have",
+    "x_embedder_cond.": "of given frames in channels of their own (Open-Sora 1.3), which a VideoDiT does not have",
+}
+
+
+def _format_of(state: State) -> Format:
+    """Which of `ORIGINALS` a file is of, by its names. ConversionError: of none, of two, or of one that is unknown."""
+    for part, why in UNKNOWN.items():
+        if named := [name for name in state if part in name]:
+            raise ConversionError(f"{named[0]}: {why}")
+    found = [where for several in ORIGINALS.values() for where in several if set(where.marks) <= state.keys()]
+    if not found:
         raise ConversionError(
-            f"{file}: its keys and values are compressed (PixArt-sigma at 2K), which is not supported"
+            "neither DiT, PixArt, Latte, Open-Sora nor Wan: another architecture (it holds "
+            f"{', '.join(list(state)[:3])})"
         )
-    if "condition_embedder.time_proj.weight" in state:
-        raise ConversionError(f"{file}: a Wan by diffusers' names; name the folder that it is in, with its config.json")
-    if "patch_embedding.weight" in state and "time_projection.1.weight" in state:
-        return "wan"
-    if "spatial_blocks.0.attn.qkv.weight" in state and "temporal_blocks.0.attn.qkv.weight" in state:
-        return "stdit3"
-    if "t_block.1.weight" in state and "y_embedder.y_proj.fc1.weight" in state:
-        return "pixart"
-    if "blocks.0.adaLN_modulation.1.weight" in state and "x_embedder.proj.weight" in state:
-        return "latte" if "temp_embed" in state else "dit"
-    raise ConversionError(
-        f"{file}: neither DiT, PixArt, Latte, Open-Sora nor Wan: another architecture (it holds "
-        f"{', '.join(list(state)[:3])})"
-    )
+    where = max(found, key=lambda where: len(where.marks))
+    if other := [other for other in found if not set(other.marks) <= set(where.marks)]:
+        raise ConversionError(
+            f"a mix of {where.name} ({where.marks[0]}) and {other[0].name} ({other[0].marks[0]}): take one of them"
+        )
+    return where

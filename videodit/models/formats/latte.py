@@ -12,8 +12,6 @@ from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid
 from videodit.models.formats import dit, pixart
 from videodit.models.formats.table import ConversionError, Key, State
 
-CLASS = LatteTransformer3DModel
-
 
 def _scale(config: Any) -> float:
     """Ours; the class derives it from its size. ConversionError: another than that."""
@@ -32,7 +30,11 @@ KEYS = [
     Key("interpolation_scale", None, read=pixart.default_scale, write=_scale),
 ]
 FORMAT = replace(
-    pixart.FORMAT, name=CLASS.__name__, blocks=(("transformer_blocks", {}), ("temporal_transformer_blocks", {}))
+    pixart.FORMAT,
+    name="LatteTransformer3DModel",
+    keys=KEYS,
+    blocks=(("transformer_blocks", {}), ("temporal_transformer_blocks", {})),
+    cls=LatteTransformer3DModel,
 )
 
 
@@ -48,20 +50,19 @@ def _tables(frames: str, places: str) -> Any:
     return tables
 
 
-# of the project's own files: one list of blocks (class), or diffusers' names (text)
-ORIGINAL = replace(dit.ORIGINAL, name="Latte", computed=_tables("temp_embed", "pos_embed"))
+# of the project's own files: diffusers' names (text), or one list of blocks (class)
 ORIGINAL_TEXT = replace(
     FORMAT,
-    name="Latte (text)",
-    unused=lambda name: pixart.NULL if name == "caption_projection.y_embedding" else "",
+    name="Latte",
+    unused={"caption_projection.y_embedding": pixart.NULL},
     computed=_tables("temp_pos_embed", "pos_embed.pos_embed"),
+    marks=("temporal_transformer_blocks.0.attn1.to_q.weight",),
+    unsaid=dit.sized,
 )
-
-
-def original_config(state: State, *_: Any) -> dict[str, Any]:
-    """What its weights say beyond what those of DiT, PixArt and Latte say alike."""
-    config: dict[str, Any] = {"axes": ("space", "time"), "time_positions": "sincos"}
-    if "caption_projection.linear_1.weight" not in state:
-        return dit.original_config(state) | config
-    width = state["caption_projection.linear_1.weight"].shape[1]
-    return config | {"norm_type": "ada_norm_single", "caption_channels": width, "cross_attention_axes": ("space",)}
+ORIGINAL = replace(
+    dit.ORIGINAL,
+    name="Latte of classes",
+    keys=[*dit.OWN_KEYS[1:], Key("axes", None, ("space", "time")), Key("time_positions", None, "sincos")],
+    computed=_tables("temp_embed", "pos_embed"),
+    marks=(*dit.MARKS, "temp_embed"),
+)

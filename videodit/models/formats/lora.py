@@ -16,20 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videodit.models.formats import dit, latte, pixart, stdit3, wan
-from videodit.models.formats.table import ConversionError, Format, Place, State, their_config
+from videodit.models.formats import FORMATS, ORIGINALS
+from videodit.models.formats.table import ConversionError, Format, Place, State
 from videodit.weights import WeightsError
 
 STYLES = ("diffusers", "original", "kohya")
-OURS = Format("VideoDiT", {}, (("blocks", {}),))
-# a family's keys, its diffusers class, its own files
-KNOWN: tuple[tuple[Any, Format | None, Format], ...] = (
-    (wan.KEYS, wan.FORMAT, wan.ORIGINAL),
-    (dit.KEYS, dit.FORMAT, dit.ORIGINAL),
-    (pixart.KEYS, pixart.FORMAT, pixart.ORIGINAL),
-    (latte.KEYS, latte.FORMAT, latte.ORIGINAL_TEXT),
-    (stdit3.KEYS, None, stdit3.ORIGINAL),
-)
+OURS = Format("VideoDiT", [], {}, (("blocks", {}),))
+# an image model's layers by its own names, so that its pipeline takes them, and time blocks beside
+EXTENDED = Format("its image model", [], {}, (), more=lambda name, config: [Place(name.removeprefix("image."))])
 PREFIXES = ("transformer.", "model.diffusion_model.", "diffusion_model.", "base_model.model.", "lora_unet_")
 PART = re.compile(r"(?P<layer>.+)\.(?:(?P<half>lora_A|lora_B|lora_down|lora_up)(?:\.[^.]+)?\.weight|(?P<alpha>alpha))")
 
@@ -49,15 +43,13 @@ class Pair:
 
 
 def formats_of(config: Any) -> tuple[Format, Format]:
-    """How the family of a `VideoDiT` names its layers: in diffusers' class, and in its own files."""
-    if "axes" not in config:  # another model, which keeps its own names
-        return OURS, OURS
-    for keys, theirs, own in KNOWN:
-        try:
-            their_config(keys, config, own.name)
-        except ConversionError:
-            continue
-        return theirs or OURS, own
+    """How the family of a model names its layers: in diffusers' class, and in its own files."""
+    if "axes" not in config:
+        return EXTENDED, EXTENDED
+    for family, several in ORIGINALS.items():
+        if (own := next((where for where in several if where.fits(config)), None)) is not None:
+            theirs = FORMATS.get(family, OURS)
+            return (theirs if theirs.fits(config) else OURS), own
     return OURS, OURS
 
 
@@ -189,10 +181,10 @@ def _joined(parts: Mapping[int, tuple[Pair, Place]]) -> Pair:
     if alike:  # they look at the same directions
         ups = [parts[i][0].up if i in parts else first.up.new_zeros(first.up.shape) for i in range(place.parts)]
         return Pair(first.down, torch.cat(ups), first.scale)
-    held = [pair for pair, _ in parts.values()]
-    up = first.up.new_zeros(place.parts * rows, sum(len(pair.down) for pair in held))
+    ups = [pair.up * (pair.scale / first.scale) for pair, _ in parts.values()]
+    up = first.up.new_zeros(place.parts, rows, sum(up.shape[1] for up in ups))
     column = 0
-    for number, (pair, _) in parts.items():
-        up[number * rows : (number + 1) * rows, column : column + len(pair.down)] = pair.up * (pair.scale / first.scale)
-        column += len(pair.down)
-    return Pair(torch.cat([pair.down for pair in held]), up, first.scale)
+    for part, block in zip(parts, ups, strict=True):
+        up[part, :, column : column + block.shape[1]] = block
+        column += block.shape[1]
+    return Pair(torch.cat([pair.down for pair, _ in parts.values()]), up.flatten(0, 1), first.scale)

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from diffusers import PixArtTransformer2DModel
 
-from videodit.models.formats.dit import FUSED, IMAGE_KEYS, place_table
-from videodit.models.formats.table import PATCH, ConversionError, Format, Key, Place, State, rows
-
-CLASS = PixArtTransformer2DModel
-
-
-def _width(config: Any) -> int:
-    return config.num_attention_heads * config.attention_head_dim
+from videodit.models.formats.dit import FUSED, IMAGE_KEYS, POSITIONS, place_table, sized
+from videodit.models.formats.table import (
+    PATCH,
+    Config,
+    ConversionError,
+    Format,
+    Key,
+    Place,
+    State,
+    reads_text,
+    rows,
+    width,
+)
 
 
 def _captions(config: Any) -> int:
-    if config.caption_channels is None or config.cross_attention_dim != _width(config):
+    if config.caption_channels is None or config.cross_attention_dim != width(config):
         raise ConversionError(
             f"caption_channels={config.caption_channels}, cross_attention_dim={config.cross_attention_dim}: text must "
-            f"be projected to the width of the model, {_width(config)}"
+            f"be projected to the width of the model, {width(config)}"
         )
-    return config.caption_channels
-
-
-def _reads_text(config: Any) -> int:
-    if config.caption_channels is None:
-        raise ConversionError("it reads a text, but this model has caption_channels=None")
     return config.caption_channels
 
 
@@ -35,8 +35,8 @@ def _reads_text(config: Any) -> int:
 TEXT_KEYS = [
     *IMAGE_KEYS,
     Key("norm_type", "norm_type", "ada_norm_single"),
-    Key("caption_channels", read=_captions, write=_reads_text),
-    Key(None, "cross_attention_dim", write=_width),
+    Key("caption_channels", read=_captions, write=reads_text),
+    Key(None, "cross_attention_dim", write=width),
     Key(None, "num_embeds_ada_norm", 1000),
     Key("caption_length", None, None),
     Key("null_caption_length", None, None),
@@ -67,10 +67,12 @@ def _sized(config: Any) -> bool:
 
 
 FORMAT = Format(
-    CLASS.__name__,
+    "PixArtTransformer2DModel",
+    KEYS,
     {"patch_embed.proj": Place("pos_embed.proj", layout=PATCH)},
     (("transformer_blocks", {}),),
-    unused=lambda name: "computed, not stored" if name == "pos_embed.pos_embed" else "",
+    unused=POSITIONS,
+    cls=PixArtTransformer2DModel,
 )
 
 TEXT_FUSED = FUSED | rows("""
@@ -94,25 +96,25 @@ OWN_MODULES = rows("""
     caption_projection.linear_2                      y_embedder.y_proj.fc2
 """)
 NULL = "the null caption of its training; the empty prompt takes its place"
-ORIGINAL = Format(
-    "PixArt",
-    OWN_MODULES,
-    (("blocks", TEXT_FUSED),),
-    unused=lambda name: NULL if name == "y_embedder.y_embedding" else "",
-    computed=place_table,
-)
 
 
-def original_config(state: State, side: int, interpolation_scale: float | None) -> dict[str, Any]:
-    """What its weights say beyond what those of DiT, PixArt and Latte say alike; `side`: places a side."""
-    null = state.get("y_embedder.y_embedding")
-    sigma = null is not None and len(null) == 300  # alpha's captions are of 120 tokens
-    scale = interpolation_scale or {16: 0.5 if sigma else 1.0, 32: 1.0, 64: 2.0, 128: 4.0}.get(side)
+def _scaled(said: Config, state: State, asked: Mapping[str, Any]) -> Config:
+    """Its places a side, and the scale of the model that was published with so many."""
+    places, null = sized(said, state, asked), state.get("y_embedder.y_embedding")
+    side, sigma = places["sample_size"], null is not None and len(null) == 300  # alpha's captions are of 120 tokens
+    scale = asked["interpolation_scale"] or {16: 0.5 if sigma else 1.0, 32: 1.0, 64: 2.0, 128: 4.0}.get(side)
     if scale is None:
         raise ConversionError(f"{side} places a side are no published PixArt's; give interpolation_scale")
-    return {
-        "norm_type": "ada_norm_single",
-        "caption_channels": state["y_embedder.y_proj.fc1.weight"].shape[1],
-        "use_additional_conditions": "csize_embedder.mlp.0.weight" in state,
-        "interpolation_scale": scale,
-    }
+    return places | {"interpolation_scale": scale}
+
+
+ORIGINAL = Format(
+    "PixArt",
+    KEYS,
+    OWN_MODULES,
+    (("blocks", TEXT_FUSED),),
+    unused={"y_embedder.y_embedding": NULL},
+    computed=place_table,
+    marks=("t_block.1.weight", "blocks.0.cross_attn.q_linear.weight"),
+    unsaid=_scaled,
+)

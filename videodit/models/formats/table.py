@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 State = dict[str, Tensor]
+Config = dict[str, Any]
 
 
 class ConversionError(ValueError):
@@ -38,22 +39,13 @@ class Report:
 
     def and_of(self, other: Report, part: str) -> Report:
         """This one, with what became of another model's tensors, which is `part` of the same."""
-        return Report(
-            *(
-                {**mine, **{f"{part}: {name}": why for name, why in its.items()}}
-                for mine, its in zip(
-                    (self.copied, self.grown, self.fresh, self.dropped),
-                    (other.copied, other.grown, other.fresh, other.dropped),
-                    strict=True,
-                )
-            )
-        )
+        both = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Report(*(mine | {f"{part}: {name}": why for name, why in its.items()} for mine, its in both))
 
     def __str__(self) -> str:
-        kinds = ("copied", "grown", "fresh", "dropped")
-        lines = [", ".join(f"{len(getattr(self, kind))} {kind}" for kind in kinds)]
-        for kind in kinds:
-            lines += [f"{kind:8}{name}" + (f"   {why}" if why else "") for name, why in getattr(self, kind).items()]
+        lines = [", ".join(f"{len(tensors)} {kind}" for kind, tensors in vars(self).items())]
+        for kind, tensors in vars(self).items():
+            lines += [f"{kind:8}{name}" + (f"   {why}" if why else "") for name, why in tensors.items()]
         return "\n".join(lines)
 
 
@@ -142,22 +134,24 @@ class Key:
         return self.value is not None or (None in (self.ours, self.its) and self.read is self.write is None)
 
 
-def our_config(keys: Sequence[Key], theirs: Any, name: str) -> dict[str, Any]:
+def our_config(where: Format, theirs: Any) -> Config:
     """Ours for theirs. ConversionError: it has what no `VideoDiT` has; names the key."""
-    ours: dict[str, Any] = {}
-    for key in keys:
+    ours: Config = {}
+    for key in where.keys:
         if key.its and key.fixed and (have := theirs.get(key.its) or key.value) != key.value:
-            raise ConversionError(f"{name}: {key.its}={plain(have)}: a VideoDiT of it has {plain(key.value)} only")
+            raise ConversionError(
+                f"{where.name}: {key.its}={plain(have)}: a VideoDiT of it has {plain(key.value)} only"
+            )
         if key.ours:
             read = key.read or itemgetter(key.its)
             ours[key.ours] = key.value if key.fixed else read(theirs)
     return ours
 
 
-def their_config(keys: Sequence[Key], ours: Any, name: str) -> dict[str, Any]:
+def their_config(where: Format, ours: Any) -> Config:
     """Theirs for ours. ConversionError: it has what their class has not; names the key."""
-    theirs: dict[str, Any] = {}
-    for key in keys:
+    theirs, name = Config(), where.name
+    for key in where.keys:
         if key.ours and key.fixed:
             have = ours[key.ours]
             if (tuple(have) if isinstance(have, list) else have) != key.value:
@@ -173,6 +167,18 @@ def their_config(keys: Sequence[Key], ours: Any, name: str) -> dict[str, Any]:
     return theirs
 
 
+def width(config: Any) -> int:
+    """Of a model, or of diffusers' class, whose configuration this is."""
+    return config.num_attention_heads * config.attention_head_dim
+
+
+def reads_text(ours: Any) -> int:
+    """The width of the states that it reads. ConversionError: it reads none."""
+    if ours.caption_channels is None:
+        raise ConversionError("it reads a text, but this model has caption_channels=None")
+    return ours.caption_channels
+
+
 def plain(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else repr(value) if isinstance(value, str) else value
 
@@ -180,26 +186,36 @@ def plain(value: Any) -> Any:
 # -------------------------------------------------------------------------------------------------------------- a table
 
 
-def _computes(config: Any, state: State) -> State:
-    return {}
-
-
 @dataclass(frozen=True)
 class Format:
-    """How a family keeps the weights of a `VideoDiT`.
+    """How a family keeps a `VideoDiT`, in diffusers' class `cls` or in files of its own.
 
-    name: for messages. modules: ours to theirs; what is not named has the same name there. blocks: for each axis of a
-    layer, in turn, where its blocks are and what is where in one. more: of a tensor of ours that stands in several
-    places. unused: of a checkpoint's tensor, why it is left out ("": it is not). computed: what it keeps (as long as in
-    a state that is given) and a `VideoDiT` computes.
+    name: for messages. keys: of its configuration. modules: ours to theirs; what is not named has the same name there.
+    blocks: for each axis of a layer, in turn, where its blocks are and what is where in one. more: of a tensor of ours
+    that stands in several places. unused: its tensors that are left out, and why. computed: what it keeps (as long as
+    in a state that is given) and a `VideoDiT` computes. marks: what tells such files from others. head_dim: of all that
+    is published (None: of `SIZES`). unsaid: what the weights do not say, of what they say, the weights, what is asked.
     """
 
     name: str
+    keys: Sequence[Key]
     modules: Mapping[str, Place]
     blocks: tuple[tuple[str, Mapping[str, Place]], ...]
     more: Callable[[str, Any], list[Place] | None] = lambda name, config: None
-    unused: Callable[[str], str] = lambda name: ""
-    computed: Callable[[Any, State], State] = _computes
+    unused: Mapping[str, str] = field(default_factory=dict)
+    computed: Callable[[Any, State], State] = lambda config, state: {}
+    marks: tuple[str, ...] = ()
+    head_dim: int | None = None
+    cls: Any = None
+    unsaid: Callable[[Config, State, Mapping[str, Any]], Config] = lambda said, state, asked: {}
+
+    def fits(self, config: Any) -> bool:
+        """Whether it can hold a model of this configuration."""
+        try:
+            their_config(self, config)
+        except ConversionError:
+            return False
+        return True
 
     def places(self, name: str, config: Any) -> list[Place]:
         """Where our tensor `name` is; several places hold the same where we share it."""
@@ -235,7 +251,7 @@ def fill(build: Callable[[], Any], state: State, where: Format, partial: bool = 
     """
     with nullcontext() if partial else torch.device("meta"):
         model = build()
-    report = Report(dropped={name: why for name in state if (why := where.unused(name))})
+    report = Report(dropped={name: why for name, why in where.unused.items() if name in state})
     for name, expected in where.computed(model.config, state).items():
         if name in state:
             report.dropped[name] = _computed(name, state[name], expected)

@@ -6,48 +6,27 @@ the cross-attention. TI2V-5B differs in sizes, and in times a frame; the two exp
 
 from __future__ import annotations
 
-from typing import Any
-
 from diffusers import WanTransformer3DModel
 
-from videodit.models.formats.table import ConversionError, Format, Key, State, rows
+from videodit.models.formats.table import Format, Key, reads_text, rows, width
 
-CLASS = WanTransformer3DModel
-HEAD_DIM = 128  # of all that is published; its own files do not say
-TOKENS = 512  # of every text
-
-FIXED = [
+KEYS = [
     Key("axes", None, ("joint",)),
     Key("time_positions", None, "grid"),
     Key("norm_type", None, "ada_norm_single"),
     Key("qk_norm", None, True),
     Key("cross_attention_qk_norm", None, True),
-    Key("caption_length", None, TOKENS),
+    Key("caption_length", None, 512),
     Key("activation_fn", None, "gelu-approximate"),
     Key("attention_bias", None, True),
     Key("norm_elementwise_affine", None, False),
     Key("use_additional_conditions", None, False),
     Key("fps_embedding", None, None),
-]
-
-
-def _width(config: Any) -> int:
-    return config.num_attention_heads * config.attention_head_dim
-
-
-def _text(config: Any) -> int:
-    if config.caption_channels is None:
-        raise ConversionError("it reads a text, but this model has caption_channels=None")
-    return config.caption_channels
-
-
-KEYS = [
-    *FIXED,
     *map(Key, ("in_channels", "num_layers", "num_attention_heads", "attention_head_dim", "freq_dim")),
     Key("out_channels", write=lambda c: c.out_channels or c.in_channels),
     Key("patch_size", read=lambda c: tuple(c.patch_size)),
-    Key("caption_channels", "text_dim", write=_text),
-    Key("mlp_ratio", "ffn_dim", read=lambda c: c.ffn_dim / _width(c), write=lambda c: round(_width(c) * c.mlp_ratio)),
+    Key("caption_channels", "text_dim", write=reads_text),
+    Key("mlp_ratio", "ffn_dim", read=lambda c: c.ffn_dim / width(c), write=lambda c: round(width(c) * c.mlp_ratio)),
     Key("cross_attention_norm", "cross_attn_norm"),
     Key("qk_norm_type", "qk_norm", "rms_norm_across_heads"),
     Key("norm_eps", "eps", 1e-6),
@@ -75,7 +54,7 @@ _BLOCK = """
     ff.net.2           ffn.net.2
     scale_shift_table  scale_shift_table  in-front
 """
-FORMAT = Format(CLASS.__name__, rows(_ENDS), (("blocks", rows(_BLOCK)),))
+FORMAT = Format("WanTransformer3DModel", KEYS, rows(_ENDS), (("blocks", rows(_BLOCK)),), cls=WanTransformer3DModel)
 _OWN_ENDS = """
     patch_embed.proj                             patch_embedding    patch-3d
     adaln_single.emb.timestep_embedder.linear_1  time_embedding.0
@@ -104,29 +83,11 @@ _OWN_BLOCK = """
     ff.net.2           ffn.2
     scale_shift_table  modulation         in-front
 """
-ORIGINAL = Format("Wan", rows(_OWN_ENDS), (("blocks", rows(_OWN_BLOCK)),))
-
-
-def original_config(state: State, heads: int | None) -> dict[str, Any]:
-    """What its weights say. ConversionError: they have an image branch, or more heads are meant than fit."""
-    if branch := [name for name in state if name.startswith("img_emb.") or ".k_img." in name]:
-        raise ConversionError(f"{branch[0]}: an image branch (Wan 2.1 I2V), which a VideoDiT does not have")
-    patch = state["patch_embedding.weight"]
-    dim = len(patch)
-    heads = heads or dim // HEAD_DIM
-    if not heads or dim % heads:
-        raise ConversionError(f"width {dim} is not made of heads of {HEAD_DIM}; give num_attention_heads")
-    config = {key.ours: key.value for key in FIXED} | {
-        "in_channels": patch.shape[1],
-        "out_channels": len(state["head.head.weight"]) // patch[0, 0].numel(),
-        "num_layers": 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
-        "num_attention_heads": heads,
-        "attention_head_dim": dim // heads,
-        "patch_size": tuple(patch.shape[2:]),
-        "caption_channels": state["text_embedding.0.weight"].shape[1],
-        "freq_dim": state["time_embedding.0.weight"].shape[1],
-        "mlp_ratio": len(state["blocks.0.ffn.0.weight"]) / dim,
-        "cross_attention_norm": "blocks.0.norm3.weight" in state,
-        "qk_norm_type": "rms_norm_across_heads",
-    }
-    return {str(key): value for key, value in config.items()}
+ORIGINAL = Format(
+    "Wan",
+    KEYS,
+    rows(_OWN_ENDS),
+    (("blocks", rows(_OWN_BLOCK)),),
+    marks=("patch_embedding.weight", "time_projection.1.weight"),
+    head_dim=128,
+)

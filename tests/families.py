@@ -33,31 +33,30 @@ CAPTIONS = ["a red circle moving left", "two blue stars"]
 HEADS: dict[str, Any] = {"attention_head_dim": 16, "num_attention_heads": 4}
 
 
-def sd3() -> Any:
+def sd3(**config: Any) -> Any:
+    shape: dict[str, Any] = {"num_layers": 2, "dual_attention_layers": (0,)} | config
     return diffusers.SD3Transformer2DModel(
         **HEADS,
+        **shape,
         sample_size=8,
         in_channels=4,
         out_channels=4,
-        num_layers=2,
         joint_attention_dim=32,
         caption_projection_dim=64,
         pooled_projection_dim=32,
         pos_embed_max_size=16,
         qk_norm="rms_norm",
-        dual_attention_layers=(0,),
     )
 
 
-def flux(guidance: bool = True) -> Any:
+def flux(**config: Any) -> Any:
+    shape: dict[str, Any] = {"num_layers": 1, "num_single_layers": 2, "guidance_embeds": True} | config
     return diffusers.FluxTransformer2DModel(
         **HEADS,
+        **shape,
         in_channels=16,
-        num_layers=1,
-        num_single_layers=2,
         joint_attention_dim=32,
         pooled_projection_dim=16,
-        guidance_embeds=guidance,
         axes_dims_rope=(4, 4, 8),
     )
 
@@ -73,12 +72,12 @@ def flux2() -> Any:
     )
 
 
-def sana() -> Any:
+def sana(num_layers: int = 2) -> Any:
     return diffusers.SanaTransformer2DModel(
         **HEADS,
         in_channels=4,
         out_channels=4,
-        num_layers=2,
+        num_layers=num_layers,
         num_cross_attention_heads=4,
         cross_attention_head_dim=16,
         cross_attention_dim=64,
@@ -320,7 +319,7 @@ def sd3_pipeline() -> Any:
     )
 
 
-def flux_pipeline(guidance: bool = True) -> Any:
+def flux_pipeline() -> Any:
     torch.manual_seed(1)
     return diffusers.FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(
@@ -331,7 +330,7 @@ def flux_pipeline(guidance: bool = True) -> Any:
         tokenizer=words(),
         text_encoder_2=t5(),
         tokenizer_2=words(),
-        transformer=awaken(flux(guidance), scale=0.05),
+        transformer=tiny_image_model("Flux"),
     )
 
 

@@ -4,13 +4,18 @@
   tools/inflate.py --from PixArt-XL-2-512x512.pth --to DIR       a transformer alone
   tools/inflate.py --from facebook/DiT-XL-2-256 --to DIR --text-encoder google/t5-v1_1-xl --drop-classes
   tools/inflate.py --from DIR --to DIR --vae VAE --patch-frames 2
+  tools/inflate.py --from stabilityai/stable-diffusion-3.5-medium --to DIR     SD3, Flux, Sana, Qwen-Image, Z-Image ...
 
-Writes the grown pipeline (or transformer) and `growth.txt`: what became of every tensor.
+Writes the grown pipeline (or transformer) and `growth.txt`: what became of every tensor. An image model that is none of
+the first line's stays as it is, with time blocks behind its own: for those --every and --time-blocks-from, --fps,
+--num-frames, --vae, --dtype and --seed.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
+from typing import Any
 
 from videodit.command import command
 from videodit.config.kinds import Amount, File, Place, Positive, Rate, Seed, argument
@@ -57,6 +62,13 @@ def main() -> int:
         "--num-frames", type=argument(Positive), help="of a pipeline: frames a clip by default (its own, or 17)"
     )
     parser.add_argument("--seed", type=argument(Seed), default=0, help="of the new weights")
+    parser.add_argument("--every", type=argument(Positive), help="a time block behind each so many blocks (1)")
+    parser.add_argument(
+        "--time-blocks-from",
+        type=argument(Place),
+        help="time blocks that were trained with this image model: a folder",
+    )
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of its weights (float32)")
     parser.add_argument(
         "--num-attention-heads", type=argument(Positive), help="of a checkpoint file of no published width"
     )
@@ -69,10 +81,16 @@ def main() -> int:
         return 2
 
     from videodit import TextEncoder, VideoCodec, VideoDiTPipeline
-    from videodit.exchange import grown_pipeline, open_model, save_whole
+    from videodit.exchange import NATIVE, grown_pipeline, open_model, save_whole
+    from videodit.extending import family_at
     from videodit.models.growth import grow
 
     try:
+        if (family := family_at(args.source)) is not None and family not in NATIVE:
+            return extend(args, parser, family)
+        for name in OF_EXTENDING:
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} is of an image model that stays as it is; leave it out")
         file = {name: getattr(args, name) for name in ("num_attention_heads", "interpolation_scale", "sample_size")}
         source, converted = open_model(args.source, **file)
         pipe = source if isinstance(source, VideoDiTPipeline) else None
@@ -111,6 +129,39 @@ def main() -> int:
         print("inflate:", *shown(error).split(), file=sys.stderr)
         return 2
     print(f"{args.target}: {str(report).splitlines()[0]} (growth.txt)")
+    return 0
+
+
+OF_EXTENDING = ("every", "time_blocks_from", "dtype")
+
+
+def extend(args: argparse.Namespace, parser: Parser, family: str) -> int:
+    """An image model that stays as it is, with time blocks behind its own."""
+    import torch
+
+    from videodit.codec import VideoCodec
+    from videodit.exchange import save_whole
+    from videodit.extending import extend_in_time
+
+    read = {"source", "target", "fps", "num_frames", "vae", "seed", *OF_EXTENDING}
+    for name in vars(args).keys() - read:
+        if getattr(args, name) != parser.get_default(name):
+            raise ValueError(f"--{name.replace('_', '-')} is of a model that is grown; a {family} stays as it is")
+    dtype = getattr(torch, args.dtype or "float32")
+    model: Any = extend_in_time(
+        args.source,
+        every=args.every or 1,
+        num_frames=args.num_frames or 17,
+        fps=args.fps or 8.0,
+        vae=VideoCodec.from_pretrained(args.vae, dtype=dtype).vae if args.vae else None,
+        time_blocks=args.time_blocks_from,
+        dtype=dtype,
+        seed=args.seed,
+    )
+    blocks = getattr(model, "transformer", model).blocks
+    note = f"{family}: as it was; {len(blocks)} time blocks, {args.time_blocks_from or 'silent'}\n"
+    save_whole(model, args.target, {"growth.txt": note})
+    print(f"{args.target}: {note.strip()} (growth.txt)")
     return 0
 
 

@@ -226,9 +226,10 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         weights_digest,
         write_texts,
     )
+    from videodit.conditions import asked
     from videodit.memory import place, quantization, return_large_blocks, tile
     from videodit.pipeline import VideoDiTPipeline, named_folder
-    from videodit.text import TextEncoder
+    from videodit.text import PARTS, load_text
 
     return_large_blocks()
     requests, folder, dtype = requested(args), named_folder(args.model or "shipped"), getattr(torch, args.dtype)
@@ -237,7 +238,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
             [
                 write_texts(
                     args.encode_text,
-                    TextEncoder.from_pretrained(folder, dtype=dtype),
+                    load_text(folder, dtype=dtype),
                     prompts_of(requests),
                     overwrite=args.overwrite,
                 )
@@ -271,14 +272,14 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     )
     one = len(requests) == 1
     paths = output_paths(args.out or Path("sample.mp4" if one else "samples"), len(requests))
-    options: dict[str, Any] = {"text_encoder": None, "tokenizer": None} if args.text_states else {}
+    options: dict[str, Any] = dict.fromkeys(PARTS) if args.text_states else {}
     if args.quantize:
         options["quantization_config"] = quantization(args.quantize)
     pipe: Any = VideoDiTPipeline.from_pretrained(folder, dtype=dtype, **options)
     pipe.adapt(args.lora or [])
     texts, encoder = None, None
     if args.text_states:
-        texts, encoder = read_texts(args.text_states, prompts_of(requests), pipe.transformer.config.caption_channels)
+        texts, encoder = read_texts(args.text_states, prompts_of(requests), asked(pipe.transformer, "text") or 0)
     if args.vae_tiling:
         tile(pipe.vae)
     if args.layerwise_casting:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from videodit.models.extended import TimeExtended
     from videodit.models.formats.files import from_diffusers
     from videodit.models.growth import grow
+    from videodit.models.time_blocks import load_time_blocks, save_time_blocks
     from videodit.models.transformer import VideoDiT
     from videodit.pipeline import VideoDiTPipeline
     from videodit.text import TextEncoder
@@ -25,6 +26,8 @@ __all__ = [
     "extend_in_time",
     "from_diffusers",
     "grow",
+    "load_time_blocks",
+    "save_time_blocks",
 ]
 
 _ROOMS = {
@@ -36,6 +39,8 @@ _ROOMS = {
     "extend_in_time": "extending",
     "from_diffusers": "models.formats.files",
     "grow": "models.growth",
+    "load_time_blocks": "models.time_blocks",
+    "save_time_blocks": "models.time_blocks",
 }
 
 

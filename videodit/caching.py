@@ -76,7 +76,7 @@ def _config(pipe: Any, name: str, value: float) -> Any:
         return SeaCacheConfig(threshold=value, raw_vision_callback=lambda model, args, kwargs: list(args[0]))
     if name == "taylorseer":
         return TaylorSeerCacheConfig(cache_interval=int(value), taylor_factors_dtype=torch.float32, use_lite_mode=True)
-    along_time = [block.axis == "time" for block in pipe.transformer.units]
+    along_time = [getattr(block, "axis", "space") == "time" for block in pipe.transformer.units]
     places = [
         tuple(rf"^blocks\.{i}\." for i, time in enumerate(along_time) if time is wanted) for wanted in (False, True)
     ]
@@ -106,7 +106,7 @@ def forget(model: Any) -> None:
 
 def check_cache(model: Any, latent_frames: int) -> None:
     """ValueError where a cache that closes at the last block is asked for an image, which may skip that one."""
-    skips = latent_frames == 1 and model.units[-1].axis == "time"
+    skips = latent_frames == 1 and getattr(model.units[-1], "axis", "") == "time"
     if skips and model.is_cache_enabled and isinstance(model._cache_config, BY_CONTENT):
         name = type(model._cache_config).__name__.removesuffix("Config")
         raise ValueError(

@@ -67,6 +67,7 @@ PIPELINES = {
     "WanPipeline": Known(512, lowercase=False, defaults=_WAN),
 }
 EXPERTS = ("transformer", "transformer_2")
+NATIVE = ("DiTTransformer2DModel", "PixArtTransformer2DModel")  # image models that a `VideoDiT` is grown from
 
 
 def open_model(

@@ -13,7 +13,8 @@ from diffusers import DiffusionPipeline, ModelMixin
 from videodit.codec import VideoCodec
 from videodit.geometry import ClipSize
 from videodit.models.extended import TimeExtended
-from videodit.models.families import family_of
+from videodit.models.families import FAMILIES, family_of
+from videodit.models.time_blocks import load_time_blocks
 from videodit.pipeline import VideoDiTPipeline, named_folder
 from videodit.text import PARTS
 from videodit.weights import check_finite, loading
@@ -29,6 +30,7 @@ def extend_in_time(
     fps: float = 8.0,
     vae: torch.nn.Module | None = None,
     rotary_periods: tuple[float, float] = (0.5, 64.0),
+    time_blocks: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> TimeExtended | VideoDiTPipeline:
@@ -40,6 +42,8 @@ def extend_in_time(
         num_frames, fps: of a pipeline's clips, where a call says nothing; of a model alone, its latent frames a second.
         vae: another one than the pipeline's own, of as many channels.
         rotary_periods: shortest and longest period of the time blocks' positions, in seconds.
+        time_blocks: a folder of time blocks that were trained with this image model (`save_time_blocks`), in the place
+            of new ones; `every` and `rotary_periods` are theirs.
         dtype: of what is loaded.
         seed: of the new weights.
 
@@ -52,16 +56,20 @@ def extend_in_time(
     """
     if isinstance(source, str | Path):
         source = _loaded(named_folder(str(source)), dtype)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if not isinstance(source, DiffusionPipeline):
-            return TimeExtended(source, every=every, sample_fps=fps, rotary_periods=rotary_periods).eval()
-        parts: dict[str, Any] = source.components
-        image: Any = next((parts[name] for name in MODELS if parts.get(name) is not None), None)
-        codec = VideoCodec(parts["vae"] if vae is None else vae)
-        model = TimeExtended(
-            image, every=every, sample_fps=fps / codec.strides.time, rotary_periods=rotary_periods
-        ).eval()
+
+    def extended(image: Any, latent_fps: float) -> TimeExtended:
+        if time_blocks is not None:
+            return load_time_blocks(image, time_blocks).eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return TimeExtended(image, every=every, sample_fps=latent_fps, rotary_periods=rotary_periods).eval()
+
+    if not isinstance(source, DiffusionPipeline):
+        return extended(source, fps)
+    parts: dict[str, Any] = source.components
+    image: Any = next((parts[name] for name in MODELS if parts.get(name) is not None), None)
+    codec = VideoCodec(parts["vae"] if vae is None else vae)
+    model = extended(image, fps / codec.strides.time)
     if codec.strides.channels != model.in_channels:
         raise ValueError(
             f"a VAE of {codec.strides.channels} channels, but {type(image).__name__} has {model.in_channels}"
@@ -87,6 +95,20 @@ def extend_in_time(
         default_num_inference_steps=steps,
         default_guidance_scale=model.family.guidance,
     )
+
+
+def family_at(source: str | Path) -> str | None:
+    """The class of the image model in a folder or under a hub name, if it is of a known family; loads no weights."""
+    try:
+        name = named_folder(str(source))
+        index: Any = DiffusionPipeline.load_config(name)
+        found = next((index[part][1] for part in MODELS if (index.get(part) or [None])[0] is not None), None)
+    except OSError:
+        try:
+            found = TimeExtended.load_config(str(source)).get("_class_name")
+        except OSError:
+            return None
+    return found if found in FAMILIES else None
 
 
 def _loaded(name: str, dtype: torch.dtype) -> Any:

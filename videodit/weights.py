@@ -6,8 +6,9 @@ parser it hurt. Here the file is named, and what to do about it; `verify` looks 
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def is_finite(tensor: Tensor) -> bool:
     tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     tensor = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # of 8-bit floats no extremes are known
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))  # NaN is both extremes
+
+
+def state_hash(state: Mapping[str, Tensor]) -> str:
+    """First 12 hex digits of the sha256 over all tensors in the order of their names: name, dtype, shape, bytes."""
+    found = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:12]
 
 
 def verify(folder: Path) -> tuple[int, int]:

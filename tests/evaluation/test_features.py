@@ -24,7 +24,8 @@ from videodit.evaluation.features import (
     text_alignment,
 )
 from videodit.evaluation.pixels import ConsistencyVariant, Undefined
-from videodit.evaluation.weights import MissingWeightsError, state_hash
+from videodit.evaluation.weights import MissingWeightsError
+from videodit.weights import state_hash
 
 VARIANTS = get_args(ConsistencyVariant)
 CLIP_NORM = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

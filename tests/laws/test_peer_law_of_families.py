@@ -24,6 +24,7 @@ from families import (
 from torch import Tensor
 
 from videodit import TimeExtended, VideoDiTPipeline, extend_in_time
+from videodit.caching import set_cache
 
 PROMPT, AGAINST = "a red circle moving left", "two blue stars"
 STEPS, FRAMES = 3, 3
@@ -207,3 +208,29 @@ def test_a_folder_of_any_family_is_extended(tmp_path: Path) -> None:
     for found, wanted in ((pipe.transformer.image, sd3_pipeline().transformer), (model.image, pipe.transformer.image)):
         for key, weight in wanted.state_dict().items():
             assert torch.equal(found.state_dict()[key], weight)
+
+
+@pytest.mark.parametrize("cache", ["first-block=0", "taylorseer=2"])
+def test_a_cache_does_to_a_silent_clip_what_it_does_in_its_own_pipeline(cache: str) -> None:
+    pipe, ours = PIPELINES["Flux"](), extend_in_time(PIPELINES["Flux"](), num_frames=FRAMES)
+    assert isinstance(ours, VideoDiTPipeline)
+    for one in (pipe, ours):
+        one.set_progress_bar_config(disable=True)
+    latents = torch.randn(1, 4, FRAMES, 8, 8, generator=torch.Generator().manual_seed(3))
+    size = SIZE | {"num_inference_steps": 6}
+    plain = ours(PROMPT, latents=latents, guidance_scale=4.0, fps=8.0, **size).frames
+    set_cache(ours, cache)
+    found = ours(PROMPT, latents=latents, guidance_scale=4.0, fps=8.0, **size).frames
+    pipe.transformer.enable_cache(ours.transformer._cache_config)
+    wanted = unpacked(pipe(PROMPT, latents=packed(latents[:, :, 1]), guidance_scale=4.0, **size).images)
+    torch.testing.assert_close(found[:, :, 1], wanted, atol=1e-5 * float(wanted.abs().max()), rtol=0)
+    assert torch.equal(found, plain) is (cache == "first-block=0")
+    set_cache(ours, None)
+    assert torch.equal(ours(PROMPT, latents=latents, guidance_scale=4.0, fps=8.0, **size).frames, plain)
+
+
+def test_other_caches_are_refused() -> None:
+    ours = extend_in_time(PIPELINES["SD3"](), num_frames=FRAMES)
+    for cache in ("pyramid-attention", "sea"):
+        with pytest.raises(ValueError, match="does not fit an image model on clips"):
+            set_cache(ours, cache)

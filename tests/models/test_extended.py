@@ -14,8 +14,10 @@ from diffusers.hooks import HookRegistry
 from families import MASKED, MODELS, frame_by_frame, loud, tiny_image_model, told
 from torch import Tensor
 
+from videodit import load_time_blocks, save_time_blocks
 from videodit.models.extended import TimeExtended
 from videodit.models.loading import load_model
+from videodit.weights import WeightsError
 
 EVERY = pytest.mark.parametrize("name", MODELS)
 
@@ -252,3 +254,27 @@ def test_a_cache_on_the_image_model_comes_and_goes() -> None:
         model.image.disable_cache()
         assert torch.equal(run(model, latents, times, kw), wanted)
     assert all(HookRegistry.check_if_exists_or_initialize(host).get_hook("videodit_time") for host in model.hosts)
+
+
+def test_time_blocks_alone_go_behind_the_image_model_that_they_are_of(tmp_path: Path) -> None:
+    model = TimeExtended(tiny_image_model("SD3"), every=2, sample_fps=6.0).eval()
+    loud(model.blocks)
+    file = save_time_blocks(model, tmp_path)
+    assert file.stat().st_size < sum(p.nbytes for p in model.parameters())
+    again = load_time_blocks(tiny_image_model("SD3"), tmp_path).eval()
+    latents, times = clip(model)
+    kw = told("SD3", model.image)
+    with torch.no_grad():
+        assert torch.equal(run(again, latents, times, kw), run(model, latents, times, kw))
+
+    other = tiny_image_model("SD3")
+    with torch.no_grad():
+        other.proj_out.bias += 0.5
+    for base, why in (
+        (other, "of another SD3Transformer2DModel \\(fingerprint"),
+        (tiny_image_model("Flux"), "time blocks of SD3Transformer2DModel, not of FluxTransformer2DModel"),
+    ):
+        with pytest.raises(WeightsError, match=why):
+            load_time_blocks(base, tmp_path)
+    with pytest.raises(WeightsError, match="no such file"):
+        load_time_blocks(tiny_image_model("SD3"), tmp_path / "nothing")

@@ -22,7 +22,6 @@ from videodit.clipset.texts import embeds_of, encode_texts, prompts_of
 from videodit.config.kinds import Guidance, Share, Steps, check, usable_backend
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.disk import replace_text
-from videodit.evaluation.weights import state_hash
 from videodit.geometry import ClipSize
 from videodit.long import long_clip
 from videodit.memory import check_decode, free_text_encoder
@@ -30,6 +29,7 @@ from videodit.pipeline import VideoDiTPipeline
 from videodit.text import OwnStates
 from videodit.video import check_writable, probe, read_clip, read_frames, write_video
 from videodit.video.index import checked
+from videodit.weights import state_hash
 
 
 @dataclass(frozen=True)

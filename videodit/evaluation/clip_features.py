@@ -29,8 +29,8 @@ from videodit.evaluation.weights import (
     one_line,
     pick_device,
     short_name,
-    state_hash,
 )
+from videodit.weights import state_hash
 
 VIDEOMAE_SOURCE = "MCG-NJU/videomae-base"
 I3D_FILE = "i3d_torchscript.pt"

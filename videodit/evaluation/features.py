@@ -33,8 +33,8 @@ from videodit.evaluation.weights import (
     missing_weights,
     pick_device,
     short_name,
-    state_hash,
 )
+from videodit.weights import state_hash
 
 Preprocessing = Literal["processor", "vbench"]
 Curve = tuple[float | None, ...]

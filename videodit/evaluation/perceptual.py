@@ -24,8 +24,8 @@ from videodit.evaluation.weights import (
     check_frames,
     one_line,
     pick_device,
-    state_hash,
 )
+from videodit.weights import state_hash
 
 RAFT_SIDE = 128  # pixels; RAFT's pyramid of correlations needs them
 RAFT_UPDATES = 20  # as VBench runs it

@@ -6,7 +6,6 @@ frames before it, so that is put into words.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor
 
 Source = str | os.PathLike[str]  # a hub name or a folder
@@ -27,16 +25,6 @@ Device = torch.device | str | None  # None: the accelerator where there is one
 
 class MissingWeightsError(ValueError):
     """Weights, or the package that runs them, are not here. The message is one line: why, and how to get them."""
-
-
-def state_hash(state: Mapping[str, Tensor]) -> str:
-    """First 12 hex digits of the sha256 over all tensors in the order of their names: name, dtype, shape, bytes."""
-    found = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()[:12]
 
 
 def describe(processor: Any) -> str:

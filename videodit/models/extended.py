@@ -21,7 +21,14 @@ import torch
 import torch.distributed as dist
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks import (
+    FirstBlockCacheConfig,
+    HookRegistry,
+    ModelHook,
+    TaylorSeerCacheConfig,
+    apply_first_block_cache,
+    apply_taylorseer_cache,
+)
 from diffusers.hooks._helpers import TransformerBlockRegistry
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.normalization import AdaLayerNormSingle
@@ -32,7 +39,7 @@ from torch.utils.checkpoint import checkpoint
 from videodit.models import Condition, Schedule
 from videodit.models.attention import AttentionShape
 from videodit.models.block import DiTBlock
-from videodit.models.checks import check_told
+from videodit.models.checks import check_told, checked_cache
 from videodit.models.families import Frames, family_of
 from videodit.models.handling import Handling
 from videodit.models.initial import initialize_time
@@ -40,6 +47,10 @@ from videodit.models.positions import Grid, SecondsRotary
 from videodit.models.sequence import Spread
 
 HOOK = "videodit_time"
+CACHES: dict[type, Any] = {
+    FirstBlockCacheConfig: apply_first_block_cache,
+    TaylorSeerCacheConfig: apply_taylorseer_cache,
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,7 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
         ValueError: a model of no known family, or one that is extended already.
     """
 
+    _cache_config: Any
     _no_split_modules: ClassVar[list[str]] = ["DiTBlock"]
     _keep_in_fp32_modules: ClassVar[list[str]] = ["time_embeds"]
     _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["time_embeds", "norm", "scale_shift_table", "pos_embed"]
@@ -151,7 +163,7 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
     @property
     def units(self) -> nn.ModuleList:
         """Time blocks, and the image model's own."""
-        return nn.ModuleList([*self.hosts, *self.blocks])
+        return nn.ModuleList([*self.blocks, *self.hosts])
 
     def axis_of(self, name: str) -> str:
         """ "time" of a weight that looks along it, "space" of one in the image model's blocks; "" of the others."""
@@ -191,6 +203,22 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
     def disable_gradient_checkpointing(self) -> None:
         self.image.disable_gradient_checkpointing()
         self.gradient_checkpointing = False
+
+    def enable_cache(self, config: Any) -> None:
+        """A feature cache of diffusers on the image model; what its blocks skip, the time blocks behind them skip too.
+
+        Raises:
+            ValueError: another than those of `CACHES`, which alone go by a model's own blocks and nothing else.
+        """
+        if (apply := CACHES.get(type(config))) is None:
+            known = ", ".join(kind.__name__ for kind in CACHES)
+            raise ValueError(f"{type(config).__name__} does not fit an image model on clips: take one of {known}")
+        if self.is_cache_enabled:
+            raise ValueError(f"{type(self._cache_config).__name__} is enabled already: disable_cache() first")
+        with checked_cache(self, config):
+            apply(self.image, config)
+            _registry(self).invalidate_child_registries_cache()
+            self._cache_config = config
 
     def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
         """Blocks of the image model inside of their hooks, one graph for all of a class, and time blocks."""

@@ -2,7 +2,7 @@
 over those of an image model's pipeline."""
 
 from videodit.text.encoder import TextEncoder
-from videodit.text.family import PARTS, FamilyText, text_pipeline
+from videodit.text.family import PARTS, FamilyText, load_text
 from videodit.text.load import words_of
 from videodit.text.states import OwnStates, TextStates, padded, told_in
 
@@ -12,8 +12,8 @@ __all__ = [
     "OwnStates",
     "TextEncoder",
     "TextStates",
+    "load_text",
     "padded",
-    "text_pipeline",
     "told_in",
     "words_of",
 ]

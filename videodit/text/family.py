@@ -20,6 +20,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 from transformers import PreTrainedModel
 
+from videodit.text.encoder import TextEncoder
 from videodit.text.identity import fingerprint, of_config, of_tokenizer
 from videodit.text.states import OwnStates, TextStates, padded
 from videodit.weights import check_finite, loading
@@ -205,6 +206,19 @@ class FamilyText(nn.Module):
         """Each part into its folder, as diffusers' pipelines have them."""
         for name, part in self.parts.items():
             part.save_pretrained(Path(folder, name))
+
+
+def load_text(
+    folder: str | Path, like: str | Path | None = None, *, max_length: int | None = None, **kwargs: Any
+) -> TextEncoder | FamilyText:
+    """The text encoder of a folder or hub name, as the model that is saved at `like` (None: there too) reads it.
+
+    Raises:
+        OSError, ValueError: as the two classes' `from_pretrained`.
+    """
+    if (pipeline := text_pipeline(like or folder)) is not None:
+        return FamilyText.from_pretrained(folder, pipeline, max_length=max_length, **kwargs)
+    return TextEncoder.from_pretrained(folder, max_length=max_length, **kwargs)
 
 
 def text_pipeline(folder: str | Path) -> str | None:

@@ -23,6 +23,7 @@ from videodit.config import Run
 from videodit.data.cache import Sample
 from videodit.data.sampler import Sampler
 from videodit.models.extended import TimeExtended
+from videodit.models.time_blocks import save_time_blocks
 from videodit.pipeline import VideoDiTPipeline
 from videodit.training import checkpoint, inputs, parallel, samples
 from videodit.training.batches import Batches, batch_sizes
@@ -275,14 +276,21 @@ class Assembled:
         )
 
     def save_pipeline(self, folder: Path) -> None:
-        """A pipeline folder with the averaged weights; of a run that trains adapters these apart too, in `lora/`."""
+        """A pipeline folder with the averaged weights; of a run that trains adapters alone these apart too, in `lora/`,
+        and of one that trains an image model's time blocks alone these, `time_blocks.safetensors`."""
         with self.averaged_pipeline() as pipe:
             if pipe is not None:
                 pipe.save_pretrained(folder)
+                if isinstance(pipe.transformer, TimeExtended) and not self.config.train.lora and self._trains_time():
+                    save_time_blocks(pipe.transformer, folder)
         if self.config.train.lora:
             state, _ = self._averaged_states()
             if self.accelerator.is_main_process:
                 save_lora(self.raw_model.transformer, self.config.train.lora, state, folder / "lora")
+
+    def _trains_time(self) -> bool:
+        model = self.raw_model.transformer
+        return all(model.axis_of(name) == "time" for name, w in model.named_parameters() if w.requires_grad)
 
     def save_checkpoint(self, folder: Path) -> None:
         """What a checkpoint holds beside the state: a pipeline, and what was trained on."""

@@ -26,7 +26,8 @@ from videodit.data.manifest import Skip
 from videodit.diffusion import paths
 from videodit.diffusion.schedulers import check_scheduler
 from videodit.pipeline import named_folder
-from videodit.text import FamilyText, TextEncoder, text_pipeline
+from videodit.text import FamilyText
+from videodit.text import load_text as load_text_of
 from videodit.training import parallel
 from videodit.training.precision import tell_of_bfloat16
 
@@ -62,10 +63,8 @@ def load_text(config: Run) -> Encoder | None:
     if not folder:
         return None
     with named(folder, "text encoder"):
-        max_length, name = config.text.max_length, named_folder(folder)
-        if started and (pipeline := text_pipeline(named_folder(started))) is not None:
-            return FamilyText.from_pretrained(name, pipeline, max_length=max_length, dtype=torch.float32)
-        return TextEncoder.from_pretrained(name, max_length=max_length, dtype=torch.float32)
+        like = named_folder(started) if started else None
+        return load_text_of(named_folder(folder), like, max_length=config.text.max_length, dtype=torch.float32)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from families import (
     tiny_qwen_vae,
     told,
 )
+from standin import LEFT_EMPTY
 from torch import Tensor
 
 from videodit import TimeExtended, VideoDiTPipeline, extend_in_time
@@ -96,6 +97,7 @@ def test_flux_has_a_scale_between_passes_too() -> None:
         extend_in_time(sd3_pipeline(), num_frames=FRAMES)(PROMPT, true_cfg_scale=2.0)  # type: ignore[operator]
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_round_trip_law_a_saved_pipeline_makes_the_same_clip(family: tuple[str, Any, Any], tmp_path: Path) -> None:
     name, _, ours = family
     loud(ours.transformer.blocks)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers.hooks import HookRegistry
 from families import MASKED, MODELS, frame_by_frame, loud, tiny_image_model, told
+from tiny import PEER
 from torch import Tensor
 
 from videodit import load_time_blocks, save_time_blocks
@@ -188,15 +189,7 @@ def test_weights_are_named_by_the_axis_they_look_along(name: str) -> None:
 @pytest.mark.parametrize(("base", "why"), [("video", "LatteTransformer3DModel is no image"), ("again", "already")])
 def test_what_cannot_be_extended_is_named(base: str, why: str) -> None:
     if base == "video":
-        model: Any = diffusers.LatteTransformer3DModel(
-            num_attention_heads=2,
-            attention_head_dim=16,
-            in_channels=4,
-            out_channels=8,
-            num_layers=1,
-            sample_size=8,
-            patch_size=2,
-        )
+        model: Any = diffusers.LatteTransformer3DModel(**PEER, cross_attention_dim=48, caption_channels=8)
     else:
         model = TimeExtended(tiny_image_model("PixArt")).image
     with pytest.raises(ValueError, match=why):

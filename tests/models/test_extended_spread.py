@@ -135,3 +135,19 @@ def test_bfloat16_is_near_float32(name: str) -> None:
     kw = {key: x.to(torch.bfloat16) if x.is_floating_point() else x for key, x in kw.items()}
     found = half(latents.to(torch.bfloat16), times, **kw, return_dict=False)[0].float()
     assert float((found - wanted).norm() / wanted.norm()) < 0.08
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_weights_kept_in_fewer_bits_give_what_they_round_to(name: str) -> None:
+    model, rounded = extended(name).eval(), extended(name).eval()
+    model.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+    kept = {key: weight.dtype for key, weight in model.state_dict().items()}
+    assert torch.bfloat16 in kept.values()
+    assert all(dtype == torch.float32 for key, dtype in kept.items() if key.startswith("time_embeds."))
+    for key, weight in rounded.state_dict().items():
+        weight.copy_(weight.to(kept[key]))
+    latents = torch.randn(2, model.in_channels, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    kw, times = told(name, model.image), torch.tensor([300.0, 700.0])
+    wanted = rounded(latents, times, **kw, return_dict=False)[0]
+    torch.testing.assert_close(model(latents, times, **kw, return_dict=False)[0], wanted, atol=1e-6, rtol=1e-6)

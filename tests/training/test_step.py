@@ -99,9 +99,7 @@ def test_a_pipeline_has_the_averaged_weights_while_it_is_used_and_the_model_its_
     groups: list[Any] = []
     transformer = SimpleNamespace(weight=weight, set_sequence_group=groups.append)
     assembled: Any = SimpleNamespace(
-        raw_model=SimpleNamespace(
-            eval=lambda: None, transformer=transformer, text=SimpleNamespace(text_encoder="encoder")
-        ),
+        raw_model=SimpleNamespace(eval=lambda: None, transformer=transformer, text=SimpleNamespace(parts="encoder")),
         accelerator=SimpleNamespace(is_main_process=is_main),
         config=SimpleNamespace(train=SimpleNamespace(lora=None)),
         sharded=False,

@@ -86,7 +86,6 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
     _cache_config: Any
     _no_split_modules: ClassVar[list[str]] = ["DiTBlock"]
     _keep_in_fp32_modules: ClassVar[list[str]] = ["time_embeds"]
-    _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["time_embeds", "norm", "scale_shift_table", "pos_embed"]
 
     @register_to_config
     def __init__(
@@ -104,6 +103,9 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
         self.image: Any = base if live else getattr(diffusers, base["_class_name"]).from_config(base)
         plain = {key: value for key, value in self.image.config.items() if not key.startswith("_")}
         self.register_to_config(base={"_class_name": type(self.image).__name__, **plain})
+        theirs = getattr(self.image, "_skip_layerwise_casting_patterns", None) or []
+        own = ["time_embeds", "norm", "scale_shift_table", "pos_embed"]
+        self._skip_layerwise_casting_patterns = [*own, *theirs]  # type: ignore[misc]
         side = self.family.patch(self.image.config)
         self.patch_size: tuple[int, int, int] = (1, side, side)
         self.channels, self.out_channels = self.family.channels(self.image.config)

@@ -109,8 +109,7 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
             transformer = load_model(named_folder(config.train.start_from), subfolder="transformer")
         _check_shape(transformer, config)
     else:
-        assert isinstance(text, TextEncoder)
-        transformer = VideoDiT.sized(**fresh_shape(config, strides, text.width))
+        transformer = VideoDiT.sized(**fresh_shape(config, strides, text.width))  # type: ignore[arg-type]
     if transformer.in_channels != channels:
         raise ValueError(
             f"{config.train.start_from}: a transformer of {transformer.in_channels} latent channels, but "

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from videodit.clipset.requests import Request
 from videodit.conditions import encoded
-from videodit.disk import whole
+from videodit.disk import whole, writing
 from videodit.text import TextEncoder, padded
 
 NAME = re.compile("[0-9a-f]{12} ")  # what a prompt's name begins with
@@ -48,8 +48,9 @@ def write_texts(file: Path, encoder: TextEncoder, prompts: Sequence[str], *, ove
         raise ValueError(f"{file}: is there already, and holds {lost}; name another file, or give --overwrite")
     maker = encoder.fingerprint()[:12]
     tensors = {f"{maker} {prompt}": states for prompt, states in encode_texts(encoder, prompts).items()}
-    with whole(file) as scratch:
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
+    with whole(file) as scratch:
         save_file(tensors, scratch)
     return file
 

@@ -26,6 +26,7 @@ _FORKS.set_forkserver_preload(
         "torch.utils.tensorboard",
         "diffusers.models.autoencoders.autoencoder_kl_wan",
         "videodit.training.trainer",
+        "device_cases",
     ]
 )
 

@@ -82,8 +82,7 @@ def held(scratch: Path, *, is_folder: bool = False) -> Iterator[None]:
         scratch.mkdir()
     else:
         scratch.touch()
-    handle = _opened(scratch)
-    _lock(handle)
+    handle = _held(scratch)
     try:
         yield
     finally:
@@ -103,34 +102,30 @@ def clear_scratch(found: Iterable[Path], names: Container[str] | None = None) ->
         named = _SCRATCH.fullmatch(one.name)
         if named is None or one.is_symlink() or (names is not None and named[1] + (named[2] or "") not in names):
             continue
-        handle = _opened(one)
-        if handle is not None and _lock(handle):
+        handle = _held(one)
+        if handle is not None:
             with suppress(OSError):  # in the way of nobody
                 if one.is_dir():
                     shutil.rmtree(one)
                 else:
                     one.unlink()
-        if handle is not None:
             os.close(handle)
 
 
-def _opened(scratch: Path) -> int | None:
-    """For `_lock`; None where that is not to be had."""
-    try:
-        return os.open(scratch, os.O_RDONLY)
-    except OSError:
-        return None
-
-
-def _lock(handle: int | None) -> bool:
-    """Whether nobody else holds it; False too where that cannot be told."""
+def _held(scratch: Path) -> int | None:
+    """An open handle that has it until it is closed; None where somebody else has it, or that cannot be told."""
     try:
         import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
-    except (ImportError, OSError, TypeError):
-        return False
-    return True
+        handle = os.open(scratch, os.O_RDONLY | os.O_NONBLOCK)  # not to wait for who writes into a pipe
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:

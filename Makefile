@@ -3,8 +3,9 @@
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip
-# a process a core, each with its own share of the tests in their order, so that what a file sets up is set up once
-PYTEST = .venv/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
+# a process a core, each with its own share of the tests in their order, so that what a file sets up is set up once;
+# bytecode of the tests is kept whatever the machine says, or each process would compile them anew
+PYTEST = PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 TORCH = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
 .PHONY: help demo test check shipped clean
@@ -21,8 +22,7 @@ test: .venv/.stamp  ## run all tests
 check: .venv/.stamp  ## format, lint, types, fast tests: what a change must pass
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m ruff check .
-	.venv/bin/python -m mypy
-	$(PYTEST) -m "not slow"
+	.venv/bin/python -m mypy & types=$$!; $(PYTEST) -m "not slow"; tests=$$?; wait $$types && exit $$tests
 
 shipped: .venv/.stamp  ## train the packaged model anew (hours on two cores) into runs/shipped
 	.venv/bin/python tools/train_vae.py --config configs/shapes.yaml

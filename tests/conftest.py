@@ -1,4 +1,7 @@
-"""Shared fixtures. One thread, of children too: tiny shapes are slower on several, and tests run side by side."""
+"""Shared fixtures. One thread, of children too: tiny shapes are slower on several, and tests run side by side.
+
+What is slow to import is imported in fixtures: the process that deals tests out to others needs none of it.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from standin import choose
-from tiny import tiny_pipeline
 
-from videodit.pipeline import VideoDiTPipeline
+if TYPE_CHECKING:
+    from videodit.pipeline import VideoDiTPipeline
 
 os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,6 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--standin"):
+        from standin import choose
+
         choose()
 
 
@@ -38,11 +41,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test draws the same numbers each time."""
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def tiny_pipe(pytestconfig: pytest.Config) -> VideoDiTPipeline:
+    import torch
+    from tiny import tiny_pipeline
+
     return tiny_pipeline().to(torch.accelerator.current_accelerator() if pytestconfig.getoption("--standin") else "cpu")
 
 

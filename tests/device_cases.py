@@ -1,6 +1,7 @@
 """What the device law is checked on: each case gives tensors, on the CPU and on the stand-in device.
 
-To be run in a process of its own, since torch cannot forget a device again.
+To be run in a process of its own, since torch cannot forget a device again. What few
+cases need is imported there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState, GradientState
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from footage import pan
-from networks import save_clip, save_dino, save_videomae
 from runs import SMALL_VAE, TINY, losses, mixed, run
 from standin import install
 from tiny import awaken, tiny_dit, tiny_pipeline
@@ -29,8 +29,6 @@ from videodit.clipset import Request, Sampling, make_clips
 from videodit.codec import VideoCodec
 from videodit.config import Run
 from videodit.diffusion.schedulers import DIFFUSION, FLOW, FLOW_SIGMAS, scheduler_named
-from videodit.evaluation.clip_features import load_videomae
-from videodit.evaluation.features import load_clip, load_dino
 from videodit.long import long_clip
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline
@@ -191,8 +189,8 @@ SLOW = {"decay_steps": 6, "learning_rate": 2e-4, "muon_learning_rate": 2e-4}  # 
 def trained(device: torch.device, folder: Path) -> Any:
     """With images and clips, given frames, Muon, averages; stopped in the midst and gone on."""
     with accelerated(device):
-        Trainer(mixed(folder, steps=3, **SLOW)).train()
-        last = Trainer(mixed(folder, steps=6, **SLOW)).train()
+        Trainer(mixed(folder, steps=2, **SLOW)).train()
+        last = Trainer(mixed(folder, steps=4, **SLOW)).train()
     assert list((folder / "averages").rglob("*.safetensors"))
     return [shown(last), np.array(list(losses(folder).values()))]
 
@@ -236,6 +234,10 @@ CASES |= {"training: transformer": trained, "training: LoRA": adapted, "training
 
 
 def seen_by_clip(device: torch.device, folder: Path) -> Any:
+    from networks import save_clip
+
+    from videodit.evaluation.features import load_clip
+
     save_clip(folder / "clip")
     clip = load_clip(folder / "clip", device=device)
     for part in clip._model.modules():  # which transformers leaves empty where torch knows a device that it does not
@@ -245,11 +247,19 @@ def seen_by_clip(device: torch.device, folder: Path) -> Any:
 
 
 def seen_by_dino(device: torch.device, folder: Path) -> Any:
+    from networks import save_dino
+
+    from videodit.evaluation.features import load_dino
+
     save_dino(folder / "dino")
     return load_dino(folder / "dino", device=device)(frames())
 
 
 def seen_by_videomae(device: torch.device, folder: Path) -> Any:
+    from networks import save_videomae
+
+    from videodit.evaluation.clip_features import load_videomae
+
     save_videomae(folder / "videomae")
     return load_videomae(folder / "videomae", device=device)(np.concatenate([frames()] * 4)[:16])
 
@@ -295,18 +305,13 @@ def _apart(a: np.ndarray, b: np.ndarray) -> float:
     return float(difference.max(initial=0) / max(1.0, np.abs(a).max(initial=0)))
 
 
-def tell(folder: Path, names: list[str]) -> None:
-    """Writes what became of these cases into `told.jsonl`, a line each: how far apart the two are, or the error."""
+def tell(folder: Path, name: str) -> None:
+    """Writes what became of a case into `told.json`: how far apart the two are, or the error."""
     torch.set_num_threads(1)
     away = install()
-    with (folder / "told.jsonl").open("w") as file:
-        for number, name in enumerate(names):
-            try:
-                sides = [
-                    results(CASES[name], where, folder / f"{number}_{where.type}")
-                    for where in (torch.device("cpu"), away)
-                ]
-                said: dict[str, Any] = {"case": name, "apart": apart(*sides)}
-            except Exception:
-                said = {"case": name, "error": traceback.format_exc()}
-            print(json.dumps(said), file=file, flush=True)
+    try:
+        sides = [results(CASES[name], where, folder / where.type) for where in (torch.device("cpu"), away)]
+        said: dict[str, Any] = {"apart": apart(*sides)}
+    except Exception:
+        said = {"error": traceback.format_exc()}
+    (folder / "told.json").write_text(json.dumps(said))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import runpy
 import signal
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +29,7 @@ _FORKS.set_forkserver_preload(
         "torch.utils.tensorboard",
         "diffusers.models.autoencoders.autoencoder_kl_wan",
         "videodit.training.trainer",
+        "device_cases",
     ]
 )
 
@@ -52,13 +56,33 @@ def launch(function: Callable[..., Any], *args: Any, processes: int = 2, timeout
 
 def start(function: Callable[..., Any], *args: Any) -> int:
     """The exit code of one process on its own; negative: the signal that killed it."""
+    return end_of(begin(function, *args))
+
+
+def begin(function: Callable[..., Any], *args: Any) -> Any:
+    """One process on its own, which goes on."""
     child = _FORKS.Process(target=function, args=args, daemon=True)
     child.start()
+    return child
+
+
+def end_of(child: Any) -> int:
     child.join(120)
     child.kill()
     child.join()
     assert child.exitcode is not None
     return child.exitcode
+
+
+def run_tool(name: str, words: Sequence[str], out: Path, err: Path) -> None:
+    """In a process of its own: a tool as a shell starts it, whose streams go into files or named pipes."""
+    for number, file in ((1, out), (2, err)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    torch.set_num_threads(1)
+    file = Path(__file__).parents[1] / "tools" / f"{name}.py"
+    sys.argv = [str(file), *words]
+    runpy.run_path(str(file), run_name="__main__")
 
 
 class Here(Guarded):

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from processes import begin, end_of, run_tool
 
 from videodit.command import command, hide_torchao, import_torchao
 
@@ -89,14 +90,13 @@ def test_a_clip_of_the_packaged_model_is_one_bar_and_one_line(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_ctrl_c_in_the_midst_of_sampling(tmp_path: Path) -> None:
-    words = ("tools/sample_video.py", "--prompt", "a red circle", "--steps", "10000", "--out", str(tmp_path / "a.mp4"))
-    process = subprocess.Popen(
-        [sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stderr is not None
-    seen = process.stderr.read(1)  # the bar: it samples
-    os.killpg(process.pid, signal.SIGINT)
-    rest = process.communicate()[1]
-    assert process.returncode == 130
+    words = ("--prompt", "a red circle", "--steps", "10000", "--out", str(tmp_path / "a.mp4"))
+    os.mkfifo(tmp_path / "err")
+    child = begin(run_tool, "sample_video", words, tmp_path / "out", tmp_path / "err")
+    with (tmp_path / "err").open() as err:
+        seen = err.read(1)  # the bar: it samples
+        os.kill(child.pid, signal.SIGINT)
+        rest = err.read()
+    assert end_of(child) == 130
     assert rest.endswith("\nsample_video: stopped\n")
     assert "Traceback" not in seen + rest

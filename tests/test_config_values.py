@@ -77,6 +77,8 @@ def test_no_key_takes_what_is_no_number(tmp_path: Path, key: str, kind: str) -> 
         ("seed: 0123", "seed: must be a valid integer (got '0123'): octal or of base 60"),
         ("seed: 1:30", "got '1:30'): octal or of base 60"),
         ("seed: '7'", "got '7'): a text; write it without quotes"),
+        ("data: {background: blurple}", "data.background: 'blurple' is no background: name a colour (white, #ff8800)"),
+        ("data: {background: [white, red to]}", "data.background: 'red to' is no background"),
         ("data: {fps: 1e-308}", "data.fps: must be greater than or equal to 0.001 (got 1e-308)"),
         ("train: {learning_rate: 100}", "train.learning_rate: must be less than or equal to 10"),
         ("train: {betas: ['0.9', 0.99]}", "train.betas.0: must be a valid number"),

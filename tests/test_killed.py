@@ -26,6 +26,7 @@ from videodit.clipset import Request, Sampling, make_clips
 from videodit.config import Run
 from videodit.data import cache, cut, prepare, survey
 from videodit.data.sifting import Options
+from videodit.disk import LOCK
 from videodit.training import checkpoint, inputs, loop
 from videodit.training.trainer import Trainer
 from videodit.training.vae import train_vae
@@ -90,8 +91,8 @@ def trained_codec(folder: Path) -> Any:
 
 
 def visible(folder: Path) -> Any:
-    """A hidden file is what somebody was writing who was killed."""
-    return files(folder, "[!.]*")
+    """What somebody was writing who was killed would be there too, hidden."""
+    return {name: content for name, content in files(folder).items() if name != LOCK}
 
 
 class Walk(NamedTuple):

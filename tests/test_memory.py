@@ -168,6 +168,7 @@ def test_offload_without_an_accelerator_and_tiles_that_a_vae_has_not_are_told(
         memory.tile(torch.nn.Linear(1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
 @pytest.mark.parametrize("asked", [False, True])
 def test_large_blocks_go_back_though_others_lie_between(asked: bool) -> None:

@@ -105,7 +105,7 @@ def test_files_of_rows_lie_beside_it_or_in_the_home_folder(tmp_path: Path, monke
         ("p.csv", 'prompt,seed\na,1\n"b,2\nc,3\nd,4\n', "p.csv:3: a quote is opened and never closed"),
         ("p.csv", 'prompt,seed\n"b,2\n"c",3\n', "p.csv:2: does not parse"),
         ("p.csv", 'prompt,seed\n"a\nb",1\nc,x\n', "p.csv:4: seed is 'x'"),
-        ("p.csv", "prompt,prompt\na,b", "p.csv:2: 'prompt' stands there twice"),
+        ("p.csv", "prompt,prompt\na,b", "p.csv:1: 'prompt' stands there twice"),
         ("p.csv", b"prompt\na\nb\xff", "p.csv:3: is not UTF-8"),
         ("p.txt", b"a\nb\n\xff\xfe", "p.txt:3: is not UTF-8"),
         ("p.parquet", "no parquet", "p.parquet: cannot be read as Parquet"),

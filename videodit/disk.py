@@ -7,8 +7,9 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 
 SUMS = "SHA256SUMS"  # as coreutils write it: `sha256sum --check SHA256SUMS` looks too
 LOCK = ".lock"
+_SCRATCH = re.compile(r"\.(.+)-[0-9a-f]{8}(\.\w+)?", re.DOTALL)
 
 
 class DiskError(ValueError):
@@ -58,13 +60,72 @@ def whole(file: Path) -> Iterator[Path]:
     Raises:
         DiskError: it cannot be written.
     """
-    scratch = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    scratch = scratch_beside(file)
     with writing(file):
         try:
-            yield scratch
-            scratch.replace(file)
+            with held(scratch):
+                yield scratch
+                scratch.replace(file)
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def scratch_beside(file: Path, ending: str = "") -> Path:
+    """A hidden name beside a file, to write it under; of its ending where a library goes by that."""
+    return file.with_name(f".{file.name.removesuffix(ending)}-{secrets.token_hex(4)}{ending}")
+
+
+@contextmanager
+def held(scratch: Path, *, is_folder: bool = False) -> Iterator[None]:
+    """The file or folder is made, and somebody's (`clear_scratch`) until the end, or that of this process."""
+    if is_folder:
+        scratch.mkdir()
+    else:
+        scratch.touch()
+    handle = _held(scratch)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def clear_scratch(found: Iterable[Path], names: Container[str] | None = None) -> None:
+    """Of the files and folders that were found, removes what writers left that were killed.
+
+    What a process still writes stays, and all that is not called as `scratch_beside` does.
+
+    Args:
+        names: of the files that it was to become; None: whichever.
+    """
+    for one in found:
+        named = _SCRATCH.fullmatch(one.name)
+        if named is None or one.is_symlink() or (names is not None and named[1] + (named[2] or "") not in names):
+            continue
+        handle = _held(one)
+        if handle is not None:
+            with suppress(OSError):  # in the way of nobody
+                if one.is_dir():
+                    shutil.rmtree(one)
+                else:
+                    one.unlink()
+            os.close(handle)
+
+
+def _held(scratch: Path) -> int | None:
+    """An open handle that has it until it is closed; None where somebody else has it, or that cannot be told."""
+    try:
+        import fcntl
+
+        handle = os.open(scratch, os.O_RDONLY | os.O_NONBLOCK)  # not to wait for who writes into a pipe
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:

@@ -218,14 +218,14 @@ def test_each_row_is_read_by_the_first_column_that_it_fills(tmp_path):
 
 def test_a_column_that_is_there_twice_is_an_error(tmp_path):
     path = put(tmp_path / "set.csv", "file,caption,caption\na.mp4,a,b\n")
-    with pytest.raises(ValueError, match=r"set\.csv:1 has the column 'caption' twice"):
+    with pytest.raises(ValueError, match=r"set\.csv:1: 'caption' stands there twice"):
         read_manifest(path)
 
 
 @pytest.mark.parametrize("rest", ["", 'c.mp4,"closed"\n', "c.mp4,fine\n" * 3])
 def test_a_quote_that_is_never_closed_is_named_with_the_line_where_it_opens(tmp_path, rest):
     path = put(tmp_path / "set.csv", 'file,caption\na.mp4,"two\nlines"\nb.mp4,"a cat\n' + rest)
-    with pytest.raises(ValueError, match=r"set\.csv:4 does not parse .*quotes of the row that begins there"):
+    with pytest.raises(ValueError, match=r"set\.csv:4: .*quotes of the row that begins there"):
         read_manifest(path)
 
 
@@ -255,7 +255,7 @@ def test_json_too_deep_or_with_too_long_numbers_is_named(tmp_path, suffix, value
     row = '{"file": "a.mp4", "caption": "a", "x": ' + value + "}"
     path = put(tmp_path / f"set{suffix}", f"[{row}]" if suffix == ".json" else f"\n{row}\n")
     with pytest.raises(
-        ValueError, match=r"set\.json is not JSON" if suffix == ".json" else r"set\.jsonl:2 is not JSON"
+        ValueError, match=r"set\.json: is no JSON" if suffix == ".json" else r"set\.jsonl:2: is no JSON"
     ) as named:
         read_manifest(path)
     assert ("(nested too deep)" in str(named.value)) == value.startswith("[")

@@ -86,7 +86,7 @@ def test_parquet_gives_the_same_and_leaves_bytes_out(folder):
 @pytest.mark.parametrize("clip", [b"mp4", {"bytes": b"mp4", "path": "a.mp4"}])
 def test_parquet_that_holds_the_videos_is_refused_with_the_fix(folder, clip):
     path = write_parquet(folder / "list.parquet", {"video": [clip], "caption": ["a cat"]})
-    with pytest.raises(ValueError, match=r"list\.parquet holds .* bytes in column 'video': write each to a file"):
+    with pytest.raises(ValueError, match=r"list\.parquet: holds bytes in column 'video': write each to a file"):
         read_manifest(path)
 
 
@@ -104,7 +104,7 @@ def test_damaged_parquet_and_a_missing_library_are_errors(folder, monkeypatch):
         with pytest.raises(ValueError, match=r'list\.parquet.*pip install "videodit\[parquet\]"'):
             read_manifest(path)
     pytest.importorskip("pyarrow")
-    with pytest.raises(ValueError, match=r"list\.parquet does not parse as Parquet"):
+    with pytest.raises(ValueError, match=r"list\.parquet: cannot be read as Parquet"):
         read_manifest(path)
 
 
@@ -121,9 +121,12 @@ def test_a_list_of_json_objects_gives_the_same(folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"path": "a.mp4", "cap": "a"}\n{"path": "b.mp4", "cap": "b"}', r"list\.json is not JSON .*call it \.jsonl"),
-        ('{"a.mp4": "a cat"}', r"list\.json holds something other than a list of objects"),
-        ('["a.mp4"]', r"list\.json holds something other than a list of objects"),
+        (
+            '{"path": "a.mp4", "cap": "a"}\n{"path": "b.mp4", "cap": "b"}',
+            r"list\.json: is no JSON that can be read .*call it \.jsonl",
+        ),
+        ('{"a.mp4": "a cat"}', r"list\.json: must hold a list of objects"),
+        ('["a.mp4"]', r"list\.json: must hold a list of objects"),
     ],
 )
 def test_other_json_is_an_error(folder, content, message):
@@ -218,7 +221,7 @@ def test_blank_lines_do_not_shift_the_numbers(folder):
 def test_a_bad_json_line_is_an_error_with_its_place(folder, line):
     path = folder / "list.jsonl"
     path.write_text('{"file": "a.mp4", "caption": "a"}\n' + line + "\n")
-    with pytest.raises(ValueError, match=r"list\.jsonl:2 .*one (JSON )?object a line"):
+    with pytest.raises(ValueError, match=r"list\.jsonl:2: .*one (JSON )?object a line"):
         read_manifest(path)
 
 
@@ -237,14 +240,14 @@ def test_a_missing_column_is_an_error_that_names_what_was_seen_and_what_would_do
 def test_an_unquoted_comma_is_an_error_not_half_a_caption(folder):
     path = folder / "list.csv"
     path.write_text("file,caption\na.mp4,a cat\nb.mp4,a cat, and a dog\n")
-    with pytest.raises(ValueError, match=r"list\.csv:3 has more cells"):
+    with pytest.raises(ValueError, match=r"list\.csv:3: more values than the first line has columns"):
         read_manifest(path)
 
 
 def test_a_quote_that_never_closes_is_an_error(folder):
     path = folder / "list.csv"
     path.write_text('file,caption\na.mp4,"a cat\nb.mp4,a dog\n')
-    with pytest.raises(ValueError, match=r"list\.csv:\d does not parse"):
+    with pytest.raises(ValueError, match=r"list\.csv:2: a quote is opened and never closed"):
         read_manifest(path)
 
 
@@ -252,7 +255,8 @@ def test_a_quote_that_never_closes_is_an_error(folder):
 def test_other_encodings_are_an_error(folder, name):
     rows = {"list.jsonl": '{"file": "a.mp4", "caption": "Bär"}', "list.csv": "file,caption\na.mp4,Bär", "a.txt": "Bär"}
     (folder / name).write_bytes(rows[name].encode("latin-1"))
-    with pytest.raises(ValueError, match=f"{name} is not UTF-8"):
+    line = {"list.jsonl": ":1:", "list.csv": ":2:", "a.txt": ""}[name]
+    with pytest.raises(ValueError, match=f"{name}{line} is not UTF-8"):
         read_manifest(folder if name == "a.txt" else folder / name)
 
 

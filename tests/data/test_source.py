@@ -302,12 +302,6 @@ def test_a_row_may_allow_fewer_backgrounds(tmp_path: Path) -> None:
         open_data(data, seed=0)
 
 
-def test_a_background_that_is_no_colour_is_named(tmp_path: Path) -> None:
-    transparent(tmp_path, 4)
-    with pytest.raises(ValueError, match=r"data.background: 'blurple' is no background"):
-        open_data(Data(source=str(tmp_path), validation=0, background="blurple", **SIZE), seed=0)
-
-
 def test_validation_may_have_a_source_of_its_own(tmp_path: Path) -> None:
     for folder, names in (("train", "abc"), ("held", "de")):
         (tmp_path / folder).mkdir()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from videodit.config.ground import parse_ground
 from videodit.emoji.art import LOOP, PACKAGES, SIDE, ArtError, frames_of, read
 from videodit.emoji.make import (
     CODEC,
@@ -28,7 +29,6 @@ from videodit.emoji.make import (
 from videodit.emoji.scenes import FRAMES, MOTIONS, Scene, captions, render
 from videodit.emoji.things import GROUNDS, TONES, Thing, held_out, is_held_out, known
 from videodit.shapes import COLORS, SHAPES
-from videodit.video.ground import parse_ground
 
 
 def webp(count: int, side: int = 256) -> bytes:

@@ -144,6 +144,7 @@ def test_dinov2_features_are_its_class_token(tmp_path: Path) -> None:
     np.testing.assert_allclose(load_dino(tmp_path / "dinov2-tiny")(frames()), states[:, 0].numpy(), atol=1e-4)
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 @pytest.mark.slow
 def test_batch_size_does_not_change_features(clip_folder: Path, dino_folder: Path) -> None:
     for load, folder in ((load_clip, clip_folder), (load_dino, dino_folder)):

@@ -224,7 +224,7 @@ def test_blurred_and_noisy_clips_are_judged_right() -> None:
 
 @pytest.mark.slow
 def test_another_scenes_facts_score_chance() -> None:
-    found = shares(world_of(21, 1, False), 100, shift=1)
+    found = shares(world_of(21, 1, False), 60, shift=1)  # of clips that were judged above
     assert found["color"] < 0.25  # 1 / 8 is expected
     assert found["shape"] < 0.30  # 1 / 6
     assert found["motion"] < 0.20  # 1 / 10

@@ -15,7 +15,7 @@ import pytest
 from footage import pan
 from networks import save_clip, save_dino, save_i3d, save_videomae
 from sets import QUICK, moving, some, still
-from standin import TORCHSCRIPT
+from standin import LEFT_EMPTY, TORCHSCRIPT
 
 from videodit.evaluation import clips as clips_room
 from videodit.evaluation.clips import Clip, clip_from_array, clip_from_file
@@ -172,6 +172,7 @@ def test_what_cannot_be_measured_is_an_error(options: dict, message: str) -> Non
         evaluate(**{"clips": some(1), **options})
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 @pytest.mark.slow
 def test_clip_and_dino_and_videomae_agree_with_direct_calls(tmp_path: Path) -> None:
     save_clip(tmp_path / "clip")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from footage import pan
 from networks import save_clip
+from standin import LEFT_EMPTY
 
 from tools import evaluate as tool
 from videodit.evaluation.results import load_results
@@ -97,6 +98,7 @@ def test_the_same_folder_twice_and_against_itself_gives_the_same_and_no_differen
     assert not (tmp_path / "a" / "report.html").exists()
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 @pytest.mark.slow
 def test_a_reference_a_comparison_and_weights_all_reach_the_report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,15 +1,12 @@
 """Device law: what is computed on an accelerator is what the CPU computes, and nothing is left behind on the CPU.
 
-On a stand-in device (`tests/standin.py`), in processes of their own, since torch cannot forget a device again: one for
-each kind of case, so that tests that run side by side have their own.
+On a stand-in device (`tests/standin.py`), each in a process of its own, since torch cannot forget a device again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from functools import cache
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,30 +14,12 @@ from device_cases import CASES, tell
 from processes import start
 from standin import install
 
-KINDS: dict[str, list[str]] = {}
-for case in CASES:
-    KINDS.setdefault(case.partition(":")[0], []).append(case)
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    """What became of each case of a kind."""
-
-    @cache
-    def of(kind: str) -> dict[str, Any]:
-        folder = tmp_path_factory.mktemp("cases")
-        assert start(tell, folder, KINDS[kind]) == 0
-        lines = [json.loads(line) for line in (folder / "told.jsonl").read_text().splitlines()]
-        assert [line["case"] for line in lines] == KINDS[kind]
-        return {line["case"]: line for line in lines}
-
-    return of
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in KINDS[kind]])
-def test_device_law(told: Callable[[str], dict[str, Any]], kind: str, name: str) -> None:
-    case = told(kind)[name]
+@pytest.mark.parametrize("name", CASES)
+def test_device_law(name: str, tmp_path: Path) -> None:
+    assert start(tell, tmp_path, name) == 0
+    case = json.loads((tmp_path / "told.json").read_text())
     assert case.get("error") is None, case["error"]
     assert case["apart"] < 1e-5
 
@@ -69,5 +48,6 @@ def mixed() -> None:
             wrong()
 
 
+@pytest.mark.slow
 def test_the_stand_in_computes_as_the_cpu_and_refuses_mixing() -> None:
     assert start(mixed) == 0

@@ -50,7 +50,8 @@ def like(whole: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 def test_resume_law_three_and_three_steps_are_six(
     whole: tuple[Path, dict[int, list[str]]], workers: int, tmp_path: Path
 ) -> None:

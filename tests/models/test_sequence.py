@@ -117,10 +117,8 @@ def bytes_kept() -> tuple[int, int, str]:
     return found[0], found[1], refused(model)
 
 
-@pytest.mark.parametrize(
-    ("processes", "checkpointing"),
-    [(2, True), pytest.param(4, False, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "checkpointing"), [(2, True), (4, False)])
 def test_processes_that_share_a_clip_compute_what_one_does(processes: int, checkpointing: bool) -> None:
     """Outputs and gradients, where frames, places and heads are not divided by the processes."""
     for found in launch(differences, tuple(CASES), checkpointing, False, processes=processes):
@@ -134,6 +132,7 @@ def test_blocks_that_are_compiled_compute_the_same() -> None:
         assert found["one block"][1] < 1e-5
 
 
+@pytest.mark.slow
 def test_each_of_two_processes_keeps_half_of_the_activations_and_a_feature_cache_is_refused() -> None:
     for alone, spread, message in launch(bytes_kept):
         assert 0.45 * alone < spread < 0.6 * alone

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import pytest
 import torch
 from footage import pan
 from PIL import Image
-from processes import launch
+from processes import launch, run_tool, start
 from sampling import run
 
 from tools import sample_video
@@ -270,12 +268,10 @@ def test_clips_of_other_settings_are_made_anew_where_that_is_asked_for(
 
 @pytest.mark.slow
 def test_the_command_itself_fails_in_one_line_on_a_folder_that_is_no_model(tmp_path: Path) -> None:
-    command = [sys.executable, "tools/sample_video.py", "--prompt", "red", "--model", str(tmp_path)]
-    root = Path(sample_video.__file__).parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert str(tmp_path) in done.stderr.strip().splitlines()[-1]
+    out, err = tmp_path / "out", tmp_path / "err"
+    assert start(run_tool, "sample_video", ["--prompt", "red", "--model", str(tmp_path)], out, err) == 2
+    assert "Traceback" not in err.read_text()
+    assert str(tmp_path) in err.read_text().strip().splitlines()[-1]
 
 
 def made(*args: str) -> tuple[int, int]:

@@ -303,6 +303,7 @@ def extras(folder: Path) -> list[str]:
     return [save_with_extra(folder / "a", False), save_with_extra(folder / "b", True)]
 
 
+@pytest.mark.slow
 def test_extra_runs_on_all_processes_and_if_one_fails_none_saves(tmp_path: Path) -> None:
     main, other = launch(extras, tmp_path)
     assert main[0] == other[0] == ""

@@ -96,6 +96,7 @@ def save_shared(folder: Path) -> None:
     checkpoint.load(folder / "step_00000001", {"x": torch.zeros(3)})
 
 
+@pytest.mark.slow
 def test_of_two_processes_every_file_is_summed_once(tmp_path: Path) -> None:
     launch(save_shared, tmp_path)
     (whole,) = checkpoint.list_checkpoints(tmp_path)

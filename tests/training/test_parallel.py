@@ -125,6 +125,7 @@ def tell() -> tuple[list[float], list[bool], list[str], str]:
     return sums, flags, words, "went on"
 
 
+@pytest.mark.slow
 def test_processes_tell_each_other_and_fail_together() -> None:
     answers = launch(tell)
     assert [answer[:3] for answer in answers] == 2 * [([3.0, 1.0], [False, True, True], ["0", "1", "x"])]

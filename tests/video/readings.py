@@ -23,7 +23,7 @@ from .damage.sound import FRAMES, RATE
 from .test_every_reader import converted
 
 SECONDS, MEMORY_GB = 6.0, 1.5  # limits of a call
-ENDLESS = 1.5  # seconds of a call on a file that no limit would be long enough for
+ENDLESS, HUGE = 0.5, 2.0  # seconds of a call on a file that no limit would be long enough for, or that may take it
 OUTCOMES = {
     "refused": "VideoError says what is wrong",
     "stopped": "VideoError says that it took too long, wanted too much memory or crashed its process",
@@ -73,7 +73,7 @@ def read_one(guarded: Guarded, folder: Path, one: Damaged, truth: np.ndarray | N
     def call(function: Callable[..., Any], *args: Any) -> Any:
         begin = time.monotonic()
         try:
-            return guarded.call(function, *args, seconds=ENDLESS if one.damage == "endless" else None)
+            return guarded.call(function, *args, seconds={"endless": ENDLESS, "huge": HUGE}.get(one.damage))
         finally:
             took.append(time.monotonic() - begin)
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from videodit.config.ground import parse_ground
 from videodit.video import UnsuitableError, VideoError, probe, read_clip, read_frames
-from videodit.video.ground import lay, parse_ground
+from videodit.video.ground import lay
 from videodit.video.writer import write_video
 
 # codec, pixel format, ending, the most that a level may be off

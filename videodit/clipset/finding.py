@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from videodit.clipset.decoding import PREVIEW
-from videodit.clipset.requests import NAME_COLUMNS, read_requests
-from videodit.clipset.rows import rows_of
+from videodit.clipset.requests import NAME_COLUMNS, prompt_rows, read_requests
 from videodit.data.folders import MEDIA, Tree
 from videodit.data.manifest import FOLDER_MANIFESTS, Item, Note, read_manifest, tell
 from videodit.data.plain import is_plain_file, natural
@@ -164,7 +163,7 @@ def _from_item(item: Item, root: Path) -> ClipFile:
 
 
 def _with_prompts(clips: list[ClipFile], file: Path) -> list[ClipFile]:
-    rows = list(rows_of(file))
+    rows = list(prompt_rows(file))
     requests = read_requests(file)
     named = [next((str(row[c]) for c in NAME_COLUMNS if row.get(c)), None) for _, row in rows]
     has_seed = [row.get("seed") not in (None, "") for _, row in rows]

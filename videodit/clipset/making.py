@@ -16,7 +16,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from videodit.caching import set_cache
 from videodit.clipset.decoding import Preview, decoded
-from videodit.clipset.outputs import check_outputs, is_made
+from videodit.clipset.outputs import check_outputs, clear_left, is_made
 from videodit.clipset.requests import FILES, Request
 from videodit.clipset.texts import embeds_of, encode_texts, prompts_of
 from videodit.config.kinds import Guidance, Share, Steps, check, usable_backend
@@ -131,6 +131,8 @@ def make_clips(
             check_writable(path)
         elif writes and not path.with_suffix(".json").exists():  # the run before ended between a clip and its settings
             _write_settings(path, one)
+    if writes:
+        clear_left(paths, settings)
     batches = _batches(settings, missing, batch_size)
     if texts is None:
         todo = [requests[i] for batch in batches for i in batch]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from videodit.clipset.decoding import PREVIEW
+from videodit.disk import clear_scratch
 from videodit.video import read_metadata
 
 FIX = "give another --out, or --overwrite to replace it"
@@ -40,6 +41,13 @@ def check_outputs(paths: Sequence[Path], settings: Sequence[Mapping[str, Any]], 
         written = [Path(os.path.realpath(file)) for file in (target(path, one), *_beside(path))]
         if overlap := [file for file in read if not {file, *file.parents}.isdisjoint(written)]:
             raise ValueError(f"{overlap[0]}: is read, and making {path} would write over it; give another --out")
+
+
+def clear_left(paths: Sequence[Path], settings: Sequence[Mapping[str, Any]]) -> None:
+    """Removes what runs that were killed had begun of these clips; what another still writes stays."""
+    written = [file for path, one in zip(paths, settings, strict=True) for file in (target(path, one), *_beside(path))]
+    folders = dict.fromkeys(file.parent for file in written)
+    clear_scratch((one for folder in folders for one in folder.glob(".*")), {file.name for file in written})
 
 
 def is_made(path: Path, settings: Mapping[str, Any], *, overwrite: bool, renew: bool) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from videodit.clipset.rows import is_table, rows_of
 from videodit.config.kinds import Place, Positive, Rate, Seed, Strength, Text, check, in_short, place
-from videodit.data.manifest import CAPTION_COLUMNS
+from videodit.data.rows import CAPTION_COLUMNS, Row
+from videodit.data.tables import DELIMITED, SUFFIXES, lines_of, once, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -81,16 +82,17 @@ def read_requests(file: str | Path, seed: int = 0) -> list[Request]:
     """
     path = Path(file)
     requests, unused = [], set()
-    for number, (where, row) in enumerate(rows_of(path)):
+    for number, (where, row) in enumerate(prompt_rows(path)):
         column = next((name for name in CAPTION_COLUMNS if row.get(name)), None)
-        if column is None or (isinstance(row[column], str) and not row[column].strip()):
+        if column is None or not str(row[column]).strip():
             raise ValueError(f"{where}: no prompt; fill one of {', '.join(CAPTION_COLUMNS)}")
         unused |= row.keys() - {column, *NAME_COLUMNS, *(field.name for field in fields(Request))}
+        in_table = path.suffix.lower() in DELIMITED
         try:
             values: dict[str, Any] = {"prompt": _text(column, row[column]).strip(), "seed": seed + number}
             for field in fields(Request)[1:]:
                 if row.get(field.name) not in (None, ""):
-                    values[field.name] = _value(field.name, row[field.name], path.parent, is_table(path))
+                    values[field.name] = _value(field.name, row[field.name], path.parent, in_table)
             requests.append(Request(**values))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
@@ -99,6 +101,29 @@ def read_requests(file: str | Path, seed: int = 0) -> list[Request]:
     if unused:
         log.warning("%s: the columns %s say nothing of how a clip is made: not used", path, ", ".join(sorted(unused)))
     return requests
+
+
+def prompt_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """(where, row) of every line of a prompts file that is not empty; a table's cells are texts.
+
+    Names of columns are taken without spaces around them and in small letters.
+
+    Raises:
+        ValueError: it cannot be read as what its ending says, or a column stands twice; names file and line.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix not in SUFFIXES:
+            yield from ((where, {"prompt": line}) for where, line in lines_of(str(path), path))
+            return
+        for where, row in rows_of(str(path), path, suffix, CAPTION_COLUMNS):
+            named = ((name.strip().lower(), value) for name, value in row.items() if name.strip() or value)
+            try:
+                yield where, once(named)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read as text ({error})") from error
 
 
 def _value(name: str, value: Any, folder: Path, is_text: bool) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from videodit.clipset.requests import Request
 from videodit.conditions import Encoder, encoded
-from videodit.disk import whole
+from videodit.disk import whole, writing
 from videodit.text import OwnStates, padded, told_in
 
 NAME = re.compile("[0-9a-f]{12}(/pooled)? ")  # what a prompt's name begins with
@@ -57,8 +57,9 @@ def write_texts(file: Path, encoder: Encoder, prompts: Sequence[str], *, overwri
         for prompt, own in encode_texts(encoder, prompts).items()
         for part, tensor in own.tensors().items()
     }
-    with whole(file) as scratch:
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
+    with whole(file) as scratch:
         save_file(tensors, scratch)
     return file
 

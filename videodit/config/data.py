@@ -6,8 +6,9 @@ from collections import Counter
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from videodit.config.ground import parse_ground
 from videodit.config.kinds import Amount, Count, Place, Positive, Precision, Rate, Share, Weight
 from videodit.config.section import Section
 
@@ -15,6 +16,12 @@ from videodit.config.section import Section
 def _listed(value: Any) -> Any:
     """One text as a list of it."""
     return (value,) if isinstance(value, str) else value
+
+
+def _grounds(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        parse_ground(name)
+    return names
 
 
 class Bucket(Section):
@@ -51,7 +58,7 @@ class Data(Section):
     buckets: tuple[Bucket, ...] = Field((), strict=False, description="sizes to train on; none: the one above")
     upscale: bool = Field(False, description="enlarge what is smaller than a bucket, rather than leave it out")
     crop: Literal["center", "random"] = Field("center", description="what of a picture of another shape is kept")
-    background: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+    background: Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_grounds)] = Field(
         ("white",),
         strict=False,
         min_length=1,

@@ -30,7 +30,7 @@ from videodit.data.buckets import Buckets
 from videodit.data.clips import Clips
 from videodit.data.source import Span
 from videodit.data.transforms import to_pixels
-from videodit.disk import whole
+from videodit.disk import whole, writing
 from videodit.geometry import ClipSize
 from videodit.text import FamilyText, OwnStates, TextEncoder, TextStates, padded
 
@@ -96,8 +96,9 @@ class Store:
         names = sorted([*tensors, *(failed or {})])
         file = self.folder / f"{_hash(*names)[:16]}.safetensors"
         facts = {name: _checksum(tensor) for name, tensor in tensors.items()} | (failed or {})
-        with whole(file) as scratch:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+        with whole(file) as scratch:
             save_file(tensors, scratch, metadata={FACTS: json.dumps(facts)})
 
 

@@ -20,7 +20,6 @@ from videodit.data.source import FileSource, Joined, ShapesSource, Source, Span,
 from videodit.geometry import ClipSize
 from videodit.shapes import rng_for, shares, triples
 from videodit.video.decoders import library
-from videodit.video.ground import parse_ground
 from videodit.video.guarded import Guarded
 from videodit.video.index import VideoError
 
@@ -199,11 +198,6 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
         validation = _spread(items, data.validation)
         held = set(map(id, validation))
         train_items = tuple(item for item in items if id(item) not in held)
-    for name in data.background:
-        try:
-            parse_ground(name)
-        except ValueError as error:
-            raise ValueError(f"data.background: {error}") from error
     for item in (*train_items, *validation):
         allowed_backgrounds(item, data)  # an error now, before anything is read
     files = Files(memory, guarded_reader(data))

@@ -38,11 +38,11 @@ from itertools import chain, islice
 from pathlib import Path
 
 from videodit.data.folders import CAPTION_LISTS, CLIP_LISTS, FOLDER_MANIFESTS, MEDIA, Tree, clips_of_folder
-from videodit.data.plain import EncodingError, encoding_of, is_plain_file, natural
+from videodit.data.plain import encoding_of, is_plain_file, natural
 from videodit.data.remote import LARGEST_TABLE, is_url, local, suffix_of
 from videodit.data.rows import CAPTION_COLUMNS, PATH_COLUMNS, Columns, Found, Item, Note, Skip, item_of_row
 from videodit.data.shards import clips_of_shard
-from videodit.data.tables import rows_of
+from videodit.data.tables import SUFFIXES, rows_of
 
 __all__ = [
     "CAPTION_COLUMNS",
@@ -148,13 +148,15 @@ def _from_manifest(name: str, cache: Path, captions: bool, folders: Sequence[Pat
     """Args:
     folders: where its paths begin; none: in its own.
     """
+    suffix = suffix_of(name)
+    if suffix not in SUFFIXES:
+        raise ValueError(
+            f"{name} is no manifest by its suffix: use {', '.join(SUFFIXES)}, .tar shards, or a folder of clips"
+        )
     file = local(name, cache, anew=True, largest=LARGEST_TABLE)
-    try:
-        rows = list(rows_of(name, file, suffix_of(name)))
-    except UnicodeError as error:
-        raise EncodingError(name, error) from error
+    rows = list(rows_of(name, file, suffix, PATH_COLUMNS))
     columns = Columns.of(name, (column for _, row in rows for column in row), captions)
-    if suffix_of(name) != ".parquet" and (encoding := encoding_of(file)) != "UTF-8":
+    if suffix != ".parquet" and (encoding := encoding_of(file)) != "UTF-8":
         yield Note(name, f"a table in {encoding}, read as that")
     for where, row in rows:
         yield item_of_row(where, name, row, columns, cache, folders)

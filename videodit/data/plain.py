@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import stat
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -35,14 +36,18 @@ def is_plain_file(path: Path) -> bool:
 def encoding_of(file: Path) -> str:
     """UTF-8, unless a mark at the beginning says that it is UTF-16 or UTF-32. Others cannot be told apart."""
     with file.open("rb") as content:
-        start = content.read(4)
+        return _encoding(content.read(4))
+
+
+def _encoding(start: bytes) -> str:
     return next((name for mark, name in _MARKS if start.startswith(mark)), "UTF-8")
 
 
-def open_text(file: Path, newline: str = "\n") -> TextIO:
-    """To read; what comes with a mark (`encoding_of`) comes without it."""
-    encoding = encoding_of(file)
-    return file.open(encoding="utf-8-sig" if encoding == "UTF-8" else encoding, newline=newline)
+def open_text(file: Path, newline: str | None = "\n") -> TextIO:
+    """To read, a pipe too; what comes with a mark (`encoding_of`) comes without it."""
+    content = file.open("rb")
+    encoding = _encoding(content.peek(4))
+    return TextIOWrapper(content, "utf-8-sig" if encoding == "UTF-8" else encoding, newline=newline)
 
 
 def lines_of(file: Path, largest: int | None = None) -> list[str]:

@@ -28,7 +28,7 @@ from videodit.data.manifest import Item, Skip, read_manifest, tell
 from videodit.data.remote import is_url
 from videodit.data.sifting import REASONS, Drop, Kept, Options, Sifted, name_of, sift
 from videodit.data.survey import Memory, Survey, stamp, time_limit
-from videodit.disk import LOCK, locked, replace_text
+from videodit.disk import LOCK, clear_scratch, locked, replace_text
 from videodit.geometry import covering
 from videodit.video.guarded import Guarded
 from videodit.video.index import VideoError
@@ -72,6 +72,7 @@ def prepare(
         raise ValueError(f"{shard} lies in a shard, where a manifest cannot name it: use --write clips")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out), Guarded(processes or min(8, os.cpu_count() or 1)) as guarded:
+        clear_scratch(out.rglob(".*"))
         threshold = options.threshold if options.cuts else None
         survey = Survey(Memory(out / ANALYSIS), guarded, threshold, options.max_seconds, show=show)
         sifted = sift(items, survey, options)
@@ -194,8 +195,6 @@ def _write_clips(
 ) -> None:
     """Writes those that are not there yet. A file is there whole or not at all. VideoError: one cannot be written."""
     (out / CLIPS).mkdir(exist_ok=True)
-    for torn in (out / CLIPS).glob(".*"):
-        torn.unlink()
     pieces: dict[str, list[cut.Piece]] = defaultdict(list)
     facts = {}
     for one, row in zip(kept, rows, strict=True):

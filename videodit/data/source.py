@@ -19,13 +19,13 @@ import numpy as np
 from tqdm import tqdm
 
 from videodit.config import Data
+from videodit.config.ground import WHITE
 from videodit.data.files import Facts, Files
 from videodit.data.manifest import Item
 from videodit.data.remote import fetch
 from videodit.data.transforms import fit
 from videodit.geometry import ClipSize
 from videodit.shapes import VERSION, ShapesWorld
-from videodit.video.ground import WHITE
 from videodit.video.index import UnsuitableError, VideoError
 from videodit.video.reader import read_clip
 
@@ -34,7 +34,7 @@ from videodit.video.reader import read_clip
 class Span:
     """What is shown of clip `index`: from `start` seconds on, at `size`, the crop at `place` (0 top or left, 1 end).
 
-    What is transparent is laid on `background` (`video.ground`); None: nothing is.
+    What is transparent is laid on `background` (`config.ground`); None: nothing is.
     """
 
     index: int

@@ -18,7 +18,7 @@ TONES = {"1f3fb": "light", "1f3fc": "medium-light", "1f3fd": "medium", "1f3fe": 
 COLORS = ("white", "black", "gray", "red", "orange", "yellow", "green", "blue", "purple", "pink")
 FLAT = re.compile(r"\w+ (circle|square|triangle|star|cross|heart)")
 GROUNDS = (*COLORS, "white to blue", "yellow to orange", "pink to purple", "blue to black")
-"""Ten colours, and gradients from top to bottom, as `video.ground` reads them."""
+"""Ten colours, and gradients from top to bottom, as `config.ground` reads them."""
 
 
 @dataclass(frozen=True)

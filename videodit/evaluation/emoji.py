@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from videodit.config.ground import parse_ground
 from videodit.emoji.scenes import FRAMES
 from videodit.emoji.things import GROUNDS, Thing, held_out, is_held_out, known
 from videodit.evaluation.nearest import TrueClip, TrueClips, in_halves
 from videodit.evaluation.world import Share
 from videodit.video import read_clip
-from videodit.video.ground import parse_ground
 
 KINDS = ("known", "tones", "grounds", "synonyms", "pairs")
 FPS = 8.0

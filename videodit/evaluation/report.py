@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from videodit.disk import whole
+from videodit.disk import whole, writing
 from videodit.evaluation.clips import Clip
 from videodit.evaluation.results import ClipResult, Nearest, Results
 from videodit.video.index import VideoError
@@ -72,18 +72,22 @@ def write_report(
     partners = _partners(results, other, other_frames)
     choice = _choose(results, max_clips)
     head, middle, tail = _template()
-    with whole(path) as unfinished:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8", newline="\n") as file, TemporaryDirectory() as folder:
-            file.write(head + _script(_overview(results, other, choice), 'id="results"') + middle)
-            for clip in choice.clips:
-                file.write(_script(_side(clip, frames, Path(folder)), 'class="clip"'))
-                if clip.name in partners and other_frames is not None:
-                    partner = _side(partners[clip.name], other_frames, Path(folder))
-                    file.write(_script(partner, 'class="partner"'))
-                elif clip.nearest is not None and nearest_frames is not None and other is None:
-                    file.write(_script(_nearest(clip, nearest_frames, Path(folder)), 'class="partner"'))
-            file.write(tail)
+    with (
+        whole(path) as unfinished,
+        unfinished.open("w", encoding="utf-8", newline="\n") as file,
+        TemporaryDirectory() as folder,
+    ):
+        file.write(head + _script(_overview(results, other, choice), 'id="results"') + middle)
+        for clip in choice.clips:
+            file.write(_script(_side(clip, frames, Path(folder)), 'class="clip"'))
+            if clip.name in partners and other_frames is not None:
+                partner = _side(partners[clip.name], other_frames, Path(folder))
+                file.write(_script(partner, 'class="partner"'))
+            elif clip.nearest is not None and nearest_frames is not None and other is None:
+                file.write(_script(_nearest(clip, nearest_frames, Path(folder)), 'class="partner"'))
+        file.write(tail)
     return path
 
 

@@ -30,7 +30,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from videodit.disk import locked, process
+from videodit.disk import clear_scratch, locked, process
 
 T = TypeVar("T")
 # what a launcher may be asked for that would change nothing, and what does it here
@@ -163,6 +163,7 @@ def one_run(folder: str | Path) -> Iterator[None]:
         with all_or_none(f"{folder}: beginning"):
             if state.is_main_process:
                 held.enter_context(locked(Path(folder), processes))
+                clear_scratch(Path(folder).rglob(".*"))
         yield
 
 

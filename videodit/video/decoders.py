@@ -36,8 +36,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps
 
+from videodit.config.ground import WHITE
 from videodit.geometry import covering
-from videodit.video.ground import WHITE, lay
+from videodit.video.ground import lay
 from videodit.video.index import (
     Index,
     UnsuitableError,

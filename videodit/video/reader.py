@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from videodit.config.ground import WHITE
 from videodit.video.decoders import (
     Converter,
     first_frame,
@@ -24,7 +25,6 @@ from videodit.video.decoders import (
     stamped,
     turn_of,
 )
-from videodit.video.ground import WHITE
 from videodit.video.index import Index, UnsuitableError, VideoError, checked, decoded, index, is_picture, opened
 
 Slower = Literal["error", "repeat"]

@@ -15,7 +15,6 @@ neighbouring frames into one that stays longer: the times on screen are kept, th
 import errno
 import json
 import math
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from videodit.disk import held, scratch_beside
 from videodit.video.index import CONTAINERS, VideoError, opened_image
 
 OUTPUT_SUFFIXES = (".mp4", ".mkv", ".gif", ".webp", ".png")
@@ -83,11 +83,12 @@ def write_video(
     if not head:
         raise ValueError(f"no frames to write to {path}: give at least one")
     checked = chain(head, checked)
-    if suffix == ".png" and len(head) > 1:
+    is_folder = suffix == ".png" and len(head) > 1
+    if is_folder:
         path = path.with_suffix("")
         _refuse_other_folder(path)
         writers[suffix] = partial(_write_png_folder, metadata=metadata)
-    with _complete(path) as unfinished:
+    with _complete(path, is_folder=is_folder) as unfinished:
         writers[suffix](unfinished, checked)
     return path
 
@@ -100,7 +101,7 @@ def check_writable(path: str | Path) -> None:
     """
     path = Path(path)
     _known_suffix(path)
-    unfinished = _unfinished(path)
+    unfinished = scratch_beside(path, path.suffix)
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
@@ -168,15 +169,16 @@ def contact_sheet(
 
 
 @contextmanager
-def _complete(path: Path) -> Iterator[Path]:
+def _complete(path: Path, *, is_folder: bool = False) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` at the end, or disappears on any error."""
-    unfinished = _unfinished(path)
+    unfinished = scratch_beside(path, path.suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        if path.is_dir() and unfinished.is_dir():
-            shutil.rmtree(path)
-        unfinished.replace(path)
+        with held(unfinished, is_folder=is_folder):
+            yield unfinished
+            if path.is_dir() and is_folder:
+                shutil.rmtree(path)
+            unfinished.replace(path)
     except (av.error.FFmpegError, OSError) as error:
         raise _not_written(path, error) from error
     finally:
@@ -184,10 +186,6 @@ def _complete(path: Path) -> Iterator[Path]:
             shutil.rmtree(unfinished, ignore_errors=True)
         elif unfinished.exists():
             unfinished.unlink()
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
 
 
 def _not_written(path: Path, error: OSError | av.error.FFmpegError) -> VideoError:
@@ -332,7 +330,6 @@ def _write_png(path: Path, frames: Iterator[np.ndarray], *, metadata: dict[str, 
 
 
 def _write_png_folder(path: Path, frames: Iterator[np.ndarray], *, metadata: dict[str, str]) -> None:
-    path.mkdir()
     for number, frame in enumerate(frames):
         _write_png(path / f"{number:04d}.png", iter([frame]), metadata=metadata)
 

@@ -167,11 +167,11 @@ def from_checkpoint(
         else:
             config = _said(state, where, asked | {"interpolation_scale": interpolation_scale})
             config["num_layers"] = theirs.get("num_layers", config["num_layers"])
-    except (KeyError, IndexError) as error:
+        model, report = fill(functools.partial(VideoDiT, **config), state, where, partial)
+    except KeyError as error:
         raise ConversionError(f"{path}: {error.args[0]} is missing: another architecture, or not the whole") from error
-    except ConversionError as error:
+    except ValueError as error:
         raise ConversionError(f"{path}: {error}") from error
-    model, report = fill(functools.partial(VideoDiT, **config), state, where, partial)
     report.dropped |= dropped
     return model, report
 

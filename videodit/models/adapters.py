@@ -52,6 +52,8 @@ class WholeAdapters(PeftAdapterMixin):
             raise WeightsError("network_alphas: put each alpha beside its layer's halves, as LAYER.alpha")
         source = pretrained_model_name_or_path_or_dict
         name = "the adapter" if isinstance(source, dict) else str(Path(source, kwargs.get("weight_name") or ""))
+        if isinstance(source, Path) and not source.exists():
+            raise WeightsError(f"{source}: there is no such file or folder")
         with loading("" if isinstance(source, dict) else source):
             state, metadata = _fetched(source, kwargs)
         if broken := [key for key, tensor in state.items() if not is_finite(tensor)]:
@@ -66,6 +68,8 @@ class WholeAdapters(PeftAdapterMixin):
             pairs, stray = read(state, metadata, self.config, linear_shapes(self))
         except WeightsError as error:
             raise WeightsError(f"{name}: {error}") from error
+        if not state:
+            raise WeightsError(f"{name}: holds no tensors")
         if stray and (strict or not pairs):
             raise WeightsError(
                 f"{name}: half an adapter: {len(stray)} of its {len(state)} tensors have no place in this model "

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tiny import awaken
 from torch import Tensor
 
-from videodit.exchange import open_model, pipeline_from_diffusers
+from videodit.exchange import grown_pipeline, open_model, pipeline_from_diffusers
 from videodit.models.formats.files import from_checkpoint, from_diffusers, to_checkpoint, to_diffusers
 from videodit.models.formats.table import ConversionError
 from videodit.pipeline import VideoDiTPipeline
@@ -190,6 +190,12 @@ def test_a_transformer_of_pictures_in_channels_converts_and_its_pipeline_is_refu
     pipe = VideoDiTPipeline(base.vae, base.text_encoder, base.tokenizer, ours, base.scheduler)
     with pytest.raises(ValueError, match="hidden_states has 4 channels, this model takes 12"):
         pipe("a red circle", num_frames=5, height=32, width=32, num_inference_steps=1)
+
+
+def test_two_experts_are_not_grown_as_one() -> None:
+    pipe = pipeline_from_diffusers(tiny_wan_pipeline(2))[0]
+    with pytest.raises(ConversionError, match="a pipeline of two experts: grow each by itself"):
+        grown_pipeline(pipe, pipe.transformer, pipe.vae, num_frames=5, fps=16.0)
 
 
 # --- published shapes ------------------------------------------------------------------------------------------------

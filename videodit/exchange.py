@@ -26,14 +26,7 @@ from diffusers import (
 from videodit.codec import VideoCodec
 from videodit.disk import whole, write_sums, writing
 from videodit.geometry import ClipSize
-from videodit.models.formats.files import (
-    from_checkpoint,
-    from_diffusers,
-    load,
-    own_config,
-    to_checkpoint,
-    to_diffusers,
-)
+from videodit.models.formats.files import from_checkpoint, from_diffusers, load, own_config, to_checkpoint, to_diffusers
 from videodit.models.formats.table import ConversionError, Report
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline, named_folder

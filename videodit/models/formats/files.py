@@ -26,17 +26,7 @@ from torch import Tensor
 
 from videodit.models.checks import check_loaded
 from videodit.models.formats import FORMATS, ORIGINALS, dit
-from videodit.models.formats.table import (
-    Config,
-    ConversionError,
-    Format,
-    Report,
-    State,
-    drain,
-    fill,
-    our_config,
-    their_config,
-)
+from videodit.models.formats.table import ConversionError, Format, Report, State, drain, fill, our_config, their_config
 from videodit.models.transformer import SIZES, VideoDiT
 from videodit.weights import check_finite, fault, is_finite, loading
 
@@ -186,7 +176,7 @@ def from_checkpoint(
     return model, report
 
 
-def own_config(folder: str | Path) -> Config:
+def own_config(folder: str | Path) -> dict[str, Any]:
     """The configuration of a folder that holds a model as its project publishes it; empty: it is no such folder."""
     try:
         config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
@@ -226,7 +216,7 @@ THERE = {
 }
 
 
-def _said(state: State, where: Format, asked: dict[str, Any]) -> Config:
+def _said(state: State, where: Format, asked: dict[str, Any]) -> dict[str, Any]:
     """Our configuration of the weights of an original: what they say, its format, and what it knows beside them.
 
     KeyError: a tensor that says something is missing; its name.

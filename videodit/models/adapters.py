@@ -135,12 +135,20 @@ def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
 
 
 def adapter_pairs(model: Any, adapter: str) -> dict[str, Pair]:
-    """The adapter of each layer that has it, at its own strength, whatever it is weighed with now."""
+    """The adapter of each layer that has it, at its own strength, whatever it is weighed with now.
+
+    ValueError: it is more than two matrices a layer (DoRA's magnitudes, a bias), which its file would lose.
+    """
     pairs = {}
     for name, module in model.named_modules():
-        if adapter in getattr(module, "lora_A", {}):
-            down, up = module.lora_A[adapter].weight.detach(), module.lora_B[adapter].weight.detach()
-            pairs[name] = Pair(down, up, module.lora_alpha[adapter] / module.r[adapter])
+        if adapter not in getattr(module, "lora_A", {}):
+            continue
+        own = {key for key in module.state_dict() if key.startswith("lora_") and adapter in key.split(".")}
+        if more := sorted(own - {f"lora_{half}.{adapter}.weight" for half in "AB"}):
+            raise ValueError(f"adapter {adapter!r}: {name}.{more[0]} would be lost; adapters are two matrices a layer")
+        down, up = module.lora_A[adapter].weight.detach(), module.lora_B[adapter].weight.detach()
+        root = 0.5 if model.peft_config[adapter].use_rslora else 1.0
+        pairs[name] = Pair(down, up, module.lora_alpha[adapter] / module.r[adapter] ** root)
     return pairs
 
 

@@ -122,6 +122,35 @@ def test_an_adapter_of_more_than_two_matrices_is_not_saved_without_them(
     assert not (tmp_path / FILE).exists()
 
 
+@pytest.mark.parametrize("target_rank", [None, 6])
+def test_an_adapter_that_took_anothers_place_is_weighed_and_saved_at_its_own_strength(
+    tmp_path: Path, target_rank: int | None
+) -> None:
+    pipe, other = tiny_pipeline(), tiny_pipeline()
+    adapted(pipe.transformer, "one")
+    pipe.save_lora_weights(tmp_path / "one")
+    other.transformer.add_adapter(LoraConfig(r=4, lora_alpha=20, target_modules=["to_q", "to_v"]), "other")
+    for name, weight in other.transformer.named_parameters():
+        if ".lora_B." in name:
+            weight.data = 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    other.save_lora_weights(tmp_path / "other")
+    whole = clip(other)
+    other.set_adapters("other", 0.5)
+    half = clip(other)
+    swapped = tiny_pipeline()
+    if target_rank is not None:
+        swapped.transformer.enable_lora_hotswap(target_rank=target_rank)
+    swapped.load_lora_weights(tmp_path / "one", adapter_name="it")
+    swapped.load_lora_weights(tmp_path / "other", adapter_name="it", hotswap=True)
+    torch.testing.assert_close(clip(swapped), whole, rtol=1e-4, atol=1e-4)
+    swapped.save_lora_weights(tmp_path / "swapped")
+    swapped.set_adapters("it", 0.5)
+    torch.testing.assert_close(clip(swapped), half, rtol=1e-4, atol=1e-4)
+    again = tiny_pipeline()
+    again.load_lora_weights(tmp_path / "swapped")
+    torch.testing.assert_close(clip(again), whole, rtol=1e-4, atol=1e-4)
+
+
 def test_the_name_of_an_adapter_has_no_dot(tmp_path: Path) -> None:
     pipe = tiny_pipeline()
     adapted(pipe.transformer, "one")

@@ -84,6 +84,11 @@ class WholeAdapters(PeftAdapterMixin):
         super().load_lora_adapter(
             _peft_state(pairs), prefix=None, hotswap=hotswap, metadata=peft_config(pairs), **kwargs
         )
+        if hotswap:  # peft swaps matrices and scales, and keeps the rank and alpha by which it weighs them later
+            for layer, pair in pairs.items():
+                module: Any = self.get_submodule(layer)  # type: ignore[attr-defined]
+                module.r[kwargs["adapter_name"]] = len(pair.down)
+                module.lora_alpha[kwargs["adapter_name"]] = pair.alpha
 
     def save_lora_adapter(
         self,

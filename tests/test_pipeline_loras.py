@@ -94,6 +94,63 @@ def test_a_model_with_adapters_on_it_is_not_saved_under_names_that_nothing_reads
     torch.testing.assert_close(clip(VideoDiTPipeline.from_pretrained(tmp_path / "pipe")), plain)
 
 
+@pytest.mark.parametrize("options", [{"use_rslora": True}, {"rank_pattern": {"attn1.to_q": 1}, "use_rslora": True}])
+def test_an_adapter_scaled_by_the_root_of_its_rank_comes_back_as_it_was(tmp_path: Path, options: dict) -> None:
+    pipe = tiny_pipeline()
+    pipe.transformer.add_adapter(LoraConfig(r=4, lora_alpha=6, target_modules=["to_q"], **options), "one")
+    for name, weight in pipe.transformer.named_parameters():
+        if ".lora_B." in name:
+            weight.data = 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    expected = clip(pipe)
+    pipe.save_lora_weights(tmp_path)
+    again = tiny_pipeline()
+    again.load_lora_weights(tmp_path)
+    torch.testing.assert_close(clip(again), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "lost"),
+    [({"use_dora": True}, "lora_magnitude_vector.one.weight"), ({"lora_bias": True}, "lora_B.one.bias")],
+)
+def test_an_adapter_of_more_than_two_matrices_is_not_saved_without_them(
+    tmp_path: Path, options: dict, lost: str
+) -> None:
+    pipe = tiny_pipeline()
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], **options), "one")
+    with pytest.raises(ValueError, match=rf"adapter 'one': blocks\.0\.attn1\.to_q\.{lost} would be lost"):
+        pipe.save_lora_weights(tmp_path)
+    assert not (tmp_path / FILE).exists()
+
+
+@pytest.mark.parametrize("target_rank", [None, 6])
+def test_an_adapter_that_took_anothers_place_is_weighed_and_saved_at_its_own_strength(
+    tmp_path: Path, target_rank: int | None
+) -> None:
+    pipe, other = tiny_pipeline(), tiny_pipeline()
+    adapted(pipe.transformer, "one")
+    pipe.save_lora_weights(tmp_path / "one")
+    other.transformer.add_adapter(LoraConfig(r=4, lora_alpha=20, target_modules=["to_q", "to_v"]), "other")
+    for name, weight in other.transformer.named_parameters():
+        if ".lora_B." in name:
+            weight.data = 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    other.save_lora_weights(tmp_path / "other")
+    whole = clip(other)
+    other.set_adapters("other", 0.5)
+    half = clip(other)
+    swapped = tiny_pipeline()
+    if target_rank is not None:
+        swapped.transformer.enable_lora_hotswap(target_rank=target_rank)
+    swapped.load_lora_weights(tmp_path / "one", adapter_name="it")
+    swapped.load_lora_weights(tmp_path / "other", adapter_name="it", hotswap=True)
+    torch.testing.assert_close(clip(swapped), whole, rtol=1e-4, atol=1e-4)
+    swapped.save_lora_weights(tmp_path / "swapped")
+    swapped.set_adapters("it", 0.5)
+    torch.testing.assert_close(clip(swapped), half, rtol=1e-4, atol=1e-4)
+    again = tiny_pipeline()
+    again.load_lora_weights(tmp_path / "swapped")
+    torch.testing.assert_close(clip(again), whole, rtol=1e-4, atol=1e-4)
+
+
 def test_the_name_of_an_adapter_has_no_dot(tmp_path: Path) -> None:
     pipe = tiny_pipeline()
     adapted(pipe.transformer, "one")
@@ -107,11 +164,17 @@ def test_a_pipeline_of_another_model_is_not_taken_over_in_part() -> None:
         VideoDiTPipeline.from_pipe(tiny_wan_pipeline())
 
 
-def test_auto_model_finds_the_class_of_a_bare_folder_where_its_stub_may_run(tmp_path: Path) -> None:
+def test_auto_model_finds_the_class_of_a_bare_folder_where_its_stub_may_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = tiny_dit()
     model.save_pretrained(tmp_path)
     theirs: Any = AutoModel.from_pretrained(str(tmp_path), **{"trust_remote_code": True})
     assert type(theirs) is VideoDiT
+    bare: Any = AutoModel.from_config(str(tmp_path), **{"trust_remote_code": True})
+    assert bare.state_dict().keys() == model.state_dict().keys()
+    assert "auto_map" not in bare.config
+    assert not any("auto_map" in record.getMessage() for record in caplog.records)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in theirs.state_dict().items())
     with pytest.raises(ValueError, match="trust_remote_code"):
         AutoModel.from_pretrained(str(tmp_path))

@@ -7,7 +7,7 @@ over as they are.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,14 +26,7 @@ from diffusers import (
 from videodit.codec import VideoCodec
 from videodit.disk import whole, write_sums, writing
 from videodit.geometry import ClipSize
-from videodit.models.formats.files import (
-    from_checkpoint,
-    from_diffusers,
-    is_original,
-    load,
-    to_checkpoint,
-    to_diffusers,
-)
+from videodit.models.formats.files import from_checkpoint, from_diffusers, load, own_config, to_checkpoint, to_diffusers
 from videodit.models.formats.table import ConversionError, Report
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline, named_folder
@@ -68,6 +61,7 @@ PIPELINES = {
 }
 EXPERTS = ("transformer", "transformer_2")
 NATIVE = ("DiTTransformer2DModel", "PixArtTransformer2DModel")  # image models that a `VideoDiT` is grown from
+PARTS = ("vae", "text_encoder", "tokenizer", "scheduler", *EXPERTS)
 
 
 def open_model(
@@ -91,7 +85,7 @@ def open_model(
         name = named_folder(str(source))
     except FileNotFoundError as error:
         raise ConversionError(str(error)) from error
-    if Path(name).suffix in (".pt", ".pth", ".safetensors") or Path(name).is_file() or is_original(name):
+    if Path(name).suffix in (".pt", ".pth", ".safetensors") or Path(name).is_file() or own_config(name):
         model, report = from_checkpoint(name, **unsaid)
         return _cast(model, dtype), report
     if given := [key for key in ("num_attention_heads", "interpolation_scale", "partial") if unsaid.get(key)]:
@@ -108,16 +102,8 @@ def _open_folder(name: str, dtype: torch.dtype) -> tuple[VideoDiT | VideoDiTPipe
     try:
         index: Any = DiffusionPipeline.load_config(name)
     except OSError:  # no pipeline: a transformer alone
-        try:
-            ours = VideoDiT.load_config(name).get("_class_name") == "VideoDiT"
-        except OSError as error:
-            raise ConversionError(
-                f"{name}: no model here; name a folder with model_index.json or config.json, a checkpoint file, or a "
-                f"hub name that can be reached"
-            ) from error
-        if ours:
-            return VideoDiT.from_pretrained(name, dtype=dtype), Report()
-        return from_diffusers(load(name, dtype=dtype))
+        model = load(name, dtype=dtype)
+        return (model, Report()) if isinstance(model, VideoDiT) else from_diffusers(model)
     if "VideoDiTPipeline" in index["_class_name"]:  # alone, or behind the name of its module
         return VideoDiTPipeline.from_pretrained(name, dtype=dtype), Report()
     _known(index["_class_name"])
@@ -190,7 +176,7 @@ def pipeline_from_diffusers(theirs: DiffusionPipeline) -> tuple[VideoDiTPipeline
     if (tokenizer := parts.get("tokenizer")) is not None:
         tokenizer.model_max_length = known.tokens
         tokenizer.init_kwargs["lowercase_prompts"] = known.lowercase  # their pipelines do so in code
-    report, config = Report(), parts["transformer"].config
+    report, model = Report(), parts["transformer"].config
     for part in EXPERTS:
         if parts.get(part) is not None:
             parts[part], found = from_diffusers(parts[part])
@@ -205,21 +191,13 @@ def pipeline_from_diffusers(theirs: DiffusionPipeline) -> tuple[VideoDiTPipeline
         names.setdefault(number, []).append(label)
     defaults = known.defaults
     if not defaults:
-        side = config.sample_size * VideoCodec(parts["vae"]).strides.space
-        frames = config.video_length if name == "LattePipeline" else 1
+        side = model.sample_size * VideoCodec(parts["vae"]).strides.space
+        frames = model.video_length if name == "LattePipeline" else 1
         defaults = {"default_num_frames": frames, "default_height": side, "default_width": side}
-    pipe = VideoDiTPipeline(
-        parts["vae"],
-        parts.get("text_encoder"),
-        tokenizer,
-        parts["transformer"],
-        parts["scheduler"],
-        parts.get("transformer_2"),
-        boundary_ratio=theirs.config.get("boundary_ratio"),
-        id2label={number: ", ".join(labels) for number, labels in names.items()} or None,
-        **defaults,
-    )
-    return pipe, report
+    shown = {number: ", ".join(labels) for number, labels in names.items()} or None
+    kept: dict[str, Any] = {part: parts.get(part) for part in PARTS}
+    config = {"boundary_ratio": theirs.config.get("boundary_ratio"), "id2label": shown} | defaults
+    return VideoDiTPipeline(**kept, **config), report
 
 
 def pipeline_to_diffusers(pipe: VideoDiTPipeline, family: str) -> DiffusionPipeline:
@@ -260,19 +238,18 @@ def grown_pipeline(
     num_frames: int,
     fps: float,
 ) -> VideoDiTPipeline:
-    """A pipeline around a grown transformer, its VAE and (None: as before) text encoder, for clips of `num_frames`."""
+    """A pipeline around a grown transformer, its VAE and (None: as before) text encoder, for clips of `num_frames`.
+
+    ConversionError: a pipeline of two experts.
+    """
+    if pipe.transformer_2 is not None:
+        raise ConversionError("a pipeline of two experts: grow each by itself, transformer and transformer_2")
     parts = pipe.components | {"transformer": transformer, "vae": vae}
     if text is not None:
         parts |= {"text_encoder": text.text_encoder, "tokenizer": text.tokenizer}
     size = ClipSize(num_frames, pipe.default_size.height, pipe.default_size.width, fps)
     size.latent(VideoCodec(vae).strides, transformer.patch_size)  # a length or size that the VAE has not is an error
-    return VideoDiTPipeline(
-        **parts,
-        default_num_frames=size.num_frames,
-        default_height=size.height,
-        default_width=size.width,
-        default_fps=size.fps,
-        default_num_inference_steps=pipe.config.default_num_inference_steps,
-        default_guidance_scale=pipe.config.default_guidance_scale,
-        id2label=pipe.config.id2label if transformer.config.num_classes is not None else None,
-    )
+    config = {key: value for key, value in pipe.config.items() if key.startswith("default_")}
+    config |= {f"default_{key}": value for key, value in asdict(size).items()}
+    labels = pipe.config.id2label if transformer.config.num_classes is not None else None
+    return VideoDiTPipeline(**parts, **config, id2label=labels)

@@ -230,3 +230,47 @@ def test_a_pipeline_takes_several_weighs_fuses_and_unloads_them(tmp_path: Path) 
     torch.testing.assert_close(clip(), plain, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="no such transformer"):
         pipe.load_lora_weights(tmp_path / "one", load_into_transformer_2=True)
+
+
+HALF = "diffusion_model.blocks.0.self_attn.q"
+DOWN, UP = torch.ones(3, 40), torch.ones(40, 3)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({}, "holds no tensors"),
+        ({"lora_A": DOWN[:0], "lora_B": UP[:, :0]}, "no pair of floating-point matrices"),
+        ({"lora_A": DOWN.to(torch.int8), "lora_B": UP.to(torch.int8)}, r"torch\.int8 .* no pair of floating-point"),
+        ({"lora_A": DOWN[..., None, None], "lora_B": UP[..., None, None]}, "no pair of floating-point matrices"),
+        ({"lora_A": DOWN, "lora_B": UP[:, :2]}, r"\(40, 2\) @ \(3, 40\) does not fit"),
+        ({"lora_A": DOWN}, "half an adapter"),
+        ({"lora_A": DOWN, "lora_B": UP, "alpha": torch.ones(2)}, "its alpha is no number"),
+        (
+            {"lora_A": DOWN, "lora_B": UP, "dora_scale": torch.ones(40, 1)},
+            r"1 of its 3 tensors have no place .*dora_scale",
+        ),
+        ({"lora_A": DOWN, "lora_B": UP, "diff_b": torch.ones(40)}, r"1 of its 3 tensors have no place .*diff_b"),
+        ({"hada_w1_a": torch.ones(40, 3)}, r"1 of its 1 tensors have no place .*hada_w1_a"),
+    ],
+)
+def test_what_is_no_adapter_is_named_and_leaves_none(state: dict[str, Tensor], message: str) -> None:
+    ours = from_diffusers(wan())[0]
+    plain = call(ours)
+    named = {f"{HALF}.{k}.weight" if k.startswith("lora") else f"{HALF}.{k}": tensor for k, tensor in state.items()}
+    with pytest.raises(WeightsError, match=rf"the adapter: .*{message}"):
+        ours.load_lora_adapter(named)
+    assert not getattr(ours, "peft_config", {})
+    assert torch.equal(call(ours), plain)
+
+
+def test_an_adapter_that_is_not_there_is_named(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere.safetensors"
+    with pytest.raises(WeightsError, match=r"nowhere\.safetensors: there is no such file"):
+        from_diffusers(wan())[0].load_lora_adapter(nowhere)
+    for place in (nowhere, str(nowhere)):
+        with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors: there is no such file"):
+            tiny_pipeline().load_lora_weights(place)
+    pair = {f"{HALF}.lora_A.weight": DOWN, f"{HALF}.lora_B.weight": UP}
+    with pytest.raises(WeightsError, match=r"self_attn\.q: its alpha is no number: many"):
+        from_diffusers(wan())[0].load_lora_adapter(pair, metadata={"lora_alpha": "many"})

@@ -52,6 +52,8 @@ class WholeAdapters(PeftAdapterMixin):
             raise WeightsError("network_alphas: put each alpha beside its layer's halves, as LAYER.alpha")
         source = pretrained_model_name_or_path_or_dict
         name = "the adapter" if isinstance(source, dict) else str(Path(source, kwargs.get("weight_name") or ""))
+        if isinstance(source, Path) and not source.exists():
+            raise WeightsError(f"{source}: there is no such file or folder")
         with loading("" if isinstance(source, dict) else source):
             state, metadata = _fetched(source, kwargs)
         if broken := [key for key, tensor in state.items() if not is_finite(tensor)]:
@@ -66,6 +68,8 @@ class WholeAdapters(PeftAdapterMixin):
             pairs, stray = read(state, metadata, self.config, linear_shapes(self))
         except WeightsError as error:
             raise WeightsError(f"{name}: {error}") from error
+        if not state:
+            raise WeightsError(f"{name}: holds no tensors")
         if stray and (strict or not pairs):
             raise WeightsError(
                 f"{name}: half an adapter: {len(stray)} of its {len(state)} tensors have no place in this model "
@@ -80,6 +84,11 @@ class WholeAdapters(PeftAdapterMixin):
         super().load_lora_adapter(
             _peft_state(pairs), prefix=None, hotswap=hotswap, metadata=peft_config(pairs), **kwargs
         )
+        if hotswap:  # peft swaps matrices and scales, and keeps the rank and alpha by which it weighs them later
+            for layer, pair in pairs.items():
+                module: Any = self.get_submodule(layer)  # type: ignore[attr-defined]
+                module.r[kwargs["adapter_name"]] = len(pair.down)
+                module.lora_alpha[kwargs["adapter_name"]] = pair.alpha
 
     def save_lora_adapter(
         self,
@@ -131,12 +140,20 @@ def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
 
 
 def adapter_pairs(model: Any, adapter: str) -> dict[str, Pair]:
-    """The adapter of each layer that has it, at its own strength, whatever it is weighed with now."""
+    """The adapter of each layer that has it, at its own strength, whatever it is weighed with now.
+
+    ValueError: it is more than two matrices a layer (DoRA's magnitudes, a bias), which its file would lose.
+    """
     pairs = {}
     for name, module in model.named_modules():
-        if adapter in getattr(module, "lora_A", {}):
-            down, up = module.lora_A[adapter].weight.detach(), module.lora_B[adapter].weight.detach()
-            pairs[name] = Pair(down, up, module.lora_alpha[adapter] / module.r[adapter])
+        if adapter not in getattr(module, "lora_A", {}):
+            continue
+        own = {key for key in module.state_dict() if key.startswith("lora_") and adapter in key.split(".")}
+        if more := sorted(own - {f"lora_{half}.{adapter}.weight" for half in "AB"}):
+            raise ValueError(f"adapter {adapter!r}: {name}.{more[0]} would be lost; adapters are two matrices a layer")
+        down, up = module.lora_A[adapter].weight.detach(), module.lora_B[adapter].weight.detach()
+        root = 0.5 if model.peft_config[adapter].use_rslora else 1.0
+        pairs[name] = Pair(down, up, module.lora_alpha[adapter] / module.r[adapter] ** root)
     return pairs
 
 

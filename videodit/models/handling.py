@@ -63,10 +63,10 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
         return (model, info) if wanted else model
 
     @classmethod
-    def _dict_from_json_file(cls, json_file: Any, **kwargs: Any) -> dict[str, Any]:
-        """A folder's config.json, without what is for diffusers' `AutoModel`."""
-        config = super()._dict_from_json_file(json_file, **kwargs)  # type: ignore[misc]
-        return {key: value for key, value in config.items() if key != "auto_map"}
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As diffusers reads a configuration, without what is for its `AutoModel`."""
+        config = {key: value for key, value in config_dict.items() if key != "auto_map"}
+        return super().extract_init_dict(config, **kwargs)  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Saves a folder as diffusers does, with the stub by which its `AutoModel` finds this class there.

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils.peft_utils import get_adapter_name, unscale_lora_layers
 
+from videodit.pipeline.folders import named_folder
+
 
 class Adapters(LoraBaseMixin):
     """What diffusers' pipelines have for LoRA, over transformers that take them whole (`models.adapters`)."""
@@ -35,11 +37,14 @@ class Adapters(LoraBaseMixin):
 
         Raises:
             WeightsError: half an adapter, one of another base, or a damaged file; the model is then as before.
+            FileNotFoundError: a path to nothing.
         """
         model = self._expert("load_into_transformer_2", load_into_transformer_2)
         source = pretrained_model_name_or_path_or_dict
-        if not isinstance(source, dict) and Path(source).is_file() and "weight_name" not in kwargs:
-            source, kwargs["weight_name"] = Path(source).parent, Path(source).name
+        if not isinstance(source, dict):
+            source = named_folder(str(source))
+            if Path(source).is_file() and "weight_name" not in kwargs:
+                source, kwargs["weight_name"] = Path(source).parent, Path(source).name
         model.load_lora_adapter(
             source,
             adapter_name=adapter_name or get_adapter_name(model),

@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import re
+from collections import ChainMap
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -25,17 +26,7 @@ from torch import Tensor
 
 from videodit.models.checks import check_loaded
 from videodit.models.formats import FORMATS, ORIGINALS, dit
-from videodit.models.formats.table import (
-    Config,
-    ConversionError,
-    Format,
-    Report,
-    State,
-    drain,
-    fill,
-    our_config,
-    their_config,
-)
+from videodit.models.formats.table import ConversionError, Format, Report, State, drain, fill, our_config, their_config
 from videodit.models.transformer import SIZES, VideoDiT
 from videodit.weights import check_finite, fault, is_finite, loading
 
@@ -94,18 +85,25 @@ def to_diffusers(model: VideoDiT, family: str, *, num_frames: int = 16) -> Model
 
 
 def load(source: str | Path, subfolder: str | None = None, dtype: torch.dtype | None = None) -> ModelMixin:
-    """A diffusers model that can be converted, from a folder or hub name, whole; ConversionError for anything else."""
+    """A diffusers model that can be converted, or is a VideoDiT, whole; ConversionError for anything else.
+
+    Args:
+        source, subfolder: a folder or hub name, and what of a pipeline.
+    """
     try:
         config: Any = VideoDiT.load_config(str(source), subfolder=subfolder)
         name = config["_class_name"]
     except (OSError, KeyError) as error:
         where = f"{source}/{subfolder}" if subfolder else source
         raise ConversionError(
-            f"{where}: no diffusers model here, neither a folder with config.json nor a hub name"
+            f"{where}: no diffusers model here; name a folder with model_index.json or config.json, a checkpoint file, "
+            "or a hub name that can be reached"
         ) from error
     if name == "Transformer2DModel":  # as DiT and PixArt were first published
         first = {"ada_norm_zero": "dit", "ada_norm_single": "pixart"}.get(config.get("norm_type"))
         name = FORMATS[first].name if first else name
+    if name == VideoDiT.__name__:
+        return VideoDiT.from_pretrained(source, subfolder=subfolder, dtype=dtype)
     cls = next((where.cls for where in FORMATS.values() if where.name == name), None)
     if cls is None:
         raise ConversionError(f"{source}: holds a {name}; a VideoDiT can be made from {CLASSES}")
@@ -157,8 +155,10 @@ def from_checkpoint(
         raise ConversionError(
             f"{path}: one of {shard['files']} files of a model; name their folder, with its config.json"
         )
-    loaded, theirs = _folder(path) if path.is_dir() else (_read(path), FrozenDict())
-    state, dropped = _unwrapped(loaded, path)
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    loaded = [_read(file) for file in files]
+    state, dropped = _unwrapped(loaded[0] if len(loaded) == 1 else dict(ChainMap(*loaded)), path)
+    theirs = FrozenDict(own_config(path))
     asked = {"num_attention_heads": num_attention_heads or theirs.get("num_heads"), "sample_size": sample_size}
     try:
         where = _format_of(state)
@@ -167,24 +167,23 @@ def from_checkpoint(
         else:
             config = _said(state, where, asked | {"interpolation_scale": interpolation_scale})
             config["num_layers"] = theirs.get("num_layers", config["num_layers"])
-    except (KeyError, IndexError) as error:
+        model, report = fill(functools.partial(VideoDiT, **config), state, where, partial)
+    except KeyError as error:
         raise ConversionError(f"{path}: {error.args[0]} is missing: another architecture, or not the whole") from error
-    except ConversionError as error:
+    except ValueError as error:
         raise ConversionError(f"{path}: {error}") from error
-    model, report = fill(functools.partial(VideoDiT, **config), state, where, partial)
     report.dropped |= dropped
     return model, report
 
 
-def is_original(folder: str | Path) -> bool:
-    """Whether a folder holds a model as its project publishes it, with a configuration of the project's own."""
+def own_config(folder: str | Path) -> dict[str, Any]:
+    """The configuration of a folder that holds a model as its project publishes it; empty: it is no such folder."""
     try:
         config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and (
-        config.get("_class_name") == "WanModel" or config.get("model_type") == "STDiT3"
-    )
+        return {}
+    names = (config.get("_class_name"), config.get("model_type")) if isinstance(config, dict) else ()
+    return config if {"WanModel", "STDiT3"} & {*map(str, names)} else {}
 
 
 def to_checkpoint(model: VideoDiT, family: str) -> State:
@@ -217,7 +216,7 @@ THERE = {
 }
 
 
-def _said(state: State, where: Format, asked: dict[str, Any]) -> Config:
+def _said(state: State, where: Format, asked: dict[str, Any]) -> dict[str, Any]:
     """Our configuration of the weights of an original: what they say, its format, and what it knows beside them.
 
     KeyError: a tensor that says something is missing; its name.
@@ -269,14 +268,6 @@ def _read(file: Path) -> Any:
     except Exception as error:  # a broken file can fail anywhere in its reader
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ConversionError(f"{file}: cannot be read, perhaps truncated ({reason})") from error
-
-
-def _folder(folder: Path) -> tuple[State, FrozenDict]:
-    """The weights of all safetensors in a folder, and its configuration."""
-    state: State = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        state |= _read(file)
-    return state, FrozenDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
 def _unwrapped(loaded: Any, file: Path) -> tuple[State, dict[str, str]]:

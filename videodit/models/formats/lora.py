@@ -86,6 +86,9 @@ def read(
         if not {"down", "up"} <= halves.keys():
             raise WeightsError(f"half an adapter: 1 of its {len(state)} tensors is alone, {keys[layer][0]}")
         down, up = halves["down"], halves["up"]
+        if not all(half.ndim == 2 and half.numel() and half.is_floating_point() for half in (down, up)):
+            have = " @ ".join(f"{half.dtype} {tuple(half.shape)}" for half in (up, down))
+            raise WeightsError(f"{layer}: {have} is no pair of floating-point matrices")
         scale = _scale(layer, len(down), halves.get("alpha"), metadata)
         for ours, place in layers[layer]:
             rows = place.layout is not None and place.layout.rows
@@ -160,15 +163,14 @@ def _best(maps: list[dict[str, Any]], found: Iterable[str]) -> dict[str, Any]:
     return max(maps, key=lambda layers: sum(name in layers for name in found))
 
 
-def _scale(layer: str, rank: int, alpha: Tensor | None, metadata: Mapping[str, Any] | None) -> float:
-    if alpha is not None:
-        return float(alpha) / rank
-    if not metadata:
-        return 1.0
+def _scale(layer: str, rank: int, alpha: Tensor | None, metadata: Mapping[str, Any]) -> float:
     patterns = metadata.get("alpha_pattern") or {}
     named = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", layer))
-    value = next(named, metadata.get("lora_alpha", rank))
-    return value / (rank**0.5 if metadata.get("use_rslora") else rank)
+    value = alpha if alpha is not None else next(named, metadata.get("lora_alpha", rank))
+    try:
+        return float(value) / (rank**0.5 if alpha is None and metadata.get("use_rslora") else rank)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{layer}: its alpha is no number: {value}") from error
 
 
 def _joined(parts: Mapping[int, tuple[Pair, Place]]) -> Pair:

@@ -8,18 +8,7 @@ from typing import Any
 from diffusers import PixArtTransformer2DModel
 
 from videodit.models.formats.dit import FUSED, IMAGE_KEYS, POSITIONS, place_table, sized
-from videodit.models.formats.table import (
-    PATCH,
-    Config,
-    ConversionError,
-    Format,
-    Key,
-    Place,
-    State,
-    reads_text,
-    rows,
-    width,
-)
+from videodit.models.formats.table import Config, ConversionError, Format, Key, State, reads_text, rows, width
 
 
 def _captions(config: Any) -> int:
@@ -52,24 +41,22 @@ def _scale(config: Any) -> float:
     return config.interpolation_scale if config.interpolation_scale is not None else default_scale(config)
 
 
-KEYS = [
-    Key("axes", None, ("space",)),
-    *TEXT_KEYS,
-    Key("interpolation_scale", read=_scale),
-    Key("use_additional_conditions", read=lambda c: _sized(c)),
-]
-
-
-def _sized(config: Any) -> bool:
+def _is_told_sizes(config: Any) -> bool:
     """As the class decides where its configuration does not."""
     given = config.use_additional_conditions
     return config.sample_size == 128 if given is None else given
 
 
+KEYS = [
+    Key("axes", None, ("space",)),
+    *TEXT_KEYS,
+    Key("interpolation_scale", read=_scale),
+    Key("use_additional_conditions", read=_is_told_sizes),
+]
 FORMAT = Format(
     "PixArtTransformer2DModel",
     KEYS,
-    {"patch_embed.proj": Place("pos_embed.proj", layout=PATCH)},
+    rows("patch_embed.proj  pos_embed.proj  patch"),
     (("transformer_blocks", {}),),
     unused=POSITIONS,
     cls=PixArtTransformer2DModel,

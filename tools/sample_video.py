@@ -116,7 +116,9 @@ def parse() -> argparse.Namespace:
     )
     cheap.add_argument("--layerwise-casting", action="store_true", help="keep the model's weights in float8_e4m3fn")
     cheap.add_argument(
-        "--quantize", choices=("int8",), help="keep the model's weights in 8-bit integers; needs videodit[quantize]"
+        "--quantize",
+        choices=("int8", "fp8", "nf4"),
+        help="keep the model's weights in 8 bits (needs videodit[quantize]) or in 4 (nf4: videodit[nf4], and a GPU)",
     )
     cheap.add_argument(
         "--compile", action="store_true", help="compile the model's blocks first: for many clips or long ones"
@@ -216,6 +218,7 @@ def list_words(model: str) -> int:
 
 def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     import torch
+    from diffusers import PipelineQuantizationConfig
 
     from videodit.clipset import (
         Sampling,
@@ -226,7 +229,8 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         weights_digest,
         write_texts,
     )
-    from videodit.memory import place, quantization, return_large_blocks, tile
+    from videodit.memory import place, return_large_blocks, tile
+    from videodit.models.quantized import quantization
     from videodit.pipeline import VideoDiTPipeline, named_folder
     from videodit.text import TextEncoder
 
@@ -273,7 +277,8 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     paths = output_paths(args.out or Path("sample.mp4" if one else "samples"), len(requests))
     options: dict[str, Any] = {"text_encoder": None, "tokenizer": None} if args.text_states else {}
     if args.quantize:
-        options["quantization_config"] = quantization(args.quantize)
+        how = quantization(args.quantize, f"--quantize {args.quantize}", dtype)
+        options["quantization_config"] = PipelineQuantizationConfig(quant_mapping={"transformer": how})
     pipe: Any = VideoDiTPipeline.from_pretrained(folder, dtype=dtype, **options)
     pipe.adapt(args.lora or [])
     texts, encoder = None, None

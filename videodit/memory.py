@@ -17,8 +17,7 @@ from typing import Any
 
 import psutil
 import torch
-from diffusers import AutoencoderKL, PipelineQuantizationConfig, TorchAoConfig
-from diffusers.utils import is_torchao_available
+from diffusers import AutoencoderKL
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -177,21 +176,6 @@ def place(pipe: Any, offload: str) -> None:
         pipe.enable_sequential_cpu_offload(torch.accelerator.current_device_index())
     else:
         pipe.to(torch.accelerator.current_accelerator())
-
-
-def quantization(name: str) -> PipelineQuantizationConfig:
-    """What `from_pretrained` takes as `quantization_config`: the transformer's weights in 8 bits ("int8"), by torchao.
-
-    Raises:
-        ValueError: another name, or torchao is not here.
-    """
-    if name != "int8":
-        raise ValueError(f"--quantize {name}: int8 is offered")
-    if not is_torchao_available():
-        raise ValueError("--quantize int8 needs torchao: pip install 'videodit[quantize]'")
-    from torchao.quantization import Int8WeightOnlyConfig
-
-    return PipelineQuantizationConfig(quant_mapping={"transformer": TorchAoConfig(Int8WeightOnlyConfig())})
 
 
 def return_large_blocks() -> None:

@@ -79,3 +79,6 @@ class Lora(Section):
         min_length=1,
         description="ends of the names of linear layers",
     )
+    base: Literal["float32", "bfloat16", "int8", "fp8", "nf4"] = Field(
+        "float32", description="how the weights that they are on are kept: below float32 in less memory (QLoRA)"
+    )

@@ -100,6 +100,8 @@ class Train(Section):
             raise ValueError("lora trains adapters and no weights: take weights out")
         if self.lora and not self.start_from:
             raise ValueError("lora adapts a trained model: name it in start_from")
+        if self.lora and self.lora.base != "float32" and self.sharding == "fsdp":
+            raise ValueError(f"lora.base: {self.lora.base} is not split by sharding: fsdp; leave one of them out")
         if self.lora and self.ema_sigma_rels:
             raise ValueError("ema_sigma_rels are of whole models, not of adapters: take them out")
         return self

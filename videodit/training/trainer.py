@@ -222,7 +222,7 @@ class Trainer(Assembled):
         train = self.config.train
         samples = self.validation_clips.samples or self.train_clips.samples
         prompts = list(train.prompts) or [s.captions[0] for s in samples[:8]]
-        with self.averaged_pipeline() as pipe:
+        with self.averaged_pipeline(to_save=False) as pipe:
             if pipe is not None:
                 with self.accelerator.autocast():
                     measure.sample_clips(

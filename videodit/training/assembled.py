@@ -38,7 +38,7 @@ from videodit.training.model import (
     merged,
     save_lora,
 )
-from videodit.training.optimizer import build_optimizers
+from videodit.training.optimizer import SteppedInBackward, build_optimizers
 from videodit.training.precision import tell_of_bfloat16
 
 log = logging.getLogger(__name__)
@@ -79,10 +79,15 @@ class Assembled:
         self.process = rank // together, processes // together  # a group acts as one
         asked = train.sharding == "fsdp" or self.accelerator.distributed_type == DistributedType.FSDP
         self.sharded = asked and processes > 1
-        if train.precision == "fp16" and (self.sharded or train.optimizer == "muon"):
+        if train.precision == "fp16" and (self.sharded or train.optimizer != "adamw"):
             raise ValueError(
-                "train.precision: fp16 scales gradients for AdamW on one piece; with fsdp or muon take bf16"
+                f"train.precision: fp16 scales gradients for AdamW on one piece; with fsdp or {train.optimizer} take "
+                f"bf16"
             )
+        if self.sharded and train.unsplit:
+            raise ValueError(f"train.{train.unsplit} is not split by FSDP; leave one of them out")
+        if train.fused_backward and processes > 1:
+            raise ValueError("train.fused_backward steps before gradients are averaged over processes: start one")
         self.path, self.scheduler = inputs.build_path(config)
         self.codec = inputs.load_codec(config)
         if not train.start_from:
@@ -134,8 +139,15 @@ class Assembled:
             linear = (m for m in model.transformer.units.modules() if isinstance(m, nn.Linear))
             inner = [weight for m in linear if (weight := m.get_parameter("weight")).requires_grad]
         self.raw_optimizers = build_optimizers(
-            self.weights, inner, train.learning_rate, train.betas, train.weight_decay, train.muon_learning_rate
+            self.weights,
+            inner,
+            train.learning_rate,
+            train.betas,
+            train.weight_decay,
+            train.muon_learning_rate,
+            train.optimizer,
         )
+        self.stepped = SteppedInBackward(self.raw_optimizers) if train.fused_backward else None
         self.schedules = [
             get_scheduler(
                 "cosine" if train.schedule == "cosine" else "constant_with_warmup",

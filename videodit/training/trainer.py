@@ -8,6 +8,7 @@ number of processes, sees the same data, noise, times and dropped captions (`tra
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -110,7 +111,7 @@ class Trainer(Assembled):
             each.append(errors.detach())
         total = pieces[0].total * self.config.train.sequence_parallel  # each of a group has the whole group's errors
         loss = float(parallel.sum_over_processes(torch.cat(each).double().sum().cpu())) / total
-        norm = self._clip()
+        norm = self.stepped.norm() if self.stepped else self._clip()
         names = [name for piece in pieces for name in piece.names]
         if self._usable(step, loss, norm, names, torch.cat(each)):
             for optimizer in self.optimizers:
@@ -174,7 +175,7 @@ class Trainer(Assembled):
     def _clip(self) -> float:
         if self.config.train.precision == "fp16":
             self.accelerator.unscale_gradients()
-        return float(parallel.total_norm_clip(self.weights, self.config.train.max_grad_norm))
+        return float(parallel.total_norm_clip(self.weights, self.config.train.max_grad_norm or math.inf))
 
     def _usable(self, step: int, loss: float, norm: float, names: list[str], errors: Tensor) -> bool:
         """Whether the step may be taken, on all processes alike: each knows the loss and the gradient of the whole.

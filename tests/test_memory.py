@@ -161,7 +161,7 @@ def test_offload_without_an_accelerator_and_tiles_that_a_vae_has_not_are_told(
     tiny_pipe: VideoDiTPipeline,
 ) -> None:
     if not torch.accelerator.is_available():
-        for offload in ("model", "sequential"):
+        for offload in ("model", "group", "sequential"):
             with pytest.raises(ValueError, match=f"--offload {offload} needs an accelerator"):
                 memory.place(tiny_pipe, offload)
     with pytest.raises(ValueError, match="Linear has no tiles"):

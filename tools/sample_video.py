@@ -126,9 +126,10 @@ def parse() -> argparse.Namespace:
     cheap.add_argument("--vae-tiling", action="store_true", help="encode and decode large pictures in tiles")
     cheap.add_argument(
         "--offload",
-        choices=("none", "model", "sequential"),
+        choices=("none", "model", "group", "sequential"),
         default="none",
-        help="keep on the accelerator only the part that works (model), or only the layer (sequential: least, slowest)",
+        help="keep on the accelerator only the part that works (model), of the model only its block (group), or only "
+        "the layer (sequential: least, slowest)",
     )
     start = parser.add_argument_group("given frames (a model must have been trained for them: objective.given_frames)")
     start.add_argument("--image", "--first-image", type=argument(Place), help="a file: the clip's first frame")
@@ -251,7 +252,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         raise ValueError("--quantize and --layerwise-casting both say how the weights are kept: give one")
     cuts = {
         "--layerwise-casting": args.layerwise_casting,
-        "--offload sequential": args.offload == "sequential",
+        f"--offload {args.offload}": args.offload in ("group", "sequential"),
         f"--cache {args.cache}": args.cache and args.cache.partition("=")[0] != "taylorseer",
     }
     if args.compile and (cutting := [words for words, given in cuts.items() if given]):

@@ -160,7 +160,8 @@ def place(pipe: Any, offload: str) -> None:
 
     Args:
         offload: "none", or what diffusers keeps in the machine's memory meanwhile: with "model" the parts that do not
-            work, with "sequential" all but the layer that works.
+            work, with "group" the blocks that do not (the next one is brought while one works), with "sequential" all
+            but the layer that works.
 
     Raises:
         ValueError: offload without an accelerator.
@@ -172,10 +173,23 @@ def place(pipe: Any, offload: str) -> None:
             )
     elif offload == "model":
         pipe.enable_model_cpu_offload(torch.accelerator.current_device_index())
+    elif offload == "group":
+        group_offload(pipe, torch.accelerator.current_accelerator())
     elif offload == "sequential":
         pipe.enable_sequential_cpu_offload(torch.accelerator.current_device_index())
     else:
         pipe.to(torch.accelerator.current_accelerator())
+
+
+def group_offload(pipe: Any, device: Any) -> None:
+    """Has the transformer's blocks in the machine's memory, one or two of them at a time on the device; the rest is
+    there, text encoder (until it is let go of) and VAE too."""
+    pipe.transformer.enable_group_offload(
+        device, num_blocks_per_group=1, use_stream=torch.device(device).type == "cuda"
+    )
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module) and part is not pipe.transformer:
+            getattr(pipe, name).to(device)
 
 
 def return_large_blocks() -> None:

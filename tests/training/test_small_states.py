@@ -129,7 +129,7 @@ def plain_state(state: Any) -> Any:
 
 @pytest.mark.slow
 def test_gradients_are_freed_as_they_come(tmp_path: Path) -> None:
-    """Of a model whose weights are most of what a step holds: the peak is less by nearly all gradients but the largest."""
+    """Where weights are most of what a step holds, the peak is less by nearly all gradients but the largest."""
     peaks = []
     for fused in (False, True):
         small = {"num_frames": 1, "clips": 4, "validation": 0, "image_share": 0.0}

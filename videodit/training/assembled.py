@@ -24,6 +24,7 @@ from videodit.data.cache import Sample
 from videodit.data.sampler import Sampler
 from videodit.evaluation.weights import state_hash
 from videodit.models.quantized import plain_parts
+from videodit.models.waiting import BlocksWait
 from videodit.pipeline import VideoDiTPipeline
 from videodit.training import checkpoint, inputs, parallel, samples
 from videodit.training.batches import Batches, batch_sizes
@@ -115,7 +116,7 @@ class Assembled:
         self.raw_model = Model(
             build_transformer(config, self.codec.strides, text), text, encoded, self.codec.strides.space
         )
-        self.raw_model.to(self.accelerator.device)
+        self._to_device()
         self.raw_model.transformer.set_sequence_group(self.group)
         choose_weights(self.raw_model, config, self.train_clips)
         frozen = {name: p for name, p in self.raw_model.named_parameters() if not p.requires_grad}
@@ -130,6 +131,18 @@ class Assembled:
             )
         if self.sharded:
             parallel.shard(self.raw_model, self.raw_model.transformer.units, self.accelerator.device.type)
+
+    def _to_device(self) -> None:
+        offload, device = self.config.model.offload, self.accelerator.device
+        if offload and device.type == "cpu":
+            raise ValueError(
+                f"model.offload: {list(offload)} needs an accelerator (a GPU); there is none here, so all is in the "
+                f"machine's memory anyway: take it out"
+            )
+        if "blocks" in offload:
+            BlocksWait(self.raw_model, self.raw_model.transformer.units, device)
+        else:
+            self.raw_model.to(device)
 
     def _build_optimizers(self) -> None:
         train, model = self.config.train, self.raw_model
@@ -162,7 +175,8 @@ class Assembled:
         self.model: Any = model
         self.optimizers: list[Any] = list(self.raw_optimizers)
         if not self.sharded:
-            self.model, *self.optimizers = self.accelerator.prepare(model, *self.raw_optimizers)
+            lies = [False] * (1 + len(self.optimizers))  # where it should, all of it
+            self.model, *self.optimizers = self.accelerator.prepare(model, *self.raw_optimizers, device_placement=lies)
 
     # --- its state ---------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from videodit.data.live import LiveClips
 from videodit.geometry import Strides
 from videodit.models.quantized import quantization
 from videodit.models.transformer import SIZES, VideoDiT
+from videodit.models.waiting import checkpoint_waiting
 from videodit.pipeline import named_folder
 from videodit.shapes import vocabulary_captions
 from videodit.text import TextEncoder
@@ -131,6 +132,8 @@ def build_transformer(config: Run, strides: Strides, text: TextEncoder) -> Video
     if config.train.lora:
         add_lora(transformer, config.train.lora)
     transformer.checkpoint_units(int(config.model.gradient_checkpointing))
+    if "activations" in config.model.offload:
+        transformer.enable_gradient_checkpointing(checkpoint_waiting)
     if config.model.attention_backend:
         for module in transformer.modules():  # not the model's own method, which sets a default of the process too
             if isinstance(module, AttentionModuleMixin):
@@ -146,8 +149,9 @@ def load_base(config: Run, **how: Any) -> VideoDiT:
 
 
 def is_thin(config: Run) -> bool:
-    """Whether the weights under adapters are kept in less than float32, and so are no part of what a run saves."""
-    return config.train.lora is not None and config.train.lora.base != "float32"
+    """Whether the weights under adapters are kept in less than float32, or elsewhere, and so are no part of a state."""
+    lora = config.train.lora
+    return lora is not None and (lora.base != "float32" or "blocks" in config.model.offload)
 
 
 def _kept(config: Run) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from videodit.config import Run
 from videodit.diffusion import objectives, paths
 from videodit.diffusion.conditioning import with_given
+from videodit.pipeline import VideoDiTPipeline
 from videodit.training import checkpoint, inputs, measure, parallel
 from videodit.training.assembled import Assembled
 from videodit.training.batches import Batch
@@ -227,7 +228,7 @@ class Trainer(Assembled):
             if pipe is not None:
                 with self.accelerator.autocast():
                     measure.sample_clips(
-                        pipe.to(self.accelerator.device),
+                        self._on_device(pipe),
                         prompts,
                         self.folder / "samples" / f"step_{step + 1:08d}",
                     )
@@ -235,6 +236,13 @@ class Trainer(Assembled):
                 if self.raw_model.encoded is not None:
                     self.raw_model.text.to("cpu")
         self.accelerator.wait_for_everyone()
+
+    def _on_device(self, pipe: VideoDiTPipeline) -> VideoDiTPipeline:
+        """All of it but a transformer that is trained here, which lies where it should."""
+        for name, part in pipe.components.items():
+            if isinstance(part, torch.nn.Module) and part is not self.raw_model.transformer:
+                getattr(pipe, name).to(self.accelerator.device)
+        return pipe
 
 
 def _tail(name: str) -> str:

@@ -19,7 +19,7 @@ from tiny import tiny_wan
 
 from videodit import VideoDiTPipeline, memory
 from videodit.codec import VideoCodec
-from videodit.memory import BESIDES, MARGIN, _Alive, check_decode, decode_bytes, return_large_blocks
+from videodit.memory import BESIDES, MARGIN, Alive, check_decode, decode_bytes, return_large_blocks
 
 
 def wan() -> VideoCodec:
@@ -37,7 +37,7 @@ def framewise() -> VideoCodec:
 def test_counted_bytes_are_those_of_a_real_decode(build: Any, frames: int) -> None:
     codec = build()
     latents = torch.randn(1, 4, frames, 4, 6)
-    with torch.no_grad(), _Alive() as alive:
+    with torch.no_grad(), Alive() as alive:
         codec.decode(latents)
     assert decode_bytes(codec, tuple(latents.shape)) == pytest.approx(alive.peak, rel=0.5)
 

@@ -34,7 +34,7 @@ M_MMAP_THRESHOLD, LARGE = -3, 4 << 20  # mallopt's number for it (malloc.h), and
 PIECES = 3  # after which a streaming decode takes no more: the first is another, the second fills what is carried
 
 
-class _Alive(TorchDispatchMode):
+class Alive(TorchDispatchMode):
     """Counts the bytes of the tensors that are alive of those made within."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ def decode_bytes(codec: VideoCodec, shape: tuple[int, ...], *, whole: bool = Tru
     walked = min(f, PIECES * piece) if codec.streams else f
     with torch.no_grad(), FakeTensorMode():
         model, latents = _weightless(codec), torch.empty(b, c, walked, h, w, device=codec.device)
-        with _Alive() as alive:
+        with Alive() as alive:
             for frames in model.decode_raw(latents):
                 frames.float().clamp(-1, 1)
                 del frames

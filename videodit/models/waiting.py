@@ -15,18 +15,21 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 
-def checkpoint_waiting(block: nn.Module, x: Tensor, *inputs: Any) -> Any:
+def checkpoint_waiting(block: nn.Module, x: Tensor, *inputs: Any, where: saved_tensors_hooks | None = None) -> Any:
     """A checkpoint, for `enable_gradient_checkpointing`: `x` waits for its backward in the machine's memory.
 
     What else a block is given, all blocks are given: it is kept once, where it is.
+
+    Args:
+        where: takes it away and brings it back; None: torch's own.
     """
-    held, library = x.untyped_storage()._cdata, save_on_cpu(pin_memory=x.is_cuda)
+    held, there = x.untyped_storage()._cdata, where or save_on_cpu(pin_memory=x.is_cuda)
 
     def pack(tensor: Tensor) -> Any:
-        return library.pack_hook(tensor) if tensor.untyped_storage()._cdata == held else tensor
+        return there.pack_hook(tensor) if tensor.untyped_storage()._cdata == held else tensor
 
     def unpack(kept: Any) -> Tensor:
-        return kept if isinstance(kept, Tensor) else library.unpack_hook(kept)
+        return kept if isinstance(kept, Tensor) else there.unpack_hook(kept)
 
     with saved_tensors_hooks(pack, unpack):
         return checkpoint(block, x, *inputs, use_reentrant=False)

@@ -214,6 +214,28 @@ def adapted(device: torch.device, folder: Path) -> Any:
     return [outputs[0] - outputs[1], np.array(list(losses(folder / "adapted").values()))]
 
 
+def waiting(device: torch.device, folder: Path) -> Any:
+    """Adapters, with what a block is given, and the blocks themselves, in the machine's memory until they work."""
+    with accelerated(torch.device("cpu")):
+        base = Trainer(run(folder / "base", train={"steps": 1, "sample_every": 9, "validate_every": 9})).train()
+        awaken(VideoDiT.from_pretrained(base, subfolder="transformer"), scale=0.05).save_pretrained(
+            base / "transformer"
+        )
+    lora = {"start_from": str(base), "lora": {"rank": 2}, "learning_rate": 2e-5, "steps": 3, "log_every": 1}
+    shape = {"num_layers": 1, "mlp_ratio": 0.5, "gradient_checkpointing": True}
+    offload = () if device.type == "cpu" else ("activations", "blocks")
+    with accelerated(device):
+        config = run(folder / "waiting", model={**shape, "offload": offload}, train=lora)
+        trainer = Trainer(config)
+        blocks = trainer.raw_model.transformer.blocks
+        weights = [block.ff.net[2].weight for block in blocks]
+        assert {weight.device.type for weight in weights} == {"cpu"}
+        trainer.train()
+        there = [block.ff.net[2].weight.device.type for block in blocks]
+        assert there.count(device.type) == (len(there) if device.type == "cpu" else 1)
+    return np.array(list(losses(folder / "waiting").values()))
+
+
 def vae_trained(device: torch.device, folder: Path) -> Any:
     def config(steps: int) -> Run:
         stages = [{"steps": steps, "decay_steps": 4, "batch_size": 2, "learning_rate": 1e-4}]
@@ -228,6 +250,7 @@ def vae_trained(device: torch.device, folder: Path) -> Any:
 
 
 CASES |= {"training: transformer": trained, "training: LoRA": adapted, "training: VAE": vae_trained}
+CASES["training: waiting"] = waiting
 
 
 # --- networks that measure -------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tiny import tiny_wan
 
 from videodit import VideoDiTPipeline, memory
 from videodit.codec import VideoCodec
-from videodit.memory import BESIDES, MARGIN, _Alive, check_decode, decode_bytes, return_large_blocks
+from videodit.memory import BESIDES, MARGIN, Alive, check_decode, decode_bytes, return_large_blocks
 
 
 def wan() -> VideoCodec:
@@ -37,7 +37,7 @@ def framewise() -> VideoCodec:
 def test_counted_bytes_are_those_of_a_real_decode(build: Any, frames: int) -> None:
     codec = build()
     latents = torch.randn(1, 4, frames, 4, 6)
-    with torch.no_grad(), _Alive() as alive:
+    with torch.no_grad(), Alive() as alive:
         codec.decode(latents)
     assert decode_bytes(codec, tuple(latents.shape)) == pytest.approx(alive.peak, rel=0.5)
 
@@ -161,7 +161,7 @@ def test_offload_without_an_accelerator_and_tiles_that_a_vae_has_not_are_told(
     tiny_pipe: VideoDiTPipeline,
 ) -> None:
     if not torch.accelerator.is_available():
-        for offload in ("model", "sequential"):
+        for offload in ("model", "group", "sequential"):
             with pytest.raises(ValueError, match=f"--offload {offload} needs an accelerator"):
                 memory.place(tiny_pipe, offload)
     with pytest.raises(ValueError, match="Linear has no tiles"):

@@ -1,7 +1,7 @@
 """Speed and memory against what users would take instead, each in one run: `tools/benchmark.py WHAT`.
 
     tools/benchmark.py model                        forward and backward against diffusers' and against bare products
-    tools/benchmark.py memory                       the peak of a training step
+    tools/benchmark.py memory                       the peak of a training step; --plans: is a dry run right about it?
     tools/benchmark.py sample                       prompt to pixels, feature caches among it
     tools/benchmark.py scaling --plot scaling.svg   8 to 128 frames, against full 3D attention
     tools/benchmark.py train                        where a training step's time goes
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which counts memory, says when it begins and ends
 
 from tools.benchmarks.turns import Disagreement
-from videodit.command import command
+from videodit.command import command, import_torchao
 from videodit.config.kinds import File, argument
 from videodit.disk import replace_text
 from videodit.terminal import Parser, shown
@@ -38,6 +38,8 @@ def main() -> int:
     asked.add_argument("what", choices=ROOMS, help="WHAT --help tells the options of each")
     asked.add_argument("options", nargs=argparse.REMAINDER)
     what = asked.parse_args()
+    if "--plans" in what.options:  # which quantizes
+        import_torchao()
     room = import_module(f"tools.benchmarks.{what.what}")  # the one alone: processes that read videos need no torch
     parser = Parser(room.__doc__, prog=f"{asked.prog} {what.what}")
     room.add_arguments(parser)

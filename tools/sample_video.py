@@ -116,7 +116,9 @@ def parse() -> argparse.Namespace:
     )
     cheap.add_argument("--layerwise-casting", action="store_true", help="keep the model's weights in float8_e4m3fn")
     cheap.add_argument(
-        "--quantize", choices=("int8",), help="keep the model's weights in 8-bit integers; needs videodit[quantize]"
+        "--quantize",
+        choices=("int8", "fp8", "nf4"),
+        help="keep the model's weights in 8 bits (needs videodit[quantize]) or in 4 (nf4: videodit[nf4], and a GPU)",
     )
     cheap.add_argument(
         "--compile", action="store_true", help="compile the model's blocks first: for many clips or long ones"
@@ -124,9 +126,10 @@ def parse() -> argparse.Namespace:
     cheap.add_argument("--vae-tiling", action="store_true", help="encode and decode large pictures in tiles")
     cheap.add_argument(
         "--offload",
-        choices=("none", "model", "sequential"),
+        choices=("none", "model", "group", "sequential"),
         default="none",
-        help="keep on the accelerator only the part that works (model), or only the layer (sequential: least, slowest)",
+        help="keep on the accelerator only the part that works (model), of the model only its block (group), or only "
+        "the layer (sequential: least, slowest)",
     )
     start = parser.add_argument_group("given frames (a model must have been trained for them: objective.given_frames)")
     start.add_argument("--image", "--first-image", type=argument(Place), help="a file: the clip's first frame")
@@ -216,6 +219,7 @@ def list_words(model: str) -> int:
 
 def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     import torch
+    from diffusers import PipelineQuantizationConfig
 
     from videodit.clipset import (
         Sampling,
@@ -227,7 +231,8 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         write_texts,
     )
     from videodit.conditions import asked
-    from videodit.memory import place, quantization, return_large_blocks, tile
+    from videodit.memory import place, return_large_blocks, tile
+    from videodit.models.quantized import quantization
     from videodit.pipeline import VideoDiTPipeline, named_folder
     from videodit.text import PARTS, load_text
 
@@ -248,7 +253,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         raise ValueError("--quantize and --layerwise-casting both say how the weights are kept: give one")
     cuts = {
         "--layerwise-casting": args.layerwise_casting,
-        "--offload sequential": args.offload == "sequential",
+        f"--offload {args.offload}": args.offload in ("group", "sequential"),
         f"--cache {args.cache}": args.cache and args.cache.partition("=")[0] != "taylorseer",
     }
     if args.compile and (cutting := [words for words, given in cuts.items() if given]):
@@ -274,7 +279,8 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     paths = output_paths(args.out or Path("sample.mp4" if one else "samples"), len(requests))
     options: dict[str, Any] = dict.fromkeys(PARTS) if args.text_states else {}
     if args.quantize:
-        options["quantization_config"] = quantization(args.quantize)
+        how = quantization(args.quantize, f"--quantize {args.quantize}", dtype)
+        options["quantization_config"] = PipelineQuantizationConfig(quant_mapping={"transformer": how})
     pipe: Any = VideoDiTPipeline.from_pretrained(folder, dtype=dtype, **options)
     pipe.adapt(args.lora or [])
     texts, encoder = None, None

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
-from videodit.command import command, load_without_bars
+from videodit.command import command, import_torchao, load_without_bars
 from videodit.config.kinds import Place, argument
+from videodit.config.reading import LARGEST
 from videodit.terminal import Parser, log_to_terminal, shown
 
 
@@ -33,6 +35,8 @@ def main() -> int:
     )
     args = parser.parse_args()
     log_to_terminal(logging.INFO)
+    if wants_torchao(args.config, args.overrides):
+        import_torchao()
     load_without_bars()
     from accelerate import PartialState
 
@@ -56,6 +60,16 @@ def main() -> int:
     finally:
         PartialState().destroy_process_group()
     return 0
+
+
+def wants_torchao(config: str, overrides: list[str]) -> bool:
+    """Whether a configuration has a word of what is torchao's, which must be known before any library is loaded."""
+    try:
+        with Path(config).open("rb") as file:
+            said = [file.read(LARGEST).decode(errors="ignore"), *overrides]
+    except OSError:  # which is told when the configuration is read
+        return False
+    return any(word in text for word in ("int8", "fp8", "adamw8bit") for text in said)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,6 @@ from typing import Any
 
 import psutil
 import torch
-from diffusers import PipelineQuantizationConfig, TorchAoConfig
-from diffusers.utils import is_torchao_available
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,7 +34,7 @@ M_MMAP_THRESHOLD, LARGE = -3, 4 << 20  # mallopt's number for it (malloc.h), and
 PIECES = 3  # after which a streaming decode takes no more: the first is another, the second fills what is carried
 
 
-class _Alive(TorchDispatchMode):
+class Alive(TorchDispatchMode):
     """Counts the bytes of the tensors that are alive of those made within."""
 
     def __init__(self) -> None:
@@ -77,7 +75,7 @@ def decode_bytes(codec: VideoCodec, shape: tuple[int, ...], *, whole: bool = Tru
     walked = min(f, PIECES * piece) if codec.streams else f
     with torch.no_grad(), FakeTensorMode():
         model, latents = _weightless(codec), torch.empty(b, c, walked, h, w, device=codec.device)
-        with _Alive() as alive:
+        with Alive() as alive:
             for frames in model.decode_raw(latents):
                 frames.float().clamp(-1, 1)
                 del frames
@@ -162,7 +160,8 @@ def place(pipe: Any, offload: str) -> None:
 
     Args:
         offload: "none", or what diffusers keeps in the machine's memory meanwhile: with "model" the parts that do not
-            work, with "sequential" all but the layer that works.
+            work, with "group" the blocks that do not (the next one is brought while one works), with "sequential" all
+            but the layer that works.
 
     Raises:
         ValueError: offload without an accelerator.
@@ -174,25 +173,23 @@ def place(pipe: Any, offload: str) -> None:
             )
     elif offload == "model":
         pipe.enable_model_cpu_offload(torch.accelerator.current_device_index())
+    elif offload == "group":
+        group_offload(pipe, torch.accelerator.current_accelerator())
     elif offload == "sequential":
         pipe.enable_sequential_cpu_offload(torch.accelerator.current_device_index())
     else:
         pipe.to(torch.accelerator.current_accelerator())
 
 
-def quantization(name: str) -> PipelineQuantizationConfig:
-    """What `from_pretrained` takes as `quantization_config`: the transformer's weights in 8 bits ("int8"), by torchao.
-
-    Raises:
-        ValueError: another name, or torchao is not here.
-    """
-    if name != "int8":
-        raise ValueError(f"--quantize {name}: int8 is offered")
-    if not is_torchao_available():
-        raise ValueError("--quantize int8 needs torchao: pip install 'videodit[quantize]'")
-    from torchao.quantization import Int8WeightOnlyConfig
-
-    return PipelineQuantizationConfig(quant_mapping={"transformer": TorchAoConfig(Int8WeightOnlyConfig())})
+def group_offload(pipe: Any, device: Any) -> None:
+    """Has the transformer's blocks in the machine's memory, one or two of them at a time on the device; the rest is
+    there, text encoder (until it is let go of) and VAE too."""
+    pipe.transformer.enable_group_offload(
+        device, num_blocks_per_group=1, use_stream=torch.device(device).type == "cuda"
+    )
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module) and part is not pipe.transformer:
+            getattr(pipe, name).to(device)
 
 
 def return_large_blocks() -> None:

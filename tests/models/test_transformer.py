@@ -10,7 +10,7 @@ from einops import rearrange
 from tiny import awaken, tiny_dit
 from torch.nn.functional import gelu
 
-from videodit.memory import _Alive
+from videodit.memory import Alive
 from videodit.models.attention import Attention, AttentionShape, Axis, CrossShape, grouping
 from videodit.models.block import MLP, DiTBlock, sigmoid_gelu, sigmoid_gelu_
 from videodit.models.embeddings import PatchEmbed, unpatchify
@@ -375,6 +375,6 @@ def test_the_gelu_in_place_is_the_one_with_tanh_as_near_as_torch_has_it(
 def test_without_gradients_the_mlp_holds_its_hidden_states_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("videodit.models.block.PIECE", 64)
     mlp, states = MLP(8, activation_fn="gelu-approximate", inner_dim=32), torch.randn(64, 8)
-    with torch.no_grad(), _Alive() as alive:
+    with torch.no_grad(), Alive() as alive:
         mlp(states)
     assert alive.peak < 4 * 64 * 2 * 32  # bytes of two of them; the output, and weights that are looked at, besides

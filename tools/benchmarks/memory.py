@@ -1,4 +1,5 @@
-"""`memory`: the peak of a training step, of ours and of diffusers' Latte, without and with checkpointing."""
+"""`memory`: the peak of a training step, of ours and of diffusers' Latte, without and with checkpointing; or `--plans`:
+of our trainer's steps under what makes them smaller, against what `tools/train.py --dry-run` says of them."""
 
 from __future__ import annotations
 
@@ -9,16 +10,20 @@ from typing import Any
 
 from tools.benchmarks.devices import add_device, machine, named_device, peak_memory, precisions
 from tools.benchmarks.peers import LATTE, LAYERS, Pair, train
+from tools.benchmarks.planned import measure_plans
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, choices=LAYERS, metavar="N", default=2, help="of Latte-1's 28 (2)")
+    parser.add_argument("--plans", action="store_true", help="is a dry run right? Under each choice, on the CPU")
     add_device(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measures, and prints as it goes. ValueError: no such device."""
     device = named_device(args.device)
+    if args.plans:
+        return {"what": "memory", "machine": machine(), "plans": measure_plans(quick=args.quick)}
     shape = replace(LATTE, layers=args.layers)
     shape = shape.quick() if args.quick else shape
     print(f"{shape}\npeak of forward and backward, MB, beside weights and input")

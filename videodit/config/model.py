@@ -36,10 +36,26 @@ class Model(Section):
         "both", description="both: sin-cos ones, which say which frame is the first, beside rotary ones"
     )
     gradient_checkpointing: bool | Positive = Field(False, description="of all blocks, or of every n-th")
+    offload: tuple[Literal["activations", "blocks"], ...] = Field(
+        (),
+        strict=False,
+        description="what waits in the machine's memory while a GPU works on something else: inputs of checkpointed "
+        "blocks; weights of blocks, under adapters",
+    )
     compile: bool = Field(False, description="torch.compile each block")
     attention_backend: Backend | None = Field(
         None, description="of diffusers, for training: native, _native_math, flash ..."
     )
+
+    @model_validator(mode="after")
+    def _offload_fits(self) -> Model:
+        if self.offload and not self.gradient_checkpointing:
+            raise ValueError("offload is of blocks that run again in backward: set gradient_checkpointing: true")
+        if "blocks" in self.offload and self.gradient_checkpointing > 1:
+            raise ValueError("offload: [blocks] is of blocks that all run again: set gradient_checkpointing: true")
+        if "blocks" in self.offload and self.compile:
+            raise ValueError("offload: [blocks] cuts compiled blocks apart: take compile out")
+        return self
 
 
 class Objective(Section):
@@ -78,4 +94,7 @@ class Lora(Section):
         strict=False,
         min_length=1,
         description="ends of the names of linear layers",
+    )
+    base: Literal["float32", "bfloat16", "int8", "fp8", "nf4"] = Field(
+        "float32", description="how the weights that they are on are kept: below float32 in less memory (QLoRA)"
     )

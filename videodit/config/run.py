@@ -49,6 +49,12 @@ class Run(Section):
     def _sections_fit(self) -> Run:
         if self.train.keep_best and not self.data.validation:
             raise ValueError("train.keep_best goes by the loss on clips kept out: set data.validation above 0")
+        if "blocks" in self.model.offload and (not self.train.lora or self.train.sharding == "fsdp"):
+            raise ValueError(
+                "model.offload: [blocks] is of frozen weights: set train.lora"
+                if not self.train.lora
+                else "model.offload: [blocks] is not split by train.sharding: fsdp; leave one of them out"
+            )
         if self.model.attention_backend is None and (default := os.environ.get("DIFFUSERS_ATTN_BACKEND")):
             usable_backend(default)
         return self

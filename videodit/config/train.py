@@ -37,17 +37,20 @@ class Train(Section):
     batch_tokens: Positive | None = Field(None, description="instead: as many as have so many tokens together")
     gradient_accumulation_steps: Positive = Field(1, description="pieces in which a process takes its share of a batch")
     workers: Count = Field(0, description="processes beside each that read batches ahead")
-    optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: for the blocks' matrices, AdamW for the rest"
+    optimizer: Literal["adamw", "muon", "adamw8bit", "adafactor"] = Field(
+        "adamw", description="muon: for the blocks' matrices, AdamW for the rest; the last two have small states"
+    )
+    fused_backward: bool = Field(
+        False, description="step each weight as soon as its gradient is there, so that all are never held at once"
     )
     learning_rate: LearningRate = 1e-3
     muon_learning_rate: LearningRate | None = Field(None, description="of what muon steps (null: learning_rate)")
     warmup_steps: Count = 200
     schedule: Literal["constant", "cosine"] = "cosine"
     decay_steps: Positive | None = Field(None, description="steps over which the cosine falls to zero (null: steps)")
-    betas: tuple[Beta, Beta] = Field((0.9, 0.99), strict=False)
+    betas: tuple[Beta, Beta] = Field((0.9, 0.99), strict=False, description="not of adafactor, which has none")
     weight_decay: Weight = 0.01
-    max_grad_norm: Amount = 1.0
+    max_grad_norm: Amount | None = Field(1.0, description="of all gradients together; null: they stay as they are")
     ema_decay: Beta = Field(0.999, description="of the average that is sampled and saved")
     ema_sigma_rels: tuple[SigmaRel, ...] = Field(
         (), strict=False, description="power-function averages stored with each checkpoint, for tools/average.py"
@@ -100,6 +103,33 @@ class Train(Section):
             raise ValueError("lora trains adapters and no weights: take weights out")
         if self.lora and not self.start_from:
             raise ValueError("lora adapts a trained model: name it in start_from")
+        if self.sharding == "fsdp" and self.unsplit:
+            raise ValueError(f"{self.unsplit} is not split by sharding: fsdp; leave one of them out")
+        if self.fused_backward:
+            self._check_fused()
         if self.lora and self.ema_sigma_rels:
             raise ValueError("ema_sigma_rels are of whole models, not of adapters: take them out")
         return self
+
+    @property
+    def unsplit(self) -> str:
+        """What of this is of whole weights alone, and not of parts that processes hold."""
+        if self.lora and self.lora.base != "float32":
+            return f"lora.base: {self.lora.base}"
+        if self.optimizer in ("adamw8bit", "adafactor"):
+            return f"optimizer: {self.optimizer}"
+        return "fused_backward" if self.fused_backward else ""
+
+    def _check_fused(self) -> None:
+        """ValueError where a step needs all gradients: then none can be taken before the last is there."""
+        against = {
+            f"gradient_accumulation_steps={self.gradient_accumulation_steps}; set it to 1": (
+                self.gradient_accumulation_steps > 1
+            ),
+            f"max_grad_norm={self.max_grad_norm}; set it to null": self.max_grad_norm is not None,
+            "on_nonfinite=skip; set it to stop": self.on_nonfinite == "skip",
+            "precision=fp16; set it to bf16": self.precision == "fp16",
+        }
+        for what, asked in against.items():
+            if asked:
+                raise ValueError(f"fused_backward steps before all gradients are there, against {what}")

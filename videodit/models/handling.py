@@ -17,7 +17,7 @@ from torch import nn
 from videodit.models import Condition, Schedule
 from videodit.models.adapters import WholeAdapters
 from videodit.models.checks import check_loaded, checked_cache
-from videodit.weights import check_finite, loading
+from videodit.weights import WeightsError, check_finite, loading
 
 STUB = '''"""Lets diffusers' `AutoModel` find the class of this folder; videodit must be installed."""
 
@@ -59,7 +59,12 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
         with loading(Path(pretrained_model_name_or_path, folder)):
             model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         check_loaded(info, f"{pretrained_model_name_or_path}", cls.__name__)
-        check_finite(model, Path(pretrained_model_name_or_path, folder))
+        try:
+            check_finite(model, Path(pretrained_model_name_or_path, folder))
+        except WeightsError as error:
+            if kwargs.get("quantization_config") is None:
+                raise
+            raise WeightsError(f"{error}; or it has a row of zeros, which fp8 turns into NaN: take int8") from error
         return (model, info) if wanted else model
 
     @classmethod

@@ -65,10 +65,11 @@ def passes_of(scale: float, image_scale: float) -> list[bool]:
 def with_text_memory(model: Any, told: Told) -> Told:
     """What a model is told, with its memory of the text in place of the text.
 
-    The text stays where a block's weights are there for that block's call alone: under diffusers' group offloading and
-    under FSDP.
+    The text stays where a block's weights are there for that block's call alone: under diffusers' group offloading,
+    under FSDP, and where they wait elsewhere in training.
     """
     apart = isinstance(model, FSDPModule) or _is_group_offload_enabled(model)
+    apart = apart or len({weight.device for weight in model.parameters()}) > 1
     if "prompt_embeds" not in told.tensors or apart:
         return told
     text, mask = told.tensors["prompt_embeds"], told.tensors.get("prompt_attention_mask")

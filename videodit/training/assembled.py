@@ -23,14 +23,26 @@ from videodit.config import Run
 from videodit.data.cache import Sample
 from videodit.data.sampler import Sampler
 from videodit.models.extended import TimeExtended
+from videodit.models.quantized import plain_parts
 from videodit.models.time_blocks import save_time_blocks
+from videodit.models.waiting import BlocksWait
 from videodit.pipeline import VideoDiTPipeline
 from videodit.training import checkpoint, inputs, parallel, samples
 from videodit.training.batches import Batches, batch_sizes
 from videodit.training.ema import PowerAverage, WeightAverage
-from videodit.training.model import Model, build_text, build_transformer, choose_weights, merged, save_lora
-from videodit.training.optimizer import build_optimizers
+from videodit.training.model import (
+    Model,
+    build_text,
+    build_transformer,
+    choose_weights,
+    is_thin,
+    load_base,
+    merged,
+    save_lora,
+)
+from videodit.training.optimizer import SteppedInBackward, build_optimizers
 from videodit.training.precision import tell_of_bfloat16
+from videodit.weights import state_hash
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +82,15 @@ class Assembled:
         self.process = rank // together, processes // together  # a group acts as one
         asked = train.sharding == "fsdp" or self.accelerator.distributed_type == DistributedType.FSDP
         self.sharded = asked and processes > 1
-        if train.precision == "fp16" and (self.sharded or train.optimizer == "muon"):
+        if train.precision == "fp16" and (self.sharded or train.optimizer != "adamw"):
             raise ValueError(
-                "train.precision: fp16 scales gradients for AdamW on one piece; with fsdp or muon take bf16"
+                f"train.precision: fp16 scales gradients for AdamW on one piece; with fsdp or {train.optimizer} take "
+                f"bf16"
             )
+        if self.sharded and train.unsplit:
+            raise ValueError(f"train.{train.unsplit} is not split by FSDP; leave one of them out")
+        if train.fused_backward and processes > 1:
+            raise ValueError("train.fused_backward steps before gradients are averaged over processes: start one")
         self.path, self.scheduler = inputs.build_path(config)
         self.codec = inputs.load_codec(config)
         if not train.start_from:
@@ -103,11 +120,33 @@ class Assembled:
         )
         if isinstance(self.raw_model.transformer, TimeExtended):
             self.scheduler = inputs.own_scheduler(config)
-        self.raw_model.to(self.accelerator.device)
+        self._to_device()
         self.raw_model.transformer.set_sequence_group(self.group)
         choose_weights(self.raw_model, config, self.train_clips)
+        frozen = {name: p for name, p in self.raw_model.named_parameters() if not p.requires_grad}
+        self.thin_base = ""  # what adapters are on, where it is no part of the state
+        if is_thin(config):
+            self.thin_base = state_hash({n: x for name, p in frozen.items() for n, x in plain_parts(name, p.detach())})
+            self.raw_model._ddp_params_and_buffers_to_ignore = list(frozen)  # type: ignore[assignment]
+            log.info(
+                "adapters are trained on %s in %s, and merged into them as they are there",
+                config.train.start_from,
+                config.train.lora and config.train.lora.base,
+            )
         if self.sharded:
             parallel.shard(self.raw_model, self.raw_model.transformer.units, self.accelerator.device.type)
+
+    def _to_device(self) -> None:
+        offload, device = self.config.model.offload, self.accelerator.device
+        if offload and device.type == "cpu":
+            raise ValueError(
+                f"model.offload: {list(offload)} needs an accelerator (a GPU); there is none here, so all is in the "
+                f"machine's memory anyway: take it out"
+            )
+        if "blocks" in offload:
+            BlocksWait(self.raw_model, self.raw_model.transformer.units, device)
+        else:
+            self.raw_model.to(device)
 
     def _build_optimizers(self) -> None:
         train, model = self.config.train, self.raw_model
@@ -117,8 +156,15 @@ class Assembled:
             linear = (m for m in model.transformer.units.modules() if isinstance(m, nn.Linear))
             inner = [weight for m in linear if (weight := m.get_parameter("weight")).requires_grad]
         self.raw_optimizers = build_optimizers(
-            self.weights, inner, train.learning_rate, train.betas, train.weight_decay, train.muon_learning_rate
+            self.weights,
+            inner,
+            train.learning_rate,
+            train.betas,
+            train.weight_decay,
+            train.muon_learning_rate,
+            train.optimizer,
         )
+        self.stepped = SteppedInBackward(self.raw_optimizers) if train.fused_backward else None
         self.schedules = [
             get_scheduler(
                 "cosine" if train.schedule == "cosine" else "constant_with_warmup",
@@ -133,14 +179,16 @@ class Assembled:
         self.model: Any = model
         self.optimizers: list[Any] = list(self.raw_optimizers)
         if not self.sharded:
-            self.model, *self.optimizers = self.accelerator.prepare(model, *self.raw_optimizers)
+            lies = [False] * (1 + len(self.optimizers))  # where it should, all of it
+            self.model, *self.optimizers = self.accelerator.prepare(model, *self.raw_optimizers, device_placement=lies)
 
     # --- its state ---------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on."""
         return {
-            "model": self.raw_model.state_dict(),
+            "model": self._trained() if self.thin_base else self.raw_model.state_dict(),
+            "base": self.thin_base,
             "optimizers": [optimizer.state_dict() for optimizer in self.raw_optimizers],
             "schedules": [schedule.state_dict() for schedule in self.schedules],
             "average": self.average.state_dict(),
@@ -157,7 +205,7 @@ class Assembled:
             ValueError: a checkpoint of other words: captions have changed, and an encoder of its own learned others.
         """
         self._check_words(state)
-        self.raw_model.load_state_dict(state["model"])
+        self.raw_model.load_state_dict(state["model"], strict=not self.thin_base)
         saved = zip(self.raw_optimizers, self.schedules, state["optimizers"], state["schedules"], strict=True)
         for optimizer, schedule, theirs, steps in saved:
             groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
@@ -178,10 +226,15 @@ class Assembled:
         """Raises where a checkpoint is not of this data, before its tensors are compared; says what differs.
 
         Raises:
-            ValueError: of other words, as `load_state`.
+            ValueError: of other words, as `load_state`, or its adapters are on other weights.
             ChangedDataError: of other samples or captions, and `allow_changed_data` was not said.
         """
         self._check_words(state)
+        if state.get("base", "") != self.thin_base:
+            raise ValueError(
+                f"{saved}: its adapters are on other weights, or on these in another train.lora.base; name those in "
+                f"train.start_from, or choose another output"
+            )
         changed = samples.check_unchanged(saved, self._prints(), self.config.data.source)
         if changed is None and state["samples"] != self._samples():
             changed = f"{self.config.data.source}: other samples than those that {saved} was trained on"
@@ -192,6 +245,9 @@ class Assembled:
             )
         if changed:
             log.warning("%s: it goes on with them, and the order of an epoch is another", changed)
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: weight for name, weight in self.raw_model.named_parameters() if weight.requires_grad}
 
     def _check_words(self, state: dict[str, Any]) -> None:
         if state["words"] != self._words():
@@ -221,14 +277,17 @@ class Assembled:
     # --- what is saved of its weights --------------------------------------------------------------------------------
 
     @contextmanager
-    def averaged_pipeline(self) -> Iterator[VideoDiTPipeline | None]:
-        """A pipeline with the averaged weights, adapters merged into them, on the main process; elsewhere None.
+    def averaged_pipeline(self, *, to_save: bool = True) -> Iterator[VideoDiTPipeline | None]:
+        """A pipeline with the averaged weights, on the main process; elsewhere None.
 
         Called by all processes: where weights are sharded, they are gathered.
+
+        Args:
+            to_save: with adapters merged into the weights; else, to sample from, they may act beside them.
         """
         model, main = self.raw_model, self.accelerator.is_main_process
         model.eval()
-        if not self.sharded and not self.config.train.lora:
+        if not self.sharded and not (self.config.train.lora and to_save):
             with self.average.applied() if main else nullcontext():
                 model.transformer.set_sequence_group(None)  # the main process is on its own
                 try:
@@ -245,12 +304,16 @@ class Assembled:
             encoder = parts["text_encoder"]
             parts["text_encoder"] = type(encoder)(encoder.config)
             parts["text_encoder"].load_state_dict(text)
-        yield self._pipeline(merged(model.transformer, transformer), parts)
+        base = load_base(self.config).state_dict() if self.thin_base else None
+        yield self._pipeline(merged(model.transformer, transformer, base), parts)
 
     def _averaged_states(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The averaged weights of transformer and text encoder by name, whole and on the CPU of the main process."""
+        """The averaged weights of transformer and text encoder by name, whole and on the CPU of the main process; of
+        adapters on a thin base these alone."""
         with self.average.applied():
-            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            options = StateDictOptions(
+                full_state_dict=True, cpu_offload=True, ignore_frozen_params=bool(self.thin_base)
+            )
             state: dict[str, Any] = dict(get_model_state_dict(self.raw_model, options=options))
         found = [
             {name.removeprefix(part): value.clone() for name, value in state.items() if name.startswith(part)}
@@ -278,7 +341,7 @@ class Assembled:
     def save_pipeline(self, folder: Path) -> None:
         """A pipeline folder with the averaged weights; of a run that trains adapters alone these apart too, in `lora/`,
         and of one that trains an image model's time blocks alone these, `time_blocks.safetensors`."""
-        with self.averaged_pipeline() as pipe:
+        with self.averaged_pipeline(to_save=True) as pipe:
             if pipe is not None:
                 pipe.save_pretrained(folder)
                 if isinstance(pipe.transformer, TimeExtended) and not self.config.train.lora and self._trains_time():

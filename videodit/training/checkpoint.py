@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from videodit.disk import SUMS, DiskError, SumError, check_sums, sums, write_lines
 from videodit.training.parallel import all_or_none, gather_strings
@@ -80,7 +81,8 @@ def save(
                 for left in folder.glob(".step_*"):  # by a process that was killed
                     shutil.rmtree(left)
                 (scratch / "state").mkdir(parents=True)
-        _write_tensors(scratch / "state", final, tensors)
+        plain = {name: tensor for name, tensor in tensors.items() if not _is_coded(tensor)}
+        _write_tensors(scratch / "state", final, plain)
         with _writing(final):
             if extra:
                 extra(scratch)
@@ -150,7 +152,7 @@ def load(
             }
         else:
             _check_same(checkpoint, saved, dict(_leaves(_flatten(like, (), ours))))
-    parts = {name: tensor.detach() for name, tensor in ours.items()}
+    parts = {name: tensor.detach() for name, tensor in ours.items() if not _is_coded(tensor)}
     planner = dcp.DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     with _quiet():
         try:
@@ -320,6 +322,9 @@ def _flatten(value: Any, path: tuple[Any, ...], tensors: dict[str, Tensor]) -> A
     if isinstance(value, Tensor):
         name = json.dumps(path)
         tensors[name] = value
+        if _is_coded(value):
+            inner = {part: getattr(value, part) for part in value.__tensor_flatten__()[0]}  # type: ignore[attr-defined]
+            return _flatten(inner, path, tensors) | {"__coded__": name}
         return {"__tensor__": name, "shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, dict):
         for key in value:
@@ -352,10 +357,17 @@ def _unflatten(value: Any, tensors: Mapping[str, Tensor | None]) -> Any:
     if isinstance(value, dict):
         if "__tensor__" in value:
             return tensors[value["__tensor__"]]
+        if (whole := tensors.get(value.get("__coded__", ""))) is not None:
+            return whole
         if "__tuple__" in value:
             return tuple(_unflatten(v, tensors) for v in value["__tuple__"])
         return {k: _unflatten(v, tensors) for k, v in value["__dict__"]}
     return value
+
+
+def _is_coded(tensor: Tensor) -> bool:
+    """Whether it is made of others, codes and scales, which are what is written and read."""
+    return is_traceable_wrapper_subclass(tensor) and not isinstance(tensor, DTensor)
 
 
 def _shown(path: tuple[Any, ...]) -> str:

@@ -19,7 +19,9 @@ from videodit.data.live import LiveClips
 from videodit.geometry import Strides
 from videodit.models.extended import TimeExtended
 from videodit.models.loading import load_model
+from videodit.models.quantized import quantization
 from videodit.models.transformer import SIZES, VideoDiT
+from videodit.models.waiting import checkpoint_waiting
 from videodit.pipeline import named_folder
 from videodit.shapes import vocabulary_captions
 from videodit.text import TextEncoder, told_in
@@ -106,7 +108,7 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
     channels = strides.channels
     if config.train.start_from:
         with inputs.named(config.train.start_from, "transformer, as training and tools/inflate.py leave it"):
-            transformer = load_model(named_folder(config.train.start_from), subfolder="transformer")
+            transformer = load_base(config, **_kept(config))
         _check_shape(transformer, config)
     else:
         transformer = VideoDiT.sized(**fresh_shape(config, strides, text.width))  # type: ignore[arg-type]
@@ -137,6 +139,8 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
     if config.train.lora:
         add_lora(transformer, config.train.lora)
     transformer.checkpoint_units(int(config.model.gradient_checkpointing))
+    if "activations" in config.model.offload:
+        transformer.enable_gradient_checkpointing(checkpoint_waiting)
     if config.model.attention_backend:
         for module in transformer.modules():  # not the model's own method, which sets a default of the process too
             if isinstance(module, AttentionModuleMixin):
@@ -144,6 +148,26 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
     if config.model.compile:
         transformer.compile_repeated_blocks()
     return transformer
+
+
+def load_base(config: Run, **how: Any) -> VideoDiT | TimeExtended:
+    """The transformer of `train.start_from` on the CPU, in float32 where `how` says nothing else."""
+    return load_model(named_folder(str(config.train.start_from)), subfolder="transformer", **how)
+
+
+def is_thin(config: Run) -> bool:
+    """Whether the weights under adapters are kept in less than float32, or elsewhere, and so are no part of a state."""
+    lora = config.train.lora
+    return lora is not None and (lora.base != "float32" or "blocks" in config.model.offload)
+
+
+def _kept(config: Run) -> dict[str, Any]:
+    """How a loader keeps the weights that training starts from; what is not quantized as `train.precision` computes."""
+    base = config.train.lora.base if config.train.lora else "float32"
+    if base in ("float32", "bfloat16"):
+        return {"dtype": getattr(torch, base)}
+    dtype = inputs.PRECISIONS[config.train.precision] or torch.float32
+    return {"dtype": dtype, "quantization_config": quantization(base, f"train.lora.base: {base}", dtype)}
 
 
 def _check_shape(transformer: VideoDiT | TimeExtended, config: Run) -> None:
@@ -165,7 +189,7 @@ def _check_shape(transformer: VideoDiT | TimeExtended, config: Run) -> None:
 
 
 def add_lora(transformer: VideoDiT | TimeExtended, lora: Lora) -> None:
-    """Low-rank adapters on linear layers of the transformer, by peft; only they are trained.
+    """Low-rank adapters on linear layers of the transformer, by peft; only they are trained, in float32.
 
     Raises:
         ValueError: peft is not installed, or no layer has such a name.
@@ -180,41 +204,53 @@ def add_lora(transformer: VideoDiT | TimeExtended, lora: Lora) -> None:
             raise ValueError(f"train.lora.targets: no linear layer's name ends in {target!r}; for example {linear[-1]}")
     transformer.requires_grad_(False)
     transformer.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)))
+    for weight in transformer.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()  # peft makes them of the base's own type
 
 
 def save_lora(transformer: VideoDiT | TimeExtended, lora: Lora, state: dict[str, Tensor], folder: Path) -> None:
     """The adapters of a state dict as diffusers and peft keep them; `transformer.load_lora_adapter(folder)` reads them.
 
     Args:
-        state: of the transformer with its adapters, whole, on the CPU.
+        state: that holds its adapters, whole, on the CPU.
     """
+    adapted = _weightless(transformer)
     with torch.device("meta"):
-        adapted = type(transformer).from_config(transformer.config)
         add_lora(adapted, lora)
-    adapted.load_state_dict(state, assign=True)
+    adapted.load_state_dict({name: value for name, value in state.items() if ".lora_" in name}, False, assign=True)
     adapted.save_lora_adapter(folder)
 
 
-def merged(transformer: VideoDiT | TimeExtended, state: dict[str, Tensor]) -> VideoDiT | TimeExtended:
+def merged(
+    transformer: VideoDiT | TimeExtended, state: dict[str, Tensor], base: dict[str, Tensor] | None = None
+) -> VideoDiT | TimeExtended:
     """A plain transformer on the CPU, of a state dict that may hold adapters: these are added to the weights.
 
     Args:
         transformer: whose configuration and adapters' scales count.
-        state: its whole state dict, on the CPU.
+        state: its whole state dict, on the CPU; or its adapters alone, and then
+        base: the weights that they are added to.
     """
-    weights: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if ".lora_" in name:
-            continue
-        layer = name.removesuffix(".base_layer.weight")
+    given = state if base is None else base
+    weights = {name.replace(".base_layer.", "."): x for name, x in given.items() if ".lora_" not in name}
+    for name, down in state.items():
+        layer = name.removesuffix(".lora_A.default.weight")
         if layer != name:
-            down, up = (state[f"{layer}.lora_{half}.default.weight"] for half in "AB")
-            value = value + transformer.get_submodule(layer).scaling["default"] * (up @ down)
-        weights[name.replace(".base_layer.", ".")] = value
-    with torch.device("meta"):
-        plain = type(transformer).from_config(transformer.config)
+            delta = transformer.get_submodule(layer).scaling["default"] * (
+                state[f"{layer}.lora_B.default.weight"] @ down
+            )
+            weights[f"{layer}.weight"] = weights[f"{layer}.weight"] + delta
+    plain = _weightless(transformer)
     plain.load_state_dict(weights, assign=True)
     return plain
+
+
+def _weightless(transformer: VideoDiT) -> VideoDiT:
+    """Its like without memory, and without quantization."""
+    config = {key: value for key, value in transformer.config.items() if key != "quantization_config"}
+    with torch.device("meta"):
+        return type(transformer).from_config(config)
 
 
 def choose_weights(model: Model, config: Run, clips: Latents | LiveClips) -> None:

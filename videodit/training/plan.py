@@ -1,7 +1,7 @@
 """What a run will do, before it does anything heavy: `tools/train.py --dry-run`.
 
-Files are measured, none is decoded; the transformer is built without memory (torch's meta device), and its activations
-are counted by asking autograd what it would keep.
+Files are measured, none is decoded; the transformer is built without memory (torch's meta device), and a step is taken
+without numbers (`training.footprint`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
 
 from videodit.codec import VideoCodec
-from videodit.conditions import Told, asked
 from videodit.config import Run
 from videodit.data.manifest import Skip
 from videodit.data.sampler import Sampler
@@ -26,6 +24,7 @@ from videodit.pipeline import named_folder
 from videodit.text import TextEncoder
 from videodit.training import inputs
 from videodit.training.batches import batch_sizes
+from videodit.training.footprint import footprint
 from videodit.training.model import add_lora, fresh_shape
 
 GB = 1e9
@@ -46,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run in numbers. `memory` is GB a process, by what takes it."""
+    """A run in numbers. `memory` is GB a process, by what takes it; `peak` the most of it at once."""
 
     config: Run
     rows: list[Row]
@@ -55,6 +54,7 @@ class Plan:
     steps_per_epoch: int
     parameters: int
     memory: dict[str, float]
+    peak: float
 
     def __str__(self) -> str:
         return "\n".join([*self._table(), "", *self._losses(), *self._costs()])
@@ -78,7 +78,21 @@ class Plan:
         yield f"{self.steps_per_epoch} steps an epoch; {train.steps} steps are {train.steps / self.steps_per_epoch:.1f}"
         yield f"transformer: {self.parameters / 1e6:.1f} M weights"
         parts = ", ".join(f"{name} {size:.2f}" for name, size in self.memory.items())
-        yield f"memory of a process, about {sum(self.memory.values()):.2f} GB: {parts}"
+        yield f"memory of a process, at most {self.peak:.2f} GB at once: {parts}"
+        if how := self._cuts():
+            yield f"  with {', '.join(how)}"
+
+    def _cuts(self) -> list[str]:
+        """What of the configuration makes the memory smaller, in its own words."""
+        train, model = self.config.train, self.config.model
+        said = {
+            f"train.lora.base: {train.lora.base}" if train.lora else "": train.lora and train.lora.base != "float32",
+            f"train.optimizer: {train.optimizer}": train.optimizer in ("adamw8bit", "adafactor"),
+            "train.fused_backward": train.fused_backward,
+            "model.gradient_checkpointing": model.gradient_checkpointing,
+            f"model.offload: {', '.join(model.offload)}": model.offload,
+        }
+        return [words for words, holds in said.items() if holds]
 
 
 def plans(run: Run) -> Iterator[Plan]:
@@ -95,7 +109,7 @@ def plan(config: Run) -> Plan:
         ValueError: as the trainer would, of the data.
     """
     found, strides = inputs.survey(config), strides_of(config)
-    model, trained = _transformer(config, strides)
+    model = _transformer(config, strides)
     sizes = batch_sizes(config, strides, model.patch_size)
     spans = [span.size for size in found.train.spans.values() for span in size]
     data = config.data
@@ -105,14 +119,15 @@ def plan(config: Run) -> Plan:
         Row(size, clips[size], shown, sizes[size], sampler.batches[size], size.tokens(strides, model.patch_size))
         for size, shown in sampler.counts.items()
     ]
+    parameters = sum(p.numel() for p in model.parameters())
     return Plan(
         config,
         rows,
         len(found.validation),
         inputs.left_out(found),
         sampler.steps_per_epoch,
-        sum(p.numel() for p in model.parameters()),
-        _memory(config, model, trained, rows, strides),
+        parameters,
+        *_memory(config, model, rows, strides),
     )
 
 
@@ -126,8 +141,8 @@ def strides_of(config: Run) -> Strides:
     return Strides(4, config.vae.patch_size * 2 ** (len(config.vae.dim_mult) - 1), config.vae.channels)
 
 
-def _transformer(config: Run, strides: Strides) -> tuple[VideoDiT, int]:
-    """It, without memory, and how many of its weights are trained."""
+def _transformer(config: Run, strides: Strides) -> VideoDiT:
+    """It, without memory; what is trained requires gradients."""
     with torch.device("meta"):
         if config.train.start_from:
             with inputs.named(config.train.start_from, "transformer"):
@@ -138,7 +153,7 @@ def _transformer(config: Run, strides: Strides) -> tuple[VideoDiT, int]:
         if config.train.lora:
             add_lora(model, config.train.lora)
     model.checkpoint_units(int(config.model.gradient_checkpointing))
-    return model, sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return model
 
 
 def _text_width(config: Run) -> int:
@@ -149,42 +164,17 @@ def _text_width(config: Run) -> int:
         return TextEncoder.width_of(named_folder(config.text.source))
 
 
-def _memory(config: Run, model: VideoDiT, trained: int, rows: list[Row], strides: Strides) -> dict[str, float]:
-    """GB of the transformer's part in a process."""
+def _memory(config: Run, model: VideoDiT, rows: list[Row], strides: Strides) -> tuple[dict[str, float], float]:
+    """GB of the transformer's part in a process by what takes them, and the most at once.
+
+    Where processes share weights or tokens no step is taken apart: the most is then the sum, which is more than that.
+    """
     train, processes = config.train, PartialState().num_processes
     split = processes if train.sharding == "fsdp" else 1
-    moments = 1 if train.optimizer == "muon" else 2  # the blocks' matrices are most of the weights
-    averages = 1 + len(train.ema_sigma_rels)
-    floats = {
-        "weights": sum(p.numel() for p in model.parameters()),
-        "gradients": trained,
-        "optimizer": trained * moments,
-        "averages": trained * averages,
-    }
     share = -(-processes // train.sequence_parallel) * train.gradient_accumulation_steps
     largest = max(rows, key=lambda row: row.tokens * -(-row.batch // share))
-    kept = _activation_bytes(model, largest.size, -(-largest.batch // share), strides, train.precision)
-    return {name: 4 * count / split / GB for name, count in floats.items()} | {
-        "activations": kept / train.sequence_parallel / GB
-    }
-
-
-def _activation_bytes(model: VideoDiT, size: ClipSize, batch: int, strides: Strides, precision: str) -> int:
-    """What autograd keeps of a forward pass, without the weights."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    torch.nn.Module.to(model, dtype).train()  # diffusers' own warns, of what matters to numbers alone
-    weights = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: dict[int, Tensor] = {}  # by storage; held, so that none is reused and counted as another
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage()._cdata not in weights:
-            kept.setdefault(tensor.untyped_storage()._cdata, tensor)
-        return tensor
-
-    reads = asked(model, "text")
-    text = torch.empty(batch, 64, reads or 0, device="meta", dtype=dtype)
-    told = Told({"prompt_embeds": text, "size": torch.empty(batch, 2, device="meta")})
-    latent = torch.empty(batch, *size.latent(strides, model.patch_size), device="meta", dtype=dtype)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(latent, torch.empty(batch, device="meta"), **told.kwargs(model))
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    found = footprint(config, model, largest.size, -(-largest.batch // share), strides)
+    memory = {name: getattr(found, name) / split / GB for name in ("weights", "gradients", "optimizer", "averages")}
+    memory["activations"] = found.activations / train.sequence_parallel / GB
+    together = split > 1 or train.sequence_parallel > 1
+    return memory, sum(memory.values()) if together else found.peak / GB

@@ -8,6 +8,7 @@ number of processes, sees the same data, noise, times and dropped captions (`tra
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +20,7 @@ from torch import Tensor
 from videodit.config import Run
 from videodit.diffusion import objectives, paths
 from videodit.diffusion.conditioning import with_given
+from videodit.pipeline import VideoDiTPipeline
 from videodit.training import checkpoint, inputs, measure, parallel
 from videodit.training.assembled import Assembled
 from videodit.training.batches import Batch
@@ -110,7 +112,7 @@ class Trainer(Assembled):
             each.append(errors.detach())
         total = pieces[0].total * self.config.train.sequence_parallel  # each of a group has the whole group's errors
         loss = float(parallel.sum_over_processes(torch.cat(each).double().sum().cpu())) / total
-        norm = self._clip()
+        norm = self.stepped.norm() if self.stepped else self._clip()
         names = [name for piece in pieces for name in piece.names]
         if self._usable(step, loss, norm, names, torch.cat(each)):
             for optimizer in self.optimizers:
@@ -174,7 +176,7 @@ class Trainer(Assembled):
     def _clip(self) -> float:
         if self.config.train.precision == "fp16":
             self.accelerator.unscale_gradients()
-        return float(parallel.total_norm_clip(self.weights, self.config.train.max_grad_norm))
+        return float(parallel.total_norm_clip(self.weights, self.config.train.max_grad_norm or math.inf))
 
     def _usable(self, step: int, loss: float, norm: float, names: list[str], errors: Tensor) -> bool:
         """Whether the step may be taken, on all processes alike: each knows the loss and the gradient of the whole.
@@ -222,11 +224,11 @@ class Trainer(Assembled):
         train = self.config.train
         samples = self.validation_clips.samples or self.train_clips.samples
         prompts = list(train.prompts) or [s.captions[0] for s in samples[:8]]
-        with self.averaged_pipeline() as pipe:
+        with self.averaged_pipeline(to_save=False) as pipe:
             if pipe is not None:
                 with self.accelerator.autocast():
                     measure.sample_clips(
-                        pipe.to(self.accelerator.device),
+                        self._on_device(pipe),
                         prompts,
                         self.folder / "samples" / f"step_{step + 1:08d}",
                     )
@@ -234,6 +236,13 @@ class Trainer(Assembled):
                 if self.raw_model.encoded is not None:
                     self.raw_model.text.to("cpu")
         self.accelerator.wait_for_everyone()
+
+    def _on_device(self, pipe: VideoDiTPipeline) -> VideoDiTPipeline:
+        """All of it but a transformer that is trained here, which lies where it should."""
+        for name, part in pipe.components.items():
+            if isinstance(part, torch.nn.Module) and part is not self.raw_model.transformer:
+                getattr(pipe, name).to(self.accelerator.device)
+        return pipe
 
 
 def _tail(name: str) -> str:

@@ -86,6 +86,7 @@ def test_nothing_of_a_long_clip_stays_for_the_next(
 
 
 @pytest.mark.slow
+@pytest.mark.cpu("memory of Python is counted, of which the stand-in's own tensors take some")
 def test_memory_is_that_of_a_window(tiny_pipe: VideoDiTPipeline) -> None:
     def peak(num_frames: int) -> int:
         tracemalloc.start()

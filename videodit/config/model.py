@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -46,6 +46,22 @@ class Model(Section):
     attention_backend: Backend | None = Field(
         None, description="of diffusers, for training: native, _native_math, flash ..."
     )
+    image: dict[str, Any] | None = Field(
+        None, description="instead: an image model of docs/image_models.md, its _class_name and configuration"
+    )
+    time_every: Positive = Field(1, description="of image: a time block behind each so many of its blocks")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Model:
+        """An image model has a shape of its own."""
+        fields = type(self).model_fields
+        if self.image is None and self.time_every != 1:
+            raise ValueError("time_every is of an image model (image), and there is none; take it out")
+        if self.image is not None:
+            for name in OF_VIDEODIT:
+                if getattr(self, name) != fields[name].default:
+                    raise ValueError(f"{name} is of a VideoDiT, and image says what to train; take one of them out")
+        return self
 
     @model_validator(mode="after")
     def _offload_fits(self) -> Model:
@@ -56,6 +72,9 @@ class Model(Section):
         if "blocks" in self.offload and self.compile:
             raise ValueError("offload: [blocks] cuts compiled blocks apart: take compile out")
         return self
+
+
+OF_VIDEODIT = ("size", "num_layers", "axes", "patch_size", "mlp_ratio", "qk_norm", "time_positions")
 
 
 class Objective(Section):

@@ -118,7 +118,7 @@ class Assembled:
         self.raw_model = Model(
             build_transformer(config, self.codec.strides, text), text, encoded, self.codec.strides.space
         )
-        if isinstance(self.raw_model.transformer, TimeExtended):
+        if config.train.start_from and isinstance(self.raw_model.transformer, TimeExtended):
             self.scheduler = inputs.own_scheduler(config)
         self._to_device()
         self.raw_model.transformer.set_sequence_group(self.group)

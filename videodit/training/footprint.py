@@ -104,7 +104,9 @@ def _loss(config: Run, model: VideoDiT, size: ClipSize, batch: int, strides: Str
             lambda tensor: (tensor.shape, tensor.dtype), lambda kept: torch.empty(kept[0], dtype=kept[1])
         )
         model.enable_gradient_checkpointing(partial(checkpoint_waiting, where=away))
-    told = Told({"prompt_embeds": torch.empty(batch, TEXT, asked(model, "text") or 0), "size": torch.empty(batch, 2)})
+    states = torch.empty(batch, TEXT, asked(model, "text") or 0), torch.empty(batch, asked(model, "pooled") or 0)
+    told = Told(dict(zip(("prompt_embeds", "pooled_prompt_embeds"), states, strict=True)))
+    told = told.also(size=torch.empty(batch, 2), guidance=torch.empty(batch))
     noisy, target = (torch.empty(batch, *size.latent(strides, model.patch_size)) for _ in range(2))
     with torch.autocast("cpu", dtype) if dtype else nullcontext():
         prediction = model(noisy, torch.empty(batch), **told.kwargs(model), return_dict=False)[0]

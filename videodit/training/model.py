@@ -18,7 +18,7 @@ from videodit.data.cache import Latents, TextCache
 from videodit.data.live import LiveClips
 from videodit.geometry import Strides
 from videodit.models.extended import TimeExtended
-from videodit.models.loading import load_model
+from videodit.models.loading import fresh_extended, load_model
 from videodit.models.quantized import quantization
 from videodit.models.transformer import SIZES, VideoDiT
 from videodit.models.waiting import checkpoint_waiting
@@ -99,6 +99,16 @@ def fresh_shape(config: Run, strides: Strides, text_width: int) -> dict[str, Any
     }
 
 
+def fresh_transformer(config: Run, strides: Strides, text_width: int) -> VideoDiT | TimeExtended:
+    """One that starts from nothing. ValueError where `model.image` is no image model that is known."""
+    if config.model.image is None:
+        return VideoDiT.sized(**fresh_shape(config, strides, text_width))
+    try:
+        return fresh_extended(config.model.image, config.model.time_every, config.data.fps / strides.time)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"model.image: {error}") from error
+
+
 def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT | TimeExtended:
     """A fresh transformer, or that of `train.start_from`, as the configuration wants it run.
 
@@ -111,27 +121,33 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
             transformer = load_base(config, **_kept(config))
         _check_shape(transformer, config)
     else:
-        transformer = VideoDiT.sized(**fresh_shape(config, strides, text.width))  # type: ignore[arg-type]
+        transformer = fresh_transformer(config, strides, text.width)  # type: ignore[arg-type]
+    source = config.train.start_from or ("model.image" if config.model.image else "model")
     if transformer.in_channels != channels:
         raise ValueError(
-            f"{config.train.start_from}: a transformer of {transformer.in_channels} latent channels, but "
+            f"{source}: a transformer of {transformer.in_channels} latent channels, but "
             f"the VAE has {channels}; set codec: to the VAE it was trained with"
         )
     if asked(transformer, "class") is not None:
         raise ValueError(
-            f"{config.train.start_from}: a transformer that is told a class; grow it with tools/inflate.py "
+            f"{source}: a transformer that is told a class; grow it with tools/inflate.py "
             f"--text-encoder ... --drop-classes"
         )
     reads, gives = asked(transformer, "text"), text.width if isinstance(text, TextEncoder) else None
     if gives is not None and reads != gives:
         raise ValueError(
-            f"{config.train.start_from}: a transformer that reads states of {reads}, "
+            f"{source}: a transformer that reads states of {reads}, "
             f"but the text encoder gives {gives}; set text.source to the one it was trained or grown with"
+        )
+    if asked(transformer, "pooled") is not None and isinstance(text, TextEncoder):
+        raise ValueError(
+            f"{source}: a transformer that reads pooled states too, which one text encoder does not give; start from a "
+            f"pipeline of its family (tools/inflate.py), or take a family that reads none"
         )
     halves = transformer.out_channels // channels
     if halves != (2 if config.objective.learned_range else 1):
         raise ValueError(
-            f"{config.train.start_from}: a transformer with {halves} outputs a channel; set "
+            f"{source}: a transformer with {halves} outputs a channel; set "
             f"objective.learned_range: {'true' if halves == 2 else 'false'}"
         )
     if (config.objective.given_frames or config.objective.frame_times) and transformer.patch_size[0] > 1:

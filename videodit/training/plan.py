@@ -19,13 +19,15 @@ from videodit.config import Run
 from videodit.data.manifest import Skip
 from videodit.data.sampler import Sampler
 from videodit.geometry import ClipSize, Strides
+from videodit.models.extended import TimeExtended
+from videodit.models.loading import shape_of
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import named_folder
 from videodit.text import TextEncoder
 from videodit.training import inputs
 from videodit.training.batches import batch_sizes
 from videodit.training.footprint import footprint
-from videodit.training.model import add_lora, fresh_shape
+from videodit.training.model import add_lora, fresh_transformer
 
 GB = 1e9
 SHOWN = 10  # files left out that are named
@@ -141,15 +143,15 @@ def strides_of(config: Run) -> Strides:
     return Strides(4, config.vae.patch_size * 2 ** (len(config.vae.dim_mult) - 1), config.vae.channels)
 
 
-def _transformer(config: Run, strides: Strides) -> VideoDiT:
+def _transformer(config: Run, strides: Strides) -> VideoDiT | TimeExtended:
     """It, without memory; what is trained requires gradients."""
     with torch.device("meta"):
         if config.train.start_from:
             with inputs.named(config.train.start_from, "transformer"):
                 folder = named_folder(config.train.start_from)
-                model = VideoDiT.from_config(VideoDiT.load_config(folder, subfolder="transformer"))
+                model = shape_of(folder, subfolder="transformer")
         else:
-            model = VideoDiT.sized(**fresh_shape(config, strides, _text_width(config)))
+            model = fresh_transformer(config, strides, _text_width(config))
         if config.train.lora:
             add_lora(model, config.train.lora)
     model.checkpoint_units(int(config.model.gradient_checkpointing))

@@ -38,7 +38,7 @@ def main() -> int:
     asked.add_argument("what", choices=ROOMS, help="WHAT --help tells the options of each")
     asked.add_argument("options", nargs=argparse.REMAINDER)
     what = asked.parse_args()
-    if "--plans" in what.options:  # which quantizes
+    if {"--plans", "--wan"} & {*what.options}:  # which quantize
         import_torchao()
     room = import_module(f"tools.benchmarks.{what.what}")  # the one alone: processes that read videos need no torch
     parser = Parser(room.__doc__, prog=f"{asked.prog} {what.what}")

@@ -31,8 +31,7 @@ def main() -> int:
         with one_run(run.output):
             for config in run.legs():
                 train, validation = inputs.open_clips(config, inputs.load_codec(config))
-                text = inputs.load_text(config)
-                if text is not None and inputs.is_frozen(config, text):
+                if inputs.is_frozen(config) and (text := inputs.load_text(config)):
                     inputs.encode_text_of(config, text, inputs.captions_of(train, validation))
                 where = inputs.latents_folder(config)
                 print(f"{len(train)} clips to train on, {len(validation)} to measure on: {where}")

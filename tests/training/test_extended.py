@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from families import PIPELINES
 from runs import equal, losses, run
 
 from videodit import TimeExtended, VideoDiTPipeline, extend_in_time
-from videodit.config.model import Objective
+from videodit.config.model import Model, Objective
 from videodit.training import checkpoint
+from videodit.training.plan import plan
 from videodit.training.trainer import Trainer
 
 LORA = {"rank": 2, "alpha": 2, "targets": ["to_q", "to_k", "to_v"]}
@@ -97,3 +99,78 @@ def test_another_objective_than_its_scheduler_is_named(base: tuple[str, Path], t
     config = config.model_copy(update={"objective": Objective(prediction_type="epsilon")})
     with pytest.raises(ValueError, match=r"objective\.prediction_type: .* predicts 'epsilon'"):
         Trainer(config)
+
+
+def test_a_run_of_it_is_planned(base: tuple[str, Path], tmp_path: Path) -> None:
+    name, started = base
+    found = plan(extended_run(tmp_path, started, HOW[name], steps=4))
+    pipe = VideoDiTPipeline.from_pretrained(started)
+    whole = sum(p.numel() for p in pipe.transformer.parameters())
+    assert found.parameters > whole if "lora" in HOW[name] else found.parameters == whole
+    assert found.peak > 0
+    assert str(found)
+
+
+IMAGES: dict[str, dict[str, Any]] = {
+    "UNet": {
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [16, 32],
+        "layers_per_block": 1,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "cross_attention_dim": 24,
+        "attention_head_dim": 8,
+        "norm_num_groups": 8,
+    },
+    "Sana": {
+        "_class_name": "SanaTransformer2DModel",
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_attention_heads": 4,
+        "attention_head_dim": 16,
+        "num_layers": 2,
+        "num_cross_attention_heads": 4,
+        "cross_attention_head_dim": 16,
+        "cross_attention_dim": 64,
+        "caption_channels": 24,
+        "sample_size": 8,
+    },
+}
+
+
+def from_nothing(folder: Path, image: dict[str, Any], **train: Any) -> Any:
+    shape = {"num_layers": None, "mlp_ratio": 4.0, "image": image}
+    return run(folder, model=shape, train={"log_every": 1, "learning_rate": 0.01} | train)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_model_is_trained_from_nothing(name: str, tmp_path: Path) -> None:
+    folder = Trainer(from_nothing(tmp_path, IMAGES[name], steps=3)).train()
+    pipe = VideoDiTPipeline.from_pretrained(folder)
+    assert type(pipe.transformer.image).__name__ == IMAGES[name]["_class_name"]
+    assert pipe.transformer.config.sample_fps == 2.0  # 8 a second, through a VAE of four frames
+    assert list(losses(tmp_path)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        ({"_class_name": "Latte"}, "model.image: Latte is no image transformer that is known here"),
+        (IMAGES["Sana"] | {"layers": 3}, "model.image: SanaTransformer2DModel has no 'layers'; it has in_channels"),
+        (IMAGES["Sana"] | {"in_channels": 8}, "model.image: a transformer of 8 latent channels, but the VAE has 4"),
+        (IMAGES["Sana"] | {"caption_channels": 32}, "model.image: a transformer that reads states of 32"),
+    ],
+)
+def test_an_image_model_that_does_not_fit_is_named(image: dict[str, Any], why: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(why)):
+        Trainer(from_nothing(tmp_path, image, steps=1))
+
+
+def test_an_image_model_has_a_shape_of_its_own() -> None:
+    with pytest.raises(ValueError, match="size is of a VideoDiT"):
+        Model(size="S", image=IMAGES["Sana"])
+    with pytest.raises(ValueError, match="time_every is of an image model"):
+        Model(time_every=2)

@@ -168,3 +168,28 @@ def test_fewer_bits_are_of_adapters_and_not_split(tmp_path: Path) -> None:
     file.write_text(f"output: {tmp_path / 'run'}\ntrain: {{base: int8}}\n")
     with pytest.raises(ConfigError, match=r"train\.base: unknown key"):
         load_config(file)
+
+
+def test_prompts_are_encoded_first_and_clips_sampled_one_by_one(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an encoder that is not trained, so that it and the rest need not be on a device together; the same clips."""
+    prompts = ["a red circle moving left", "a blue star"]
+    trainer = Trainer(adapted(base, tmp_path, "float32", prompts=prompts))
+    calls: list[dict[str, Any]] = []
+    call = VideoDiTPipeline.__call__
+
+    def watched(self: VideoDiTPipeline, *args: Any, **kwargs: Any) -> Any:
+        calls.append({**kwargs, "given": args, "frames": (made := call(self, *args, **kwargs)).frames})
+        return made
+
+    monkeypatch.setattr(VideoDiTPipeline, "__call__", watched)
+    trainer.sample(0)
+    assert [one["prompt_embeds"].shape[0] for one in calls] == [1, 1]
+    assert all(not one["given"] and "prompt" not in one for one in calls)
+    monkeypatch.undo()
+    with trainer.averaged_pipeline(to_save=False) as pipe:
+        pipe.to(trainer.accelerator.device)
+        together = pipe(prompts, generator=[torch.Generator().manual_seed(i) for i in range(2)]).frames
+    for one, frames in zip(calls, together, strict=True):
+        assert abs(one["frames"][0] - frames).max() < 1e-4

@@ -11,17 +11,21 @@ from typing import Any
 from tools.benchmarks.devices import add_device, machine, named_device, peak_memory, precisions
 from tools.benchmarks.peers import LATTE, LAYERS, Pair, train
 from tools.benchmarks.planned import measure_plans
+from tools.benchmarks.wan import wan_plans
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, choices=LAYERS, metavar="N", default=2, help="of Latte-1's 28 (2)")
     parser.add_argument("--plans", action="store_true", help="is a dry run right? Under each choice, on the CPU")
+    parser.add_argument("--wan", action="store_true", help="plans for Wan's shapes at 480 rows: computed, not run")
     add_device(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measures, and prints as it goes. ValueError: no such device."""
     device = named_device(args.device)
+    if args.wan:
+        return {"what": "memory", "plans": wan_plans()}
     if args.plans:
         return {"what": "memory", "machine": machine(), "plans": measure_plans(quick=args.quick)}
     shape = replace(LATTE, layers=args.layers)

@@ -70,7 +70,12 @@ def _base(folder: Path, quick: bool) -> Path:
 
 def _config(folder: Path, base: Path, choice: dict[str, dict[str, Any]], quick: bool) -> Run:
     data = {"clips": 8, "validation": 0, "image_share": 0.0, "num_frames": 9 if quick else 17}
-    train = {"start_from": str(base), "batch_size": 2, "precision": "no", "trackers": []}
+    train: dict[str, Any] = {
+        "start_from": str(base),
+        "batch_size": 2 if quick else 12,
+        "precision": "no",
+        "trackers": [],
+    }
     return Run.model_validate(
         {
             "output": str(folder),

@@ -89,6 +89,22 @@ class VideoCodec:
         """
         if not {"dtype", "torch_dtype"} & kwargs.keys():
             kwargs["dtype"] = torch.float32
+        kind, name, _ = cls._named(name_or_folder)
+        with loading(name):
+            vae = kind.from_pretrained(name, **kwargs).eval()
+        check_finite(vae, name)
+        return cls(vae)
+
+    @classmethod
+    def strides_of(cls, name_or_folder: str | Path) -> Strides:
+        """Those of the VAE that `from_pretrained` would load, of which its configuration alone is read."""
+        kind, _, config = cls._named(name_or_folder)
+        with torch.device("meta"):
+            return _strides(kind.from_config(config))
+
+    @staticmethod
+    def _named(name_or_folder: str | Path) -> tuple[Any, str, dict[str, Any]]:
+        """The class of a saved VAE, where it is, and its configuration."""
         folder = Path(name_or_folder)
         if (folder / "vae" / "config.json").is_file():
             folder = folder / "vae"
@@ -100,10 +116,7 @@ class VideoCodec:
         known = {c.__name__: c for c in FRAMEWISE + VIDEO}
         if class_name not in known:
             raise ValueError(f"{name}: VAE class {class_name!r} is none of {', '.join(known)}")
-        with loading(name):
-            vae = known[class_name].from_pretrained(name, **kwargs).eval()
-        check_finite(vae, name)
-        return cls(vae)
+        return known[class_name], name, config
 
     @property
     def dtype(self) -> torch.dtype:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from videodit.config.kinds import Amount, Backend, Place, Positive, Share
 from videodit.config.section import Section
@@ -15,6 +15,9 @@ class Text(Section):
 
     source: Place | None = Field(
         None, description="folder or hub name of an encoder; null: a small own one, trained along"
+    )
+    precision: Annotated[Literal["no", "bf16"], BeforeValidator(lambda value: "no" if value is False else value)] = (
+        Field("no", description="bf16: keep a source that is not trained in half the memory")
     )
     width: Positive = Field(192, description="of the own encoder")
     depth: Positive = 2

@@ -2,7 +2,7 @@
 over those of an image model's pipeline."""
 
 from videodit.text.encoder import TextEncoder
-from videodit.text.family import PARTS, FamilyText, load_text
+from videodit.text.family import PARTS, FamilyText, load_text, numbers_of_text, text_pipeline
 from videodit.text.load import words_of
 from videodit.text.states import OwnStates, TextStates, padded, told_in
 
@@ -13,7 +13,9 @@ __all__ = [
     "TextEncoder",
     "TextStates",
     "load_text",
+    "numbers_of_text",
     "padded",
+    "text_pipeline",
     "told_in",
     "words_of",
 ]

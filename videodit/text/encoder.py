@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from videodit.text.identity import fingerprint, of_config, of_tokenizer
-from videodit.text.load import loaded_parts, width_of
+from videodit.text.load import loaded_parts, numbers_of, width_of
 from videodit.text.own import own_parts
 from videodit.text.states import TextStates
 from videodit.text.words import known_words, nearest_words, says_something
@@ -106,6 +106,11 @@ class TextEncoder(nn.Module):
     def width_of(name_or_folder: str | os.PathLike[str]) -> int:
         """e of the encoder that `from_pretrained` would load, without loading it; FileNotFoundError as there."""
         return width_of(name_or_folder)
+
+    @staticmethod
+    def numbers_of(name_or_folder: str | os.PathLike[str]) -> int:
+        """How many numbers the weights of the encoder are that `from_pretrained` would load, without loading it."""
+        return numbers_of(name_or_folder)
 
     @classmethod
     def from_captions(

@@ -221,6 +221,20 @@ def load_text(
     return TextEncoder.from_pretrained(folder, max_length=max_length, **kwargs)
 
 
+def numbers_of_text(folder: str | Path) -> int:
+    """How many weights `load_text` would load; OSError as there. Loads none."""
+    if text_pipeline(folder) is None:
+        return TextEncoder.numbers_of(folder)
+    count = 0
+    for name, (library, kind) in _index(folder).items():
+        if "tokenizer" not in name:
+            cls = getattr(import_module(library), kind)
+            with torch.device("meta"):
+                model = cls(cls.config_class.from_pretrained(folder, subfolder=name))
+            count += sum(weight.numel() for weight in model.parameters())
+    return count
+
+
 def text_pipeline(folder: str | Path) -> str | None:
     """The pipeline whose `encode_prompt` a saved model's prompts go through; None: it has a `TextEncoder`."""
     try:

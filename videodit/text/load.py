@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForTextEncoding,
@@ -48,8 +49,19 @@ def loaded_parts(
 
 def width_of(name_or_folder: str | os.PathLike[str]) -> int:
     """As `TextEncoder.width_of` says."""
-    config = AutoConfig.from_pretrained(name_or_folder, subfolder=_subfolders(name_or_folder, {})[0])
+    config = AutoConfig.from_pretrained(name_or_folder, subfolder=_subfolders(name_or_folder, {}, whole=False)[0])
     return getattr(config, "text_config", config).hidden_size
+
+
+def numbers_of(name_or_folder: str | os.PathLike[str]) -> int:
+    """As `TextEncoder.numbers_of` says."""
+    config = AutoConfig.from_pretrained(name_or_folder, subfolder=_subfolders(name_or_folder, {}, whole=False)[0])
+    with torch.device("meta"):
+        if config.model_type in ("clip", "clip_text_model"):
+            model: Any = CLIPTextModel(getattr(config, "text_config", config))
+        else:
+            model = AutoModelForTextEncoding.from_config(config)
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def words_of(name_or_folder: str | os.PathLike[str]) -> list[str] | None:
@@ -62,8 +74,11 @@ def words_of(name_or_folder: str | os.PathLike[str]) -> list[str] | None:
     return known_words(AutoTokenizer.from_pretrained(name_or_folder, subfolder=folder))
 
 
-def _subfolders(name_or_folder: str | os.PathLike[str], hub: dict[str, Any]) -> tuple[str, str]:
-    """Where under a folder or hub name encoder and tokenizer lie: in a pipeline's subfolders, or both at its top."""
+def _subfolders(name_or_folder: str | os.PathLike[str], hub: dict[str, Any], *, whole: bool = True) -> tuple[str, str]:
+    """Where under a folder or hub name encoder and tokenizer lie: in a pipeline's subfolders, or both at its top.
+
+    A folder must have all that they need, or, not `whole`, the encoder's configuration.
+    """
     folder = Path(name_or_folder)
     pipeline, bare = ("text_encoder", "tokenizer"), ("", "")
     if folder.is_dir():
@@ -75,7 +90,9 @@ def _subfolders(name_or_folder: str | os.PathLike[str], hub: dict[str, Any]) -> 
             (layout[1], "tokenizer_config.json"),
             (layout[1], "tokenizer.json", "*.model", "vocab.*"),
         ]:
-            if not any(file for pattern in patterns for file in (folder / part).glob(pattern)):
+            if (whole or patterns == ["config.json"]) and not any(
+                file for pattern in patterns for file in (folder / part).glob(pattern)
+            ):
                 raise FileNotFoundError(f"{folder} lacks {Path(part, patterns[0])}. It should hold {_LAYOUT}.")
         return layout
     if isinstance(name_or_folder, Path) or str(name_or_folder).count("/") > 1 or str(name_or_folder)[:1] in "./~":

@@ -114,7 +114,7 @@ class Assembled:
         torch.manual_seed(config.seed)
         captions = inputs.captions_of(self.train_clips, self.validation_clips)
         text = inputs.load_text(config) or build_text(config, captions)
-        encoded = inputs.encode_text_of(config, text, captions) if inputs.is_frozen(config, text) else None
+        encoded = inputs.encode_text_of(config, text, captions) if inputs.is_frozen(config) else None
         self.raw_model = Model(
             build_transformer(config, self.codec.strides, text), text, encoded, self.codec.strides.space
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import torch
@@ -25,26 +25,37 @@ from videodit.data.live import LiveClips
 from videodit.data.manifest import Skip
 from videodit.diffusion import paths
 from videodit.diffusion.schedulers import check_scheduler
+from videodit.geometry import Strides
 from videodit.pipeline import named_folder
-from videodit.text import FamilyText
 from videodit.text import load_text as load_text_of
+from videodit.text import text_pipeline
 from videodit.training import parallel
 from videodit.training.precision import tell_of_bfloat16
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load_codec(config: Run) -> VideoCodec:
     """The VAE that a run encodes with: `codec`, or `<output>/vae` as `train_vae` leaves it."""
+    return _of_codec(config, VideoCodec.from_pretrained)
+
+
+def strides_of_codec(config: Run) -> Strides:
+    """Its strides, of which its configuration is enough."""
+    return _of_codec(config, VideoCodec.strides_of)
+
+
+def _of_codec(config: Run, read: Callable[[str], T]) -> T:
     wanted = config.codec or str(Path(config.output) / "vae")
     fix = "name a saved one in codec:" if config.codec else "run tools/train_vae.py with this config, or set codec:"
     with named(wanted, f"VAE; {fix}"):
         folder = named_folder(wanted)
         if config.codec is None and not Path(folder).is_dir():
             raise FileNotFoundError("there is no such folder")
-        return VideoCodec.from_pretrained(folder)
+        return read(folder)
 
 
 @contextmanager
@@ -64,7 +75,8 @@ def load_text(config: Run) -> Encoder | None:
         return None
     with named(folder, "text encoder"):
         like = named_folder(started) if started else None
-        return load_text_of(named_folder(folder), like, max_length=config.text.max_length, dtype=torch.float32)
+        max_length, dtype = config.text.max_length, PRECISIONS[config.text.precision] or torch.float32
+        return load_text_of(named_folder(folder), like, max_length=max_length, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -160,9 +172,11 @@ def encode_text_of(config: Run, text: Encoder, captions: list[str]) -> TextCache
     return encoded
 
 
-def is_frozen(config: Run, text: Encoder) -> bool:
+def is_frozen(config: Run) -> bool:
     """Whether the text encoder is not trained, so that captions are encoded once."""
-    return bool(config.text.source or config.train.lora) or isinstance(text, FamilyText)
+    started = config.train.start_from
+    of_family = bool(started) and text_pipeline(named_folder(started or "")) is not None
+    return bool(config.text.source or config.train.lora) or of_family
 
 
 def latents_folder(config: Run) -> Path:

@@ -85,11 +85,21 @@ def losses(errors: Callable[[Batch], Tensor], batches: Iterator[Batch], path: pa
     return {name: float(s / n) for name, s, n in zip(names, total, counts, strict=True) if n}
 
 
-def sample_clips(pipe: VideoDiTPipeline, prompts: list[str], folder: Path) -> None:
-    """A clip of each prompt, always from the same noise, into a folder, and their contact sheet `<folder>.png`."""
+def sample_clips(
+    pipe: VideoDiTPipeline, prompts: list[str], folder: Path, told: list[dict[str, Any]] | None = None
+) -> None:
+    """A clip of each prompt, always from the same noise, into a folder, and their contact sheet `<folder>.png`.
+
+    Args:
+        told: of each prompt its states, as `encode_prompt` gives them; then clips are made one by one, in less memory.
+    """
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
-    frames: Any = pipe(prompts, generator=generators).frames  # type: ignore[union-attr]
+    if told is None:
+        frames: Any = pipe(prompts, generator=generators).frames  # type: ignore[union-attr]
+    else:
+        made: Any = (pipe(**one, generator=rng) for one, rng in zip(told, generators, strict=True))
+        frames = np.concatenate([one.frames for one in made])
     clips = list(np.rint(frames * 255).astype(np.uint8))
     folder.mkdir(parents=True, exist_ok=True)
     for i, clip in enumerate(clips):

@@ -23,7 +23,7 @@ from videodit.models.extended import TimeExtended
 from videodit.models.loading import shape_of
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import named_folder
-from videodit.text import TextEncoder
+from videodit.text import TextEncoder, numbers_of_text
 from videodit.training import inputs
 from videodit.training.batches import batch_sizes
 from videodit.training.footprint import footprint
@@ -47,7 +47,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run in numbers. `memory` is GB a process, by what takes it; `peak` the most of it at once."""
+    """A run in numbers. `memory` is GB a process, by what takes it; `peak` the most of it at once,
+    and `text` what an encoder that is not trained takes before, 0 where there is none."""
 
     config: Run
     rows: list[Row]
@@ -57,6 +58,7 @@ class Plan:
     parameters: int
     memory: dict[str, float]
     peak: float
+    text: float
 
     def __str__(self) -> str:
         return "\n".join([*self._table(), "", *self._losses(), *self._costs()])
@@ -83,6 +85,8 @@ class Plan:
         yield f"memory of a process, at most {self.peak:.2f} GB at once: {parts}"
         if how := self._cuts():
             yield f"  with {', '.join(how)}"
+        if self.text:
+            yield f"before it, alone: the text encoder, {self.text:.2f} GB, while captions are encoded"
 
     def _cuts(self) -> list[str]:
         """What of the configuration makes the memory smaller, in its own words."""
@@ -130,16 +134,17 @@ def plan(config: Run) -> Plan:
         sampler.steps_per_epoch,
         parameters,
         *_memory(config, model, rows, strides),
+        _text_size(config),
     )
 
 
 def strides_of(config: Run) -> Strides:
     """Of the run's VAE; where it is not trained yet, of the one that `vae:` describes."""
     if config.codec or (Path(config.output) / "vae").is_dir():
-        return inputs.load_codec(config).strides
+        return inputs.strides_of_codec(config)
     if config.vae.start_from:
         with inputs.named(config.vae.start_from, "VAE"):
-            return VideoCodec.from_pretrained(named_folder(config.vae.start_from)).strides
+            return VideoCodec.strides_of(named_folder(config.vae.start_from))
     return Strides(4, config.vae.patch_size * 2 ** (len(config.vae.dim_mult) - 1), config.vae.channels)
 
 
@@ -164,6 +169,15 @@ def _text_width(config: Run) -> int:
         return config.text.width
     with inputs.named(config.text.source, "text encoder"):
         return TextEncoder.width_of(named_folder(config.text.source))
+
+
+def _text_size(config: Run) -> float:
+    """GB of the weights of a text encoder that is not trained."""
+    folder = config.text.source or config.train.start_from
+    if not inputs.is_frozen(config) or not folder:
+        return 0.0
+    with inputs.named(folder, "text encoder"):
+        return (2 if config.text.precision == "bf16" else 4) * numbers_of_text(named_folder(folder)) / GB
 
 
 def _memory(config: Run, model: VideoDiT, rows: list[Row], strides: Strides) -> tuple[dict[str, float], float]:

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -227,22 +228,24 @@ class Trainer(Assembled):
         with self.averaged_pipeline(to_save=False) as pipe:
             if pipe is not None:
                 with self.accelerator.autocast():
-                    measure.sample_clips(
-                        self._on_device(pipe),
-                        prompts,
-                        self.folder / "samples" / f"step_{step + 1:08d}",
-                    )
+                    told = self._told(pipe, prompts)
+                    if pipe.transformer is not self.raw_model.transformer:  # which lies where it should
+                        pipe.transformer.to(self.accelerator.device)
+                    pipe.vae.to(self.accelerator.device)
+                    measure.sample_clips(pipe, prompts, self.folder / "samples" / f"step_{step + 1:08d}", told)
                 pipe.vae.to("cpu")
-                if self.raw_model.encoded is not None:
-                    self.raw_model.text.to("cpu")
         self.accelerator.wait_for_everyone()
 
-    def _on_device(self, pipe: VideoDiTPipeline) -> VideoDiTPipeline:
-        """All of it but a transformer that is trained here, which lies where it should."""
-        for name, part in pipe.components.items():
-            if isinstance(part, torch.nn.Module) and part is not self.raw_model.transformer:
-                getattr(pipe, name).to(self.accelerator.device)
-        return pipe
+    def _told(self, pipe: VideoDiTPipeline, prompts: list[str]) -> list[dict[str, Any]] | None:
+        """What prompts say to an encoder that is not trained, which is on the device for that alone; None: it is."""
+        pipe.text_encoder.to(self.accelerator.device)
+        if self.raw_model.encoded is None:
+            return None
+        names = [f"{sign}prompt_{what}" for sign in ("", "negative_") for what in ("embeds", "attention_mask")]
+        with torch.no_grad():
+            told = [pipe.encode_prompt(prompt, device=self.accelerator.device) for prompt in prompts]
+        pipe.text_encoder.to("cpu")
+        return [{name: x for name, x in zip(names, one, strict=True) if x is not None} for one in told]
 
 
 def _tail(name: str) -> str:

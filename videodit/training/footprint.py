@@ -131,7 +131,7 @@ def _fill(model: VideoDiT, config: Run) -> None:
                 dtype = torch.float32 if stays else rest
                 module._parameters[name] = nn.Parameter(torch.empty(weight.shape, dtype=dtype), weight.requires_grad)
         for name, buffer in list(module._buffers.items()):
-            module._buffers[name] = None if buffer is None else torch.empty_like(buffer, device="cpu")
+            module._buffers[name] = None if buffer is None else torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 def _code(layer: Any, base: str) -> None:

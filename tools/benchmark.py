@@ -4,6 +4,7 @@
     tools/benchmark.py memory                       the peak of a training step; --plans: is a dry run right about it?
     tools/benchmark.py sample                       prompt to pixels, feature caches among it
     tools/benchmark.py scaling --plot scaling.svg   8 to 128 frames, against full 3D attention
+    tools/benchmark.py images                       an image model in a video model, against itself alone
     tools/benchmark.py train                        where a training step's time goes
     tools/benchmark.py data --json data.json        clips a second from video files; every measurement, for the record
 
@@ -30,7 +31,7 @@ from videodit.config.kinds import File, argument
 from videodit.disk import replace_text
 from videodit.terminal import Parser, shown
 
-ROOMS = ("model", "memory", "sample", "scaling", "train", "data")
+ROOMS = ("model", "memory", "sample", "scaling", "images", "train", "data")
 
 
 def main() -> int:

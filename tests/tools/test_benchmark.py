@@ -204,3 +204,14 @@ def test_a_device_that_is_not_there_is_named(
     error = capsys.readouterr().err
     assert "--device nowhere: " in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_images_are_compared_with_themselves(monkeypatch, tmp_path):
+    values = found(monkeypatch, tmp_path, "images", "--quick", "--rounds", "1", "--layers", "1", "--width", "64")
+    assert {(table["family"], table["frames"]) for table in values["tables"]} == {
+        (family, frames) for family in ("SD3", "Sana", "Z-Image") for frames in (2, 4)
+    }
+    for table in values["tables"]:
+        assert [row["name"] for row in table["rows"]] == ["the image model", "extended, time blocks off", "extended"]
+        assert all(row["median"] > 0 for row in table["rows"])

@@ -251,6 +251,7 @@ DOWN, UP = torch.ones(3, 40), torch.ones(40, 3)
             r"1 of its 3 tensors have no place .*dora_scale",
         ),
         ({"lora_A": DOWN, "lora_B": UP, "diff_b": torch.ones(40)}, r"1 of its 3 tensors have no place .*diff_b"),
+        ({"lora_A": DOWN, "lora_B": UP, "lora_down": DOWN}, r"lora_down\.weight: its layer has such a half already"),
         ({"hada_w1_a": torch.ones(40, 3)}, r"1 of its 1 tensors have no place .*hada_w1_a"),
     ],
 )

@@ -20,7 +20,11 @@ from videodit.models.formats import FORMATS, ORIGINALS
 from videodit.models.formats.table import ConversionError, Format, Place, State
 from videodit.weights import WeightsError
 
-STYLES = ("diffusers", "original", "kohya")
+STYLES = {  # how they name a layer and its halves
+    "diffusers": ("transformer.", "lora_A", "lora_B"),
+    "original": ("diffusion_model.", "lora_A", "lora_B"),
+    "kohya": ("lora_unet_", "lora_down", "lora_up"),
+}
 OURS = Format("VideoDiT", [], {}, (("blocks", {}),))
 PREFIXES = ("transformer.", "model.diffusion_model.", "diffusion_model.", "base_model.model.", "lora_unet_")
 PART = re.compile(r"(?P<layer>.+)\.(?:(?P<half>lora_A|lora_B|lora_down|lora_up)(?:\.[^.]+)?\.weight|(?P<alpha>alpha))")
@@ -71,7 +75,9 @@ def read(
             stray.append(key)
             continue
         half = {"lora_A": "down", "lora_down": "down", "lora_B": "up", "lora_up": "up", None: "alpha"}[match["half"]]
-        found.setdefault(match["layer"], {})[half] = tensor
+        if half in found.setdefault(match["layer"], {}):
+            raise WeightsError(f"{key}: its layer has such a half already, by another name")
+        found[match["layer"]][half] = tensor
         keys.setdefault(match["layer"], []).append(key)
     layers = _best([_layers(one, config, shapes) for one in (*formats_of(config), OURS)], found)
     pairs = {}
@@ -118,16 +124,11 @@ def write(pairs: Mapping[str, Pair], config: Any, style: str) -> tuple[State, di
     state: State = {}
     whole = {layer: _joined(parts) for layer, parts in groups.items()}
     for layer, pair in whole.items():
-        if style == "diffusers":
-            names = f"transformer.{layer}.lora_A.weight", f"transformer.{layer}.lora_B.weight"
-        elif style == "original":
-            names = f"diffusion_model.{layer}.lora_A.weight", f"diffusion_model.{layer}.lora_B.weight"
-        else:
-            flat = f"lora_unet_{layer.replace('.', '_')}"
-            names = f"{flat}.lora_down.weight", f"{flat}.lora_up.weight"
-        state |= dict(zip(names, (pair.down.contiguous(), pair.up.contiguous()), strict=True))
+        prefix, down, up = STYLES[style]
+        name = prefix + (layer.replace(".", "_") if style == "kohya" else layer)
+        state |= {f"{name}.{down}.weight": pair.down.contiguous(), f"{name}.{up}.weight": pair.up.contiguous()}
         if style != "diffusers":
-            state[f"{names[0].rsplit('.', 2)[0]}.alpha"] = torch.tensor(pair.alpha)
+            state[f"{name}.alpha"] = torch.tensor(pair.alpha)
     return state, peft_config(whole) if style == "diffusers" else {}
 
 

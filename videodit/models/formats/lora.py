@@ -93,13 +93,11 @@ def read(
             raise WeightsError(f"{layer}: {have} is no pair of floating-point matrices")
         scale = _scale(layer, len(down), halves.get("alpha"), metadata)
         for ours, place in layers[layer]:
-            rows = place.layout is not None and place.layout.rows
-            part = up.chunk(place.parts)[place.part]
-            pair = Pair(down, place.layout.take(part, config) if rows else part, scale)  # type: ignore[union-attr]
-            if (len(pair.up), pair.down.shape[1]) != shapes[ours] or pair.up.shape[1] != len(down):
+            outs, ins = shapes[ours]
+            if (*up.shape, *down.shape) != (place.parts * outs, len(down), len(down), ins):
                 have = f"{tuple(up.shape)} @ {tuple(down.shape)}"
                 raise WeightsError(f"{layer}: {have} does not fit this model's {ours} {shapes[ours]}: of another base")
-            pairs[ours] = pair
+            pairs[ours] = Pair(down, place.take(up, config), scale)
     return pairs, stray
 
 
@@ -117,9 +115,9 @@ def write(pairs: Mapping[str, Pair], config: Any, style: str) -> tuple[State, di
     for layer, pair in pairs.items():
         places = where.places(f"{layer}.weight", config)
         place = places[0]
-        if len(places) > 1 or (place.layout is not None and not place.layout.rows):
+        if len(places) > 1 or not place.layout.rows:
             raise ConversionError(f"{layer}: no linear layer of its own in {where.name}; leave it out of the adapter")
-        given = pair if place.layout is None else replace(pair, up=place.layout.give(pair.up, config))
+        given = replace(pair, up=place.layout.give(pair.up, config))
         groups.setdefault(place.name.removesuffix(".weight"), {})[place.part] = given, place
     state: State = {}
     whole = {layer: _joined(parts) for layer, parts in groups.items()}
@@ -150,7 +148,7 @@ def _layers(where: Format, config: Any, shapes: Iterable[str]) -> dict[str, list
     layers: dict[str, list[tuple[str, Place]]] = {}
     for layer in shapes:
         places = where.places(f"{layer}.weight", config)
-        if len(places) == 1 and (places[0].layout is None or places[0].layout.rows):
+        if len(places) == 1 and places[0].layout.rows:
             layers.setdefault(places[0].name.removesuffix(".weight"), []).append((layer, places[0]))
     return layers | {name.replace(".", "_"): ours for name, ours in layers.items()}
 

@@ -81,6 +81,19 @@ def test_the_adapter_of_a_second_expert_is_saved_by_its_own_option(tmp_path: Pat
         tiny_pipeline().save_lora_weights(tmp_path, save_from_transformer_2=True)
 
 
+def test_of_several_active_adapters_one_is_to_be_named(tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    adapted(pipe.transformer, "one", "two")
+    pipe.set_adapters(["one", "two"])
+    with pytest.raises(ValueError, match=r"several adapters are active \(one, two\).* give adapter_name"):
+        pipe.save_lora_weights(tmp_path)
+    pipe.save_lora_weights(tmp_path, "two")
+    pipe.set_adapters("two")
+    pipe.save_lora_weights(tmp_path / "again")
+    one, other = load_file(tmp_path / FILE), load_file(tmp_path / "again" / FILE)
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
 def test_a_model_with_adapters_on_it_is_not_saved_under_names_that_nothing_reads(tmp_path: Path) -> None:
     pipe = tiny_pipeline()
     plain = clip(pipe)
@@ -149,6 +162,17 @@ def test_an_adapter_that_took_anothers_place_is_weighed_and_saved_at_its_own_str
     again = tiny_pipeline()
     again.load_lora_weights(tmp_path / "swapped")
     torch.testing.assert_close(clip(again), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_is_saved_in_its_own_precision_or_in_float32_and_no_option_is_passed_over(tmp_path: Path) -> None:
+    model = tiny_dit()
+    adapted(model, "one")
+    model.to(torch.bfloat16)
+    for upcast, dtype in ((False, torch.bfloat16), (True, torch.float32)):
+        model.save_lora_adapter(tmp_path, "one", upcast_before_saving=upcast)
+        assert {tensor.dtype for tensor in load_file(tmp_path / FILE).values()} == {dtype}
+    with pytest.raises(TypeError, match="styel"):
+        model.save_lora_adapter(tmp_path, "one", **{"styel": "kohya"})
 
 
 def test_the_name_of_an_adapter_has_no_dot(tmp_path: Path) -> None:

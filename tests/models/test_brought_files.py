@@ -136,6 +136,21 @@ def test_what_other_wans_have_besides_is_named(tmp_path: Path, stranger: str) ->
     assert not report.fresh
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("blocks.0.self_attn.q.weight", (30, 40)),  # which is no whole number of heads
+        ("blocks.0.self_attn.norm_k.weight", (7,)),
+        ("head.modulation", ()),
+    ],
+)
+def test_a_shape_that_cannot_be_laid_out_is_named(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ConversionError, match=rf"wan\.safetensors: {name} gives \({', '.join(map(str, shape))}.*another model"
+    ):
+        brought(tmp_path, own() | {name: torch.ones(shape)})
+
+
 def test_a_shape_that_does_not_fit_is_refused_of_a_part_too(tmp_path: Path) -> None:
     with pytest.raises(
         ConversionError, match=r"wan\.safetensors: blocks\.0\.ffn\.2\.weight gives \(3, 3\).*another model"

@@ -244,6 +244,7 @@ DOWN, UP = torch.ones(3, 40), torch.ones(40, 3)
         ({"lora_A": DOWN.to(torch.int8), "lora_B": UP.to(torch.int8)}, r"torch\.int8 .* no pair of floating-point"),
         ({"lora_A": DOWN[..., None, None], "lora_B": UP[..., None, None]}, "no pair of floating-point matrices"),
         ({"lora_A": DOWN, "lora_B": UP[:, :2]}, r"\(40, 2\) @ \(3, 40\) does not fit"),
+        ({"lora_A": DOWN, "lora_B": UP[:30]}, r"\(30, 3\) @ \(3, 40\) does not fit .*\(40, 40\): of another base"),
         ({"lora_A": DOWN}, "half an adapter"),
         ({"lora_A": DOWN, "lora_B": UP, "alpha": torch.ones(2)}, "its alpha is no number"),
         (
@@ -251,6 +252,7 @@ DOWN, UP = torch.ones(3, 40), torch.ones(40, 3)
             r"1 of its 3 tensors have no place .*dora_scale",
         ),
         ({"lora_A": DOWN, "lora_B": UP, "diff_b": torch.ones(40)}, r"1 of its 3 tensors have no place .*diff_b"),
+        ({"lora_A": DOWN, "lora_B": UP, "lora_down": DOWN}, r"lora_down\.weight: its layer has such a half already"),
         ({"hada_w1_a": torch.ones(40, 3)}, r"1 of its 1 tensors have no place .*hada_w1_a"),
     ],
 )

@@ -96,12 +96,13 @@ class WholeAdapters(PeftAdapterMixin):
         adapter_name: str = "default",
         weight_name: str | None = None,
         style: str = "diffusers",
-        **kwargs: Any,
+        upcast_before_saving: bool = False,
     ) -> None:
         """Saves an adapter into a folder, in a style that others read.
 
         Args:
             weight_name: of the file; None: diffusers' own.
+            upcast_before_saving: to float32; else it keeps its precision.
             style: "diffusers", "original" (ComfyUI) or "kohya" (musubi-tuner), as in `formats.lora`.
 
         Raises:
@@ -109,6 +110,7 @@ class WholeAdapters(PeftAdapterMixin):
         """
         self._check_adapter(adapter_name)
         state, config = write(adapter_pairs(self, adapter_name), self.config, style)
+        state = {name: tensor.float() if upcast_before_saving else tensor for name, tensor in state.items()}
         told = {f"transformer.{key}": value for key, value in config.items()}
         metadata = {"format": "pt"} | ({LORA_ADAPTER_METADATA_KEY: json.dumps(told, sort_keys=True)} if told else {})
         file = Path(save_directory) / (weight_name or LORA_WEIGHT_NAME_SAFE)

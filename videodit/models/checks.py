@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from inspect import signature
+from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ OF_TEXT = (
     "cross_attention_norm",
     "cross_attention_qk_norm",
 )
+<<<<<<< HEAD
 # what a call gives, and the key of the configuration that asks for it
 CONDITIONS = {
     "encoder_hidden_states": "caption_channels",
@@ -37,11 +38,12 @@ NAMES = {
     "class": "class_labels",
     "size": "added_cond_kwargs",
 }
+=======
+>>>>>>> citizen
 
 
-def check_config(model: nn.Module) -> None:
-    """ValueError for a configuration that no model can have; names the key."""
-    c: Any = model.config
+def check_config(c: Any, options: Mapping[str, Parameter]) -> None:
+    """ValueError for a configuration that no model can have; names the key. `options`: as the constructor has them."""
     dim = c.num_attention_heads * c.attention_head_dim
     for key, allowed in (("axes", tuple(GROUPS)), ("cross_attention_axes", tuple(c.axes)), ("qk_norm", tuple(c.axes))):
         value = c[key]
@@ -53,11 +55,7 @@ def check_config(model: nn.Module) -> None:
     for key, some in choices.items():
         if c[key] not in some:
             raise ValueError(f"{key}={c[key]!r} must be one of {', '.join(some)}")
-    zero, text, own = (
-        c.norm_type == "ada_norm_zero",
-        c.caption_channels is not None,
-        signature(type(model).__init__).parameters,
-    )
+    zero, text = c.norm_type == "ada_norm_zero", c.caption_channels is not None
     for reads, why, keys in (
         (zero, "needs norm_type='ada_norm_zero'", ("num_classes", "shared_embedder", "timestep_freq_shift")),
         (not zero, "needs norm_type='ada_norm_single'", ("use_additional_conditions", "fps_embedding", "freq_dim")),
@@ -72,7 +70,7 @@ def check_config(model: nn.Module) -> None:
         ("time" in c.axes, "is of time blocks, and axes has none", ("images_skip_time",)),
     ):
         for key in keys if not reads else ():
-            if (tuple(c[key]) if isinstance(c[key], list) else c[key]) != own[key].default:
+            if (tuple(c[key]) if isinstance(c[key], list) else c[key]) != options[key].default:
                 raise ValueError(f"{key}={c[key]}: no block would read it: it {why}")
     if c.caption_length and c.null_caption_length:
         raise ValueError("caption_length and null_caption_length: without a mask there is no text that stands for none")
@@ -104,14 +102,14 @@ def check_call(
             "a feature cache goes by what one process sees, and a sequence group would part ways: disable_cache(), "
             "or set_sequence_group(None)"
         )
-    for name, given, wanted in (
-        ("encoder_hidden_states", text, config.caption_channels),
-        ("class_labels", labels, config.num_classes),
-        ("added_cond_kwargs", added, config.use_additional_conditions or None),
+    for name, given, key in (
+        ("encoder_hidden_states", text, "caption_channels"),
+        ("class_labels", labels, "num_classes"),
+        ("added_cond_kwargs", added, "use_additional_conditions"),
     ):
-        if (given is None) != (wanted is None):
+        if (given is None) != (config[key] in (None, False)):
             have = f"takes no {name}" if given is not None else f"needs {name}"
-            raise ValueError(f"this model {have} ({CONDITIONS[name]}={wanted})")
+            raise ValueError(f"this model {have} ({key}={config[key]})")
     if isinstance(text, Tensor) and config.caption_length and text.shape[1] > config.caption_length:
         raise ValueError(
             f"encoder_hidden_states has {text.shape[1]} tokens, this model reads {config.caption_length} "

@@ -10,6 +10,7 @@ Axes: `b` batch, `c` channels, `f` frames, `h w` rows and columns, `s` places, `
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -127,7 +128,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
     ):
         super().__init__()
         dim = num_attention_heads * attention_head_dim
-        check_config(self)
+        check_config(self.config, signature(VideoDiT.__init__).parameters)
         self.patch_size: tuple[int, int, int] = (patch_size[0], patch_size[1], patch_size[2])
         self.out_channels = out_channels or in_channels
         self.patch_embed = PatchEmbed(self.patch_size, in_channels, dim)

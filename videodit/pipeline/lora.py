@@ -79,8 +79,12 @@ class Adapters(LoraBaseMixin):
         """Saves one of the transformer's adapters (None: the one that is active) as `models.adapters` does; or one of
         the second of two experts'."""
         model = self._expert("save_from_transformer_2", save_from_transformer_2)
-        name = adapter_name or next(iter(model.active_adapters()), "default")
-        model.save_lora_adapter(save_directory, name, weight_name=weight_name, style=style)
+        names = [adapter_name] if adapter_name else model.active_adapters()
+        if len(names) > 1:
+            raise ValueError(
+                f"several adapters are active ({', '.join(names)}), and a file holds one: give adapter_name"
+            )
+        model.save_lora_adapter(save_directory, names[0], weight_name=weight_name, style=style)
 
     def fuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
         """Adds the active adapters to the weights; as diffusers."""

@@ -10,7 +10,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 
-from videodit.models.formats.table import PATCH, Config, ConversionError, Format, Key, Place, State, rows
+from videodit.models.formats.table import Config, ConversionError, Format, Key, Place, State, rows
 
 
 def square(config: Any) -> int:
@@ -65,11 +65,11 @@ FORMAT = Format(
     "DiTTransformer2DModel",
     KEYS,
     cls=DiTTransformer2DModel,
-    modules={
-        "patch_embed.proj": Place("pos_embed.proj", layout=PATCH),
-        "modulation_out": Place("proj_out_1"),
-        "proj_out": Place("proj_out_2"),
-    },
+    modules=rows("""
+        patch_embed.proj  pos_embed.proj  patch
+        modulation_out    proj_out_1
+        proj_out          proj_out_2
+    """),
     blocks=(("transformer_blocks", {"modulation": Place("norm1.linear"), "norm2": Place("norm3")}),),
     more=_embedders,
     unused=POSITIONS,

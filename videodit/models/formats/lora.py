@@ -20,7 +20,11 @@ from videodit.models.formats import FORMATS, ORIGINALS
 from videodit.models.formats.table import ConversionError, Format, Place, State
 from videodit.weights import WeightsError
 
-STYLES = ("diffusers", "original", "kohya")
+STYLES = {  # how they name a layer and its halves
+    "diffusers": ("transformer.", "lora_A", "lora_B"),
+    "original": ("diffusion_model.", "lora_A", "lora_B"),
+    "kohya": ("lora_unet_", "lora_down", "lora_up"),
+}
 OURS = Format("VideoDiT", [], {}, (("blocks", {}),))
 # an image model's layers by its own names, so that its pipeline takes them, and time blocks beside
 EXTENDED = Format("its image model", [], {}, (), more=lambda name, config: [Place(name.removeprefix("image."))])
@@ -75,7 +79,9 @@ def read(
             stray.append(key)
             continue
         half = {"lora_A": "down", "lora_down": "down", "lora_B": "up", "lora_up": "up", None: "alpha"}[match["half"]]
-        found.setdefault(match["layer"], {})[half] = tensor
+        if half in found.setdefault(match["layer"], {}):
+            raise WeightsError(f"{key}: its layer has such a half already, by another name")
+        found[match["layer"]][half] = tensor
         keys.setdefault(match["layer"], []).append(key)
     layers = _best([_layers(one, config, shapes) for one in (*formats_of(config), OURS)], found)
     pairs = {}
@@ -91,13 +97,11 @@ def read(
             raise WeightsError(f"{layer}: {have} is no pair of floating-point matrices")
         scale = _scale(layer, len(down), halves.get("alpha"), metadata)
         for ours, place in layers[layer]:
-            rows = place.layout is not None and place.layout.rows
-            part = up.chunk(place.parts)[place.part]
-            pair = Pair(down, place.layout.take(part, config) if rows else part, scale)  # type: ignore[union-attr]
-            if (len(pair.up), pair.down.shape[1]) != shapes[ours] or pair.up.shape[1] != len(down):
+            outs, ins = shapes[ours]
+            if (*up.shape, *down.shape) != (place.parts * outs, len(down), len(down), ins):
                 have = f"{tuple(up.shape)} @ {tuple(down.shape)}"
                 raise WeightsError(f"{layer}: {have} does not fit this model's {ours} {shapes[ours]}: of another base")
-            pairs[ours] = pair
+            pairs[ours] = Pair(down, place.take(up, config), scale)
     return pairs, stray
 
 
@@ -115,23 +119,18 @@ def write(pairs: Mapping[str, Pair], config: Any, style: str) -> tuple[State, di
     for layer, pair in pairs.items():
         places = where.places(f"{layer}.weight", config)
         place = places[0]
-        if len(places) > 1 or (place.layout is not None and not place.layout.rows):
+        if len(places) > 1 or not place.layout.rows:
             raise ConversionError(f"{layer}: no linear layer of its own in {where.name}; leave it out of the adapter")
-        given = pair if place.layout is None else replace(pair, up=place.layout.give(pair.up, config))
+        given = replace(pair, up=place.layout.give(pair.up, config))
         groups.setdefault(place.name.removesuffix(".weight"), {})[place.part] = given, place
     state: State = {}
     whole = {layer: _joined(parts) for layer, parts in groups.items()}
     for layer, pair in whole.items():
-        if style == "diffusers":
-            names = f"transformer.{layer}.lora_A.weight", f"transformer.{layer}.lora_B.weight"
-        elif style == "original":
-            names = f"diffusion_model.{layer}.lora_A.weight", f"diffusion_model.{layer}.lora_B.weight"
-        else:
-            flat = f"lora_unet_{layer.replace('.', '_')}"
-            names = f"{flat}.lora_down.weight", f"{flat}.lora_up.weight"
-        state |= dict(zip(names, (pair.down.contiguous(), pair.up.contiguous()), strict=True))
+        prefix, down, up = STYLES[style]
+        name = prefix + (layer.replace(".", "_") if style == "kohya" else layer)
+        state |= {f"{name}.{down}.weight": pair.down.contiguous(), f"{name}.{up}.weight": pair.up.contiguous()}
         if style != "diffusers":
-            state[f"{names[0].rsplit('.', 2)[0]}.alpha"] = torch.tensor(pair.alpha)
+            state[f"{name}.alpha"] = torch.tensor(pair.alpha)
     return state, peft_config(whole) if style == "diffusers" else {}
 
 
@@ -153,7 +152,7 @@ def _layers(where: Format, config: Any, shapes: Iterable[str]) -> dict[str, list
     layers: dict[str, list[tuple[str, Place]]] = {}
     for layer in shapes:
         places = where.places(f"{layer}.weight", config)
-        if len(places) == 1 and (places[0].layout is None or places[0].layout.rows):
+        if len(places) == 1 and places[0].layout.rows:
             layers.setdefault(places[0].name.removesuffix(".weight"), []).append((layer, places[0]))
     return layers | {name.replace(".", "_"): ours for name, ours in layers.items()}
 

@@ -64,19 +64,22 @@ class Layout:
     rows: bool = False
 
 
-# rotary pairs of each head: theirs beside each other, ours the first of all and then the second of all
-HALVES = Layout(
-    lambda x, c: rearrange(x, "(h p two) ... -> (h two p) ...", p=c.attention_head_dim // 2, two=2),
-    lambda x, c: rearrange(x, "(h two p) ... -> (h p two) ...", p=c.attention_head_dim // 2, two=2),
-    rows=True,
-)
-# velocity: theirs data - noise, ours noise - data
-NEGATED = Layout(lambda x, c: -x, lambda x, c: -x, rows=True)
-# a convolution over patches as a matrix: of pictures d c h w, of video d c t h w
-PATCH = Layout(lambda x, c: x.flatten(1), lambda x, c: x.unflatten(1, (-1, *c.patch_size[1:])))
-PATCH_3D = Layout(lambda x, c: x.flatten(1), lambda x, c: x.unflatten(1, (-1, *c.patch_size)))
-# theirs has an axis of one in front
-IN_FRONT = Layout(lambda x, c: x[0], lambda x, c: x[None])
+SAME = Layout(lambda x, c: x, lambda x, c: x, rows=True)
+LAYOUTS = {
+    # rotary pairs of each head: theirs beside each other, ours the first of all and then the second of all
+    "halves": Layout(
+        lambda x, c: rearrange(x, "(h p two) ... -> (h two p) ...", p=c.attention_head_dim // 2, two=2),
+        lambda x, c: rearrange(x, "(h two p) ... -> (h p two) ...", p=c.attention_head_dim // 2, two=2),
+        rows=True,
+    ),
+    # velocity: theirs data - noise, ours noise - data
+    "negated": Layout(lambda x, c: -x, lambda x, c: -x, rows=True),
+    # a convolution over patches as a matrix: of pictures d c h w, of video d c t h w
+    "patch": Layout(lambda x, c: x.flatten(1), lambda x, c: x.unflatten(1, (-1, *c.patch_size[1:]))),
+    "patch-3d": Layout(lambda x, c: x.flatten(1), lambda x, c: x.unflatten(1, (-1, *c.patch_size))),
+    # theirs has an axis of one in front
+    "in-front": Layout(lambda x, c: x[0], lambda x, c: x[None]),
+}
 
 
 @dataclass(frozen=True)
@@ -86,17 +89,11 @@ class Place:
     name: str
     part: int = 0
     parts: int = 1
-    layout: Layout | None = None
+    layout: Layout = SAME
 
     def take(self, tensor: Tensor, config: Any) -> Tensor:
-        tensor = tensor.chunk(self.parts)[self.part] if self.parts > 1 else tensor
-        return tensor if self.layout is None else self.layout.take(tensor, config)
-
-    def give(self, tensor: Tensor, config: Any) -> Tensor:
-        return tensor if self.layout is None else self.layout.give(tensor, config)
-
-
-LAYOUTS = {"halves": HALVES, "negated": NEGATED, "patch": PATCH, "patch-3d": PATCH_3D, "in-front": IN_FRONT}
+        """Ours of theirs."""
+        return self.layout.take(tensor.chunk(self.parts)[self.part] if self.parts > 1 else tensor, config)
 
 
 def rows(table: str) -> dict[str, Place]:
@@ -105,7 +102,7 @@ def rows(table: str) -> dict[str, Place]:
     for line in filter(None, map(str.strip, table.splitlines())):
         ours, name, *how = line.split()
         part, parts = next((map(int, word.split("/")) for word in how if "/" in word), (0, 1))
-        places[ours] = Place(name, part, parts, next((LAYOUTS[word] for word in how if "/" not in word), None))
+        places[ours] = Place(name, part, parts, next((LAYOUTS[word] for word in how if "/" not in word), SAME))
     return places
 
 
@@ -233,8 +230,8 @@ class Format:
         else:
             its = names.get(module, Place(module))
             its = replace(its, name=f"{its.name}{dot}{leaf}")
-        if its.layout is not None and leaf == "bias" and not its.layout.rows:
-            its = replace(its, layout=None)
+        if leaf == "bias" and not its.layout.rows:
+            its = replace(its, layout=SAME)
         return [replace(its, name=stem + its.name)]
 
 
@@ -264,7 +261,10 @@ def fill(build: Callable[[], Any], state: State, where: Format, partial: bool = 
         for place in places:
             if place.name not in state:
                 raise ConversionError(f"the weights lack {place.name}, for {name}: another architecture")
-            taken = place.take(state[place.name], model.config)
+            try:
+                taken = place.take(state[place.name], model.config)
+            except (RuntimeError, IndexError):  # it is of no shape that can be laid out so
+                taken = state[place.name]
             if taken.shape != tensor.shape:
                 raise ConversionError(
                     f"{place.name} gives {tuple(taken.shape)}, but {name} is {tuple(tensor.shape)}: another model"
@@ -285,7 +285,7 @@ def drain(model: Any, where: Format) -> State:
     parts: dict[str, dict[int, Tensor]] = {}
     for name, tensor in model.state_dict().items():
         for place in where.places(name, model.config):
-            parts.setdefault(place.name, {})[place.part] = place.give(tensor, model.config)
+            parts.setdefault(place.name, {})[place.part] = place.layout.give(tensor, model.config)
     state = {
         name: held[0] if len(held) == 1 else torch.cat([held[part] for part in sorted(held)])
         for name, held in parts.items()

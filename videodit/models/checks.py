@@ -23,13 +23,6 @@ OF_TEXT = (
     "cross_attention_norm",
     "cross_attention_qk_norm",
 )
-<<<<<<< HEAD
-# what a call gives, and the key of the configuration that asks for it
-CONDITIONS = {
-    "encoder_hidden_states": "caption_channels",
-    "class_labels": "num_classes",
-    "added_cond_kwargs": "use_additional_conditions",
-}
 # what a call is given for a condition of a kind
 NAMES = {
     "text": "encoder_hidden_states",
@@ -38,8 +31,6 @@ NAMES = {
     "class": "class_labels",
     "size": "added_cond_kwargs",
 }
-=======
->>>>>>> citizen
 
 
 def check_config(c: Any, options: Mapping[str, Parameter]) -> None:

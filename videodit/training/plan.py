@@ -156,7 +156,7 @@ def _transformer(config: Run, strides: Strides) -> VideoDiT:
         else:
             model = VideoDiT.sized(**fresh_shape(config, strides, _text_width(config)))
         if config.train.lora:
-            add_lora(model, config.train.lora)
+            add_lora(model, config.train.lora, config.train.precision)
     model.checkpoint_units(int(config.model.gradient_checkpointing))
     return model
 

@@ -15,10 +15,12 @@ from runs import equal, losses, run
 from tiny import awaken, tiny_dit
 from torch import nn
 
+from tools.benchmarks.devices import peak_memory
 from videodit import VideoDiT, VideoDiTPipeline
-from videodit.config import ConfigError, load_config
+from videodit.config import ConfigError, Lora, load_config
 from videodit.models import quantized
 from videodit.training import checkpoint
+from videodit.training.model import add_lora
 from videodit.training.trainer import Trainer
 
 needs_torchao = pytest.mark.skipif(not is_torchao_available(), reason="needs torchao")
@@ -193,3 +195,27 @@ def test_prompts_are_encoded_first_and_clips_sampled_one_by_one(
         together = pipe(prompts, generator=[torch.Generator().manual_seed(i) for i in range(2)]).frames
     for one, frames in zip(calls, together, strict=True):
         assert abs(one["frames"][0] - frames).max() < 1e-4
+
+
+def test_under_autocast_adapters_keep_no_input_of_their_own_and_give_the_same_numbers(base: Path) -> None:
+    """Against peft's own way, which casts to the adapters' float32 first: bit for bit, in less memory."""
+    found, peaks = [], []
+    for precision in ("bf16", "no"):
+        model = VideoDiT.from_pretrained(base / "pipeline", subfolder="transformer")
+        torch.manual_seed(0)
+        add_lora(model, Lora(rank=2, targets=["to_out.0", "ff.net.2"]), precision)
+        for name, weight in model.named_parameters():
+            if ".lora_B" in name:
+                nn.init.normal_(weight)
+        torch.manual_seed(1)
+        x = torch.randn(1, 4, 3, 32, 32), torch.tensor([300.0]), torch.randn(1, 5, 24)
+
+        def step(model: VideoDiT = model, x: tuple[torch.Tensor, ...] = x) -> None:
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(*x).sample.float().square().mean()
+            loss.backward()
+
+        peaks.append(peak_memory(step, torch.device("cpu"))[0])
+        found.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert peaks[0] < 0.95 * peaks[1]

@@ -153,7 +153,7 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
     if (config.objective.given_frames or config.objective.frame_times) and transformer.patch_size[0] > 1:
         raise ValueError("objective.given_frames and frame_times need a patch of one frame (model.patch_size[0]: 1)")
     if config.train.lora:
-        add_lora(transformer, config.train.lora)
+        add_lora(transformer, config.train.lora, config.train.precision)
     transformer.checkpoint_units(int(config.model.gradient_checkpointing))
     if "activations" in config.model.offload:
         transformer.enable_gradient_checkpointing(checkpoint_waiting)
@@ -204,8 +204,12 @@ def _check_shape(transformer: VideoDiT | TimeExtended, config: Run) -> None:
             )
 
 
-def add_lora(transformer: VideoDiT | TimeExtended, lora: Lora) -> None:
+def add_lora(transformer: VideoDiT | TimeExtended, lora: Lora, precision: str = "no") -> None:
     """Low-rank adapters on linear layers of the transformer, by peft; only they are trained, in float32.
+
+    Args:
+        precision: that it will compute in. Under autocast an adapter takes its layer's input as it is, where peft would
+            keep one more of it, in float32, which is then cast again: the same numbers.
 
     Raises:
         ValueError: peft is not installed, or no layer has such a name.
@@ -213,6 +217,7 @@ def add_lora(transformer: VideoDiT | TimeExtended, lora: Lora) -> None:
     if not is_peft_available():
         raise ValueError("train.lora needs peft: pip install 'videodit[lora]'")
     from peft import LoraConfig
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     for target in lora.targets:
@@ -223,6 +228,9 @@ def add_lora(transformer: VideoDiT | TimeExtended, lora: Lora) -> None:
     for weight in transformer.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()  # peft makes them of the base's own type
+    for module in transformer.modules():
+        if isinstance(module, BaseTunerLayer):
+            setattr(module, "cast_input_dtype_enabled", precision == "no")  # noqa: B010 (it declares none)
 
 
 def save_lora(transformer: VideoDiT | TimeExtended, lora: Lora, state: dict[str, Tensor], folder: Path) -> None:

@@ -158,7 +158,7 @@ def _transformer(config: Run, strides: Strides) -> VideoDiT | TimeExtended:
         else:
             model = fresh_transformer(config, strides, _text_width(config))
         if config.train.lora:
-            add_lora(model, config.train.lora)
+            add_lora(model, config.train.lora, config.train.precision)
     model.checkpoint_units(int(config.model.gradient_checkpointing))
     return model
 

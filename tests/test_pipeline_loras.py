@@ -41,6 +41,7 @@ def two_experts() -> VideoDiTPipeline:
     return VideoDiTPipeline(**parts, boundary_ratio=0.5)
 
 
+@pytest.mark.slow
 def test_a_scale_of_fusing_is_gone_when_it_is_undone() -> None:
     pipe = tiny_pipeline()
     adapted(pipe.transformer, "one")
@@ -65,6 +66,7 @@ def test_an_adapter_that_is_not_there_is_not_deleted_in_silence() -> None:
         pipe.transformer.delete_adapters(["one"])
 
 
+@pytest.mark.slow
 def test_the_adapter_of_a_second_expert_is_saved_by_its_own_option(tmp_path: Path) -> None:
     pipe = two_experts()
     adapted(pipe.transformer, "one")
@@ -94,6 +96,7 @@ def test_of_several_active_adapters_one_is_to_be_named(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+@pytest.mark.slow
 def test_a_model_with_adapters_on_it_is_not_saved_under_names_that_nothing_reads(tmp_path: Path) -> None:
     pipe = tiny_pipeline()
     plain = clip(pipe)
@@ -135,6 +138,7 @@ def test_an_adapter_of_more_than_two_matrices_is_not_saved_without_them(
     assert not (tmp_path / FILE).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target_rank", [None, 6])
 def test_an_adapter_that_took_anothers_place_is_weighed_and_saved_at_its_own_strength(
     tmp_path: Path, target_rank: int | None
@@ -188,6 +192,7 @@ def test_a_pipeline_of_another_model_is_not_taken_over_in_part() -> None:
         VideoDiTPipeline.from_pipe(tiny_wan_pipeline())
 
 
+@pytest.mark.slow
 def test_auto_model_finds_the_class_of_a_bare_folder_where_its_stub_may_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -52,6 +52,9 @@ _WAN = {
     "default_num_inference_steps": 50,
     "default_guidance_scale": 5.0,
 }
+# of Wan 2.2, as its project samples them: TI2V-5B, told a time a frame, and the two experts of A14B
+_TI2V = {"default_num_frames": 121, "default_height": 704, "default_width": 1280, "default_fps": 24.0}
+_EXPERTS = {"default_num_inference_steps": 40, "default_guidance_scale": 4.0}
 PIPELINES = {
     "DiTPipeline": Known(0),
     "PixArtAlphaPipeline": Known(120),
@@ -189,7 +192,9 @@ def pipeline_from_diffusers(theirs: DiffusionPipeline) -> tuple[VideoDiTPipeline
     names: dict[int, list[str]] = {}
     for label, number in getattr(theirs, "labels", {}).items():  # a DiT's: several names a class
         names.setdefault(number, []).append(label)
-    defaults = known.defaults
+    defaults = dict(known.defaults)
+    defaults |= _TI2V if theirs.config.get("expand_timesteps") else {}
+    defaults |= _EXPERTS if theirs.config.get("boundary_ratio") is not None else {}
     if not defaults:
         side = model.sample_size * VideoCodec(parts["vae"]).strides.space
         frames = model.video_length if name == "LattePipeline" else 1

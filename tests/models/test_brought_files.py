@@ -239,3 +239,21 @@ def test_wan_at_full_size_goes_in_and_comes_out_by_both_kinds_of_names(name: str
     assert {key: tensor.shape for key, tensor in back.state_dict().items()} == shapes
     assert sorted(map(str, shapes.values())) == sorted(str(tensor.shape) for tensor in single.values())
     assert back.config.ffn_dim == model.config.ffn_dim
+
+
+@pytest.mark.parametrize(
+    ("experts", "pixels", "own"),
+    [
+        (1, 8, (81, 480, 832, 16.0, 50, 5.0)),
+        (1, 16, (121, 704, 1280, 24.0, 50, 5.0)),
+        (2, 8, (81, 480, 832, 16.0, 40, 4.0)),
+    ],
+)
+def test_a_wan_is_sampled_by_default_as_its_project_samples_it(
+    experts: int, pixels: int, own: tuple[float, ...]
+) -> None:
+    """Wan 2.1 1.3B, 2.2 TI2V-5B and A14B: the figures of the project's own configurations."""
+    pipe, _ = pipeline_from_diffusers(tiny_wan_pipeline(experts, pixels))
+    size, config = pipe.default_size, pipe.config
+    found = (size.num_frames, size.height, size.width, size.fps)
+    assert (*found, config.default_num_inference_steps, config.default_guidance_scale) == own

@@ -79,7 +79,10 @@ def test_what_is_frozen_is_planned_smaller_by_each_choice(tmp_path: Path) -> Non
 
     full, int8, nf4 = (planned_for(base) for base in ("float32", "int8", "nf4"))
     assert full.memory["weights"] > int8.memory["weights"] > nf4.memory["weights"]
-    assert str(nf4).splitlines()[-1] == "  with train.lora.base: nf4, model.gradient_checkpointing"
+    assert str(nf4).splitlines()[-2] == "  with train.lora.base: nf4, model.gradient_checkpointing"
+    encoder = sum(p.numel() for p in tiny_pipeline().text_encoder.parameters())
+    assert nf4.text == pytest.approx(4e-9 * encoder)
+    assert str(nf4).splitlines()[-1].startswith("before it, alone: the text encoder")
     away, blocks = planned_for("float32", "activations"), planned_for("float32", "blocks")
     assert away.memory["activations"] < full.memory["activations"]
     assert away.peak <= full.peak

@@ -64,7 +64,7 @@ def test_weights_take_what_those_that_are_loaded_take(tmp_path: Path, base: str)
     config = config.model_copy(update={"codec": str(tmp_path / "start"), "model": type(config.model)()})
     said = plan(config).memory["weights"] * 1e9
     found = sum(x.nbytes for p in Trainer(config).raw_model.parameters() for _, x in plain_parts("", p.detach()))
-    assert said == pytest.approx(found, rel=1e-3)
+    assert said == pytest.approx(found, rel=2e-3)  # a number a layer says of which type it is
 
 
 def test_what_is_frozen_is_planned_smaller_by_each_choice(tmp_path: Path) -> None:
@@ -79,7 +79,10 @@ def test_what_is_frozen_is_planned_smaller_by_each_choice(tmp_path: Path) -> Non
 
     full, int8, nf4 = (planned_for(base) for base in ("float32", "int8", "nf4"))
     assert full.memory["weights"] > int8.memory["weights"] > nf4.memory["weights"]
-    assert str(nf4).splitlines()[-1] == "  with train.lora.base: nf4, model.gradient_checkpointing"
+    assert str(nf4).splitlines()[-2] == "  with train.lora.base: nf4, model.gradient_checkpointing"
+    encoder = sum(p.numel() for p in tiny_pipeline().text_encoder.parameters())
+    assert nf4.text == pytest.approx(4e-9 * encoder)
+    assert str(nf4).splitlines()[-1].startswith("before it, alone: the text encoder")
     away, blocks = planned_for("float32", "activations"), planned_for("float32", "blocks")
     assert away.memory["activations"] < full.memory["activations"]
     assert away.peak <= full.peak

@@ -69,7 +69,7 @@ def _base(folder: Path, quick: bool) -> Path:
 
 
 def _config(folder: Path, base: Path, choice: dict[str, dict[str, Any]], quick: bool) -> Run:
-    data = {"clips": 8, "validation": 0, "image_share": 0.0, "num_frames": 9 if quick else 17}
+    data = {"clips": 8 if quick else 24, "validation": 0, "image_share": 0.0, "num_frames": 9 if quick else 17}
     train: dict[str, Any] = {
         "start_from": str(base),
         "batch_size": 2 if quick else 12,

@@ -187,8 +187,8 @@ class Assembled:
     def state(self) -> dict[str, Any]:
         """All that the next step depends on."""
         return {
-            "model": self._trained() if self.thin_base else self.raw_model.state_dict(),
-            "base": self.thin_base,
+            **({"base": self.thin_base} if is_thin(self.config) else {}),
+            "model": self._trained() if is_thin(self.config) else self.raw_model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.raw_optimizers],
             "schedules": [schedule.state_dict() for schedule in self.schedules],
             "average": self.average.state_dict(),
@@ -205,7 +205,7 @@ class Assembled:
             ValueError: a checkpoint of other words: captions have changed, and an encoder of its own learned others.
         """
         self._check_words(state)
-        self.raw_model.load_state_dict(state["model"], strict=not self.thin_base)
+        self.raw_model.load_state_dict(state["model"], strict=not is_thin(self.config))
         saved = zip(self.raw_optimizers, self.schedules, state["optimizers"], state["schedules"], strict=True)
         for optimizer, schedule, theirs, steps in saved:
             groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]

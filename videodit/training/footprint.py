@@ -120,12 +120,13 @@ def _fill(model: VideoDiT, config: Run) -> None:
     lora = config.train.lora
     base = lora.base if lora else "float32"
     coded = {layer for _, layer in quantizable(model)} if base in SCALES else set()
-    rest = inputs.PRECISIONS[config.train.precision] or torch.float32 if coded else getattr(torch, base, None)
+    computed = inputs.PRECISIONS[config.train.precision] or torch.float32
+    rest: torch.dtype = computed if coded else getattr(torch, base)
     kept = tuple(model._keep_in_fp32_modules or ())
     for path, module in list(model.named_modules()):
         for name, weight in list(module._parameters.items()):
             if module in coded and name == "weight" and not weight.requires_grad:  # type: ignore[union-attr]
-                _code(module, base)
+                _code(module, base, rest)
             elif weight is not None:
                 stays = weight.requires_grad or any(part in f"{path}.{name}" for part in kept)
                 dtype = torch.float32 if stays else rest
@@ -134,13 +135,15 @@ def _fill(model: VideoDiT, config: Run) -> None:
             module._buffers[name] = None if buffer is None else torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
-def _code(layer: Any, base: str) -> None:
-    """A layer of fewer bits in its place."""
+def _code(layer: Any, base: str, dtype: torch.dtype) -> None:
+    """A layer of fewer bits in its place, whose weight is of a type that it computes in, as theirs say they are."""
     rows, columns = layer.weight.shape
     scales, numbers = SCALES[base]
     layer.__class__ = _Coded4 if base == "nf4" else _Coded8
-    shape = (rows * columns // 2,) if base == "nf4" else (rows, columns)
-    layer._parameters["weight"] = nn.Parameter(torch.empty(shape, dtype=torch.uint8), requires_grad=False)
+    alike = torch.empty((), dtype=dtype).expand(rows, columns)  # one number in memory
+    layer._parameters["weight"] = nn.Parameter(alike, requires_grad=False)
+    codes = rows * columns // (2 if base == "nf4" else 1)
+    layer.register_buffer("codes", torch.empty(codes, dtype=torch.uint8))
     layer.register_buffer("scales", torch.empty(scales * rows * columns // (numbers or columns), dtype=torch.uint8))
 
 
@@ -148,7 +151,7 @@ class _Coded8(nn.Linear):
     """As torchao's layers of 8 bits: multiplies with floats made in each call, which autograd keeps."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight.to(x.dtype, copy=True), self.bias)
+        return linear(x, x.new_empty(self.weight.shape), self.bias)
 
 
 class _Coded4(nn.Linear):
@@ -184,7 +187,12 @@ def _worked(weights: list[nn.Parameter]) -> None:
 
 def _waiting(model: VideoDiT) -> int:
     """Bytes of frozen blocks that are not on the device: all but the largest."""
-    blocks = [sum(p.nbytes for p in unit.parameters() if not p.requires_grad) for unit in model.units]
+
+    def held(unit: nn.Module) -> int:
+        frozen = (p for p in unit.parameters() if not p.requires_grad)
+        return sum(x.untyped_storage().nbytes() for x in (*frozen, *unit.buffers()))
+
+    blocks = [held(unit) for unit in model.units]
     return sum(blocks) - max(blocks)
 
 

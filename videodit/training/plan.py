@@ -188,8 +188,9 @@ def _memory(config: Run, model: VideoDiT, rows: list[Row], strides: Strides) -> 
     train, processes = config.train, PartialState().num_processes
     split = processes if train.sharding == "fsdp" else 1
     share = -(-processes // train.sequence_parallel) * train.gradient_accumulation_steps
-    largest = max(rows, key=lambda row: row.tokens * -(-row.batch // share))
-    found = footprint(config, model, largest.size, -(-largest.batch // share), strides)
+    pieces = {row.size: -(-min(row.batch, row.shown) // share) for row in rows}
+    largest = max(rows, key=lambda row: row.tokens * pieces[row.size])
+    found = footprint(config, model, largest.size, pieces[largest.size], strides)
     memory = {name: getattr(found, name) / split / GB for name in ("weights", "gradients", "optimizer", "averages")}
     memory["activations"] = found.activations / train.sequence_parallel / GB
     together = split > 1 or train.sequence_parallel > 1

@@ -113,7 +113,7 @@ class Trainer(Assembled):
             each.append(errors.detach())
         total = pieces[0].total * self.config.train.sequence_parallel  # each of a group has the whole group's errors
         loss = float(parallel.sum_over_processes(torch.cat(each).double().sum().cpu())) / total
-        norm = self.stepped.norm() if self.stepped else self._clip()
+        norm = self._clip()
         names = [name for piece in pieces for name in piece.names]
         if self._usable(step, loss, norm, names, torch.cat(each)):
             for optimizer in self.optimizers:
@@ -175,6 +175,8 @@ class Trainer(Assembled):
         return self.accelerator.no_sync(self.model) if more and not self.sharded else nullcontext()
 
     def _clip(self) -> float:
+        if self.stepped:  # and let go of each gradient
+            return self.stepped.norm()
         if self.config.train.precision == "fp16":
             self.accelerator.unscale_gradients()
         return float(parallel.total_norm_clip(self.weights, self.config.train.max_grad_norm or math.inf))

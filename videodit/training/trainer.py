@@ -22,6 +22,7 @@ from videodit.config import Run
 from videodit.diffusion import objectives, paths
 from videodit.diffusion.conditioning import with_given
 from videodit.pipeline import VideoDiTPipeline
+from videodit.text import PARTS
 from videodit.training import checkpoint, inputs, measure, parallel
 from videodit.training.assembled import Assembled
 from videodit.training.batches import Batch
@@ -240,14 +241,18 @@ class Trainer(Assembled):
 
     def _told(self, pipe: VideoDiTPipeline, prompts: list[str]) -> list[dict[str, Any]] | None:
         """What prompts say to an encoder that is not trained, which is on the device for that alone; None: it is."""
-        pipe.text_encoder.to(self.accelerator.device)
+        encoders = [part for name in PARTS if isinstance(part := getattr(pipe, name), torch.nn.Module)]
+        for encoder in encoders:
+            encoder.to(self.accelerator.device)
         if self.raw_model.encoded is None:
             return None
         names = [f"{sign}prompt_{what}" for sign in ("", "negative_") for what in ("embeds", "attention_mask")]
+        names += ["pooled_prompt_embeds", "negative_pooled_prompt_embeds"]
         with torch.no_grad():
             told = [pipe.encode_prompt(prompt, device=self.accelerator.device) for prompt in prompts]
-        pipe.text_encoder.to("cpu")
-        return [{name: x for name, x in zip(names, one, strict=True) if x is not None} for one in told]
+        for encoder in encoders:
+            encoder.to("cpu")
+        return [{name: x for name, x in zip(names, one, strict=False) if x is not None} for one in told]
 
 
 def _tail(name: str) -> str:

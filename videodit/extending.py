@@ -77,7 +77,9 @@ def extend_in_time(
     side = _side(source, image, codec)
     size = ClipSize(num_frames, side, side, fps)
     size.latent(codec.strides, model.patch_size)  # a length that the VAE has not is an error
-    steps = inspect.signature(type(source).__call__).parameters["num_inference_steps"].default
+    asked = {name: one.default for name, one in inspect.signature(type(source).__call__).parameters.items()}
+    told = any(condition.kind == "guidance" for condition in model.conditions)
+    scale = asked["guidance_scale"] if told or "true_cfg_scale" not in asked else asked["true_cfg_scale"]
     labels: dict[int, str] = {}
     for label, number in getattr(source, "labels", {}).items():
         labels[number] = f"{labels[number]}, {label}" if number in labels else label
@@ -92,8 +94,8 @@ def extend_in_time(
         default_height=size.height,
         default_width=size.width,
         default_fps=fps,
-        default_num_inference_steps=steps,
-        default_guidance_scale=model.family.guidance,
+        default_num_inference_steps=asked["num_inference_steps"],
+        default_guidance_scale=scale + model.family.scale_above,
     )
 
 

@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from einops import rearrange
 from families import (
     PIPELINES,
+    flux,
     loud,
     sd3_pipeline,
     tiny_dc,
@@ -236,3 +237,24 @@ def test_other_caches_are_refused() -> None:
     for cache in ("pyramid-attention", "sea"):
         with pytest.raises(ValueError, match="does not fit an image model on clips"):
             set_cache(ours, cache)
+
+
+def test_the_scale_of_guidance_is_its_own_pipelines() -> None:
+    """SD3, and a Flux that is told a scale: what their calls take by default; one that is not told is not guided."""
+    assert extend_in_time(PIPELINES["SD3"](), num_frames=3).config.default_guidance_scale == 7.0
+    assert extend_in_time(PIPELINES["Flux"](), num_frames=3).config.default_guidance_scale == 3.5
+    assert extend_in_time(PIPELINES["Z-Image"](), num_frames=3).config.default_guidance_scale == 6.0  # 5, and 1
+    schnell = PIPELINES["Flux"]()
+    schnell.register_modules(transformer=flux(guidance_embeds=False))
+    assert extend_in_time(schnell, num_frames=3).config.default_guidance_scale == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_pipeline_of_half_the_bits_makes_nearly_the_same_clip(
+    family: tuple[str, Any, Any], dtype: torch.dtype
+) -> None:
+    _, _, ours = family
+    latents = torch.randn(1, 4, FRAMES, 8, 8, generator=torch.Generator().manual_seed(3))
+    wanted = ours(PROMPT, latents=latents, guidance_scale=2.0, **SIZE).frames
+    found = ours.to(dtype)(PROMPT, latents=latents, guidance_scale=2.0, **SIZE).frames.float()
+    assert float((found - wanted).norm() / wanted.norm()) < 0.1

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from families import PIPELINES
+from diffusers import PNDMScheduler, StableDiffusionPipeline
+from families import PIPELINES, clip, tiny_image_model, tiny_picture_vae, words
 from runs import equal, losses, run
 
 from videodit import TimeExtended, VideoDiTPipeline, extend_in_time
@@ -174,3 +175,43 @@ def test_an_image_model_has_a_shape_of_its_own() -> None:
         Model(size="S", image=IMAGES["Sana"])
     with pytest.raises(ValueError, match="time_every is of an image model"):
         Model(time_every=2)
+
+
+def test_it_is_noised_along_the_path_that_its_own_scheduler_walks_back(tmp_path: Path) -> None:
+    """A U-Net as Stable Diffusion 1 has it: betas of .00085 to .012, whose roots are even."""
+    scheduler = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    )
+    pipe = StableDiffusionPipeline(
+        vae=tiny_picture_vae(),
+        text_encoder=clip(32, pooled=False),
+        tokenizer=words(),
+        unet=tiny_image_model("UNet"),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    ours: Any = extend_in_time(pipe, num_frames=5)
+    ours.save_pretrained(tmp_path / "base")
+    config = extended_run(tmp_path / "run", tmp_path / "base", {}, steps=1)
+    trainer = Trainer(config.model_copy(update={"objective": Objective(prediction_type="epsilon")}))
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    wanted = torch.cumprod(1 - betas, dim=0)
+    torch.testing.assert_close(trainer.path.alphas_cumprod.double(), wanted, atol=1e-5, rtol=1e-4)  # type: ignore[attr-defined]
+    folder = trainer.train()
+    again = VideoDiTPipeline.from_pretrained(folder)
+    assert again.scheduler.config.beta_schedule == "scaled_linear"
+    assert again.config.default_guidance_scale == 2.5  # what the run says
+
+
+def test_what_a_run_does_not_say_is_taken_from_where_it_starts(base: tuple[str, Path], tmp_path: Path) -> None:
+    config = extended_run(tmp_path, base[1], {}, steps=1)
+    config = config.model_copy(
+        update={"train": config.train.model_copy(update={"num_inference_steps": None, "guidance_scale": None})}
+    )
+    started = VideoDiTPipeline.load_config(base[1])
+    with Trainer(config).averaged_pipeline(to_save=True) as pipe:
+        assert pipe is not None
+        for name in ("default_num_inference_steps", "default_guidance_scale"):
+            assert pipe.config[name] == started[name]

@@ -291,13 +291,16 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
         def each(x: Tensor | None) -> Tensor | None:
             return None if x is None else repeat(x, "b ... -> (b f) ...", f=held)
 
+        def cast(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(self.image.dtype)
+
         images = Frames(
-            rearrange(latents, "b f (c h) w -> (b f) c h w", h=h),
+            rearrange(latents, "b f (c h) w -> (b f) c h w", h=h).to(self.image.dtype),
             rearrange(here, "b f -> (b f)"),
-            text=each(encoder_hidden_states),
+            text=each(cast(encoder_hidden_states)),
             mask=each(encoder_attention_mask),
-            pooled=each(pooled_projections),
-            guidance=each(guidance),
+            pooled=each(cast(pooled_projections)),
+            guidance=each(cast(guidance)),
             labels=each(class_labels),
             added=None if added_cond_kwargs is None else {key: each(x) for key, x in added_cond_kwargs.items()},
         )

@@ -81,7 +81,7 @@ class Family:
     sigmas: those of so many steps, in its own pipeline; None: its scheduler's own. mu: likewise, by how much times are
         shifted, of (tokens, steps); None: as the scheduler says.
     text: the pipeline of diffusers whose `encode_prompt` makes its text; None: it is told none.
-    guidance: the scale that its pipeline takes by default.
+    scale_above: by how much the scale of guidance here is above what its pipeline calls so.
     square: whether it makes square pictures alone.
     """
 
@@ -94,7 +94,7 @@ class Family:
     sigmas: Callable[[int], list[float]] | None = None
     mu: Callable[[int, int], float] | None = None
     text: str | None = None
-    guidance: float = 4.5
+    scale_above: float = 0.0
     square: bool = False
 
 
@@ -201,7 +201,6 @@ FAMILIES: dict[str, Family] = {
         channels=plain,
         told=text_of("joint_attention_dim", pooled="pooled_projection_dim"),
         text="StableDiffusion3Pipeline",
-        guidance=7.0,
     ),
     "FluxTransformer2DModel": Family(
         call=_flux,
@@ -211,7 +210,6 @@ FAMILIES: dict[str, Family] = {
         patch=lambda config: 2,
         sigmas=falling,
         text="FluxPipeline",
-        guidance=3.5,
     ),
     "Flux2Transformer2DModel": Family(
         call=_flux2,
@@ -222,7 +220,6 @@ FAMILIES: dict[str, Family] = {
         sigmas=falling,
         mu=_flux2_mu,
         text="Flux2Pipeline",
-        guidance=4.0,
     ),
     "SanaTransformer2DModel": Family(
         call=lambda model, x: model(
@@ -245,7 +242,6 @@ FAMILIES: dict[str, Family] = {
         told=text_of("joint_attention_dim"),
         sigmas=falling,
         text="QwenImagePipeline",
-        guidance=4.0,
     ),
     "ZImageTransformer2DModel": Family(
         call=_z_image,
@@ -255,7 +251,7 @@ FAMILIES: dict[str, Family] = {
         patch=lambda config: config.all_patch_size[0],
         sigmas=evenly_before_zero,
         text="ZImagePipeline",
-        guidance=6.0,  # 5 as its own pipeline counts, which adds so many differences to the told pass itself
+        scale_above=1.0,  # it adds so many differences to the told pass itself
     ),
     "Lumina2Transformer2DModel": Family(
         call=lambda model, x: -model(x.latents, 1 - x.times / 1000, x.text, x.mask, return_dict=False)[0],
@@ -265,7 +261,6 @@ FAMILIES: dict[str, Family] = {
         start=lambda frames, others: others if frames.mask is None else frames.mask.sum(1),
         sigmas=falling,
         text="Lumina2Pipeline",
-        guidance=4.0,
     ),
     "PixArtTransformer2DModel": Family(
         call=lambda model, x: model(
@@ -298,7 +293,6 @@ FAMILIES: dict[str, Family] = {
         told=text_of("cross_attention_dim"),
         patch=lambda config: 2 ** (len(config.block_out_channels) - 1),
         text="StableDiffusionPipeline",
-        guidance=7.5,
     ),
 }
 

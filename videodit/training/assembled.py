@@ -120,6 +120,7 @@ class Assembled:
         )
         if config.train.start_from and isinstance(self.raw_model.transformer, TimeExtended):
             self.scheduler = inputs.own_scheduler(config)
+            self.path = inputs.path_of(self.scheduler)
         self._to_device()
         self.raw_model.transformer.set_sequence_group(self.group)
         choose_weights(self.raw_model, config, self.train_clips)
@@ -324,7 +325,8 @@ class Assembled:
     def _pipeline(self, transformer: Any, text: dict[str, Any]) -> VideoDiTPipeline:
         data, train = self.config.data, self.config.train
         asked = {"num_inference_steps": train.num_inference_steps, "guidance_scale": train.guidance_scale}
-        own: dict[str, Any] = {f"default_{name}": value for name, value in asked.items() if value is not None}
+        own: dict[str, Any] = inputs.defaults_of(train.start_from)
+        own |= {f"default_{name}": value for name, value in asked.items() if value is not None}
         return VideoDiTPipeline(
             vae=self.codec.vae,
             transformer=transformer,

@@ -24,7 +24,7 @@ from videodit.data.clips import Split, open_data
 from videodit.data.live import LiveClips
 from videodit.data.manifest import Skip
 from videodit.diffusion import paths
-from videodit.diffusion.schedulers import check_scheduler
+from videodit.diffusion.schedulers import check_scheduler, is_flow
 from videodit.geometry import Strides
 from videodit.pipeline import named_folder
 from videodit.text import load_text as load_text_of
@@ -199,6 +199,23 @@ def own_scheduler(config: Run) -> Any:
     except ValueError as error:
         raise ValueError(f"objective.prediction_type: {error}") from error
     return scheduler
+
+
+def defaults_of(start_from: str | None) -> dict[str, Any]:
+    """Steps and scale of guidance of the pipeline that a run starts from, by which what is trained is sampled too."""
+    if not start_from:
+        return {}
+    try:
+        index: Any = DiffusionPipeline.load_config(named_folder(start_from))
+    except OSError:  # a transformer alone
+        return {}
+    names = ("default_num_inference_steps", "default_guidance_scale")
+    return {name: index[name] for name in names if index.get(name) is not None}
+
+
+def path_of(scheduler: Any) -> paths.Path:
+    """The noising path that a scheduler walks back."""
+    return paths.FlowPath() if is_flow(scheduler) else paths.DiffusionPath.from_scheduler(scheduler)
 
 
 def build_path(config: Run) -> tuple[paths.Path, Any]:

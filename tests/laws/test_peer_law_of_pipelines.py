@@ -258,7 +258,8 @@ def test_round_trip_law_a_wan_folder_goes_over_and_comes_back(tmp_path: Path, ex
     again: Any = open_model(tmp_path / "ours")[0]
     assert isinstance(again, VideoDiTPipeline)
     assert (again.default_size.num_frames, again.default_size.height, again.default_size.fps) == (81, 480, 16.0)
-    assert (again.config.default_num_inference_steps, again.config.default_guidance_scale) == (50, 5.0)
+    steps, scale = again.config.default_num_inference_steps, again.config.default_guidance_scale
+    assert (steps, scale) == ((40, 4.0) if experts > 1 else (50, 5.0))  # A14B's, 2.1's
     assert not again.text.lowercase
     back = pipeline_to_diffusers(again, "wan")
     for part in ("transformer", "vae", "text_encoder", *(["transformer_2"] if experts > 1 else [])):

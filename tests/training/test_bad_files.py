@@ -141,14 +141,14 @@ def test_too_many_bad_files_stop_the_run_and_are_named(folder: Path, tmp_path: P
 def test_resume_law_with_files_that_hang_and_crash(folder: Path, tmp_path: Path) -> None:
     """One that hung could be read later: it stays out, as it did from the run that never stopped."""
     (folder / "08_endless.gif").unlink()  # it takes as long as the one that hangs, each time
-    whole = Seen(configured(tmp_path / "whole", folder))
+    whole = Seen(configured(tmp_path / "whole", folder, max_bad_share=0.8))
     whole.train()
     (folder / "11_hangs_once.mkv.met").unlink()
-    stopped = Seen(configured(tmp_path / "stopped", folder))
+    stopped = Seen(configured(tmp_path / "stopped", folder, max_bad_share=0.8))
     stopped.fail_at = 3
     with pytest.raises(KeyboardInterrupt):
         stopped.train()
-    gone_on = Seen(configured(tmp_path / "stopped", folder))
+    gone_on = Seen(configured(tmp_path / "stopped", folder, max_bad_share=0.8))
     gone_on.train()
     assert min(gone_on.seen) == 2
     assert stopped.seen | gone_on.seen == whole.seen

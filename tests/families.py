@@ -337,7 +337,9 @@ def flux_pipeline() -> Any:
 def z_image_pipeline() -> Any:
     torch.manual_seed(1)
     tokenizer = words()
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['role'] }} moving {{ message['content'] }} {% endfor %}circle left"
+    )
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=32,

@@ -180,7 +180,8 @@ class FamilyText(nn.Module):
             some = [prompt for prompt in dict.fromkeys(prompts) if (prompt == "") is null]
             if some:
                 encode = row.null if null and row.null else row.encode
-                made |= dict(zip(some, self._encoded(encode, some).each(), strict=True))
+                # a copy: Z-Image's pipeline writes its templates into the list that it is given
+                made |= dict(zip(some, self._encoded(encode, list(some)).each(), strict=True))
         return padded([made[prompt] for prompt in prompts])
 
     def _encoded(self, encode: Any, prompts: list[str]) -> TextStates:

@@ -244,7 +244,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
                 write_texts(
                     args.encode_text,
                     load_text(folder, dtype=dtype),
-                    prompts_of(requests),
+                    *prompts_of(requests),
                     overwrite=args.overwrite,
                 )
             ]
@@ -285,7 +285,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     pipe.adapt(args.lora or [])
     texts, encoder = None, None
     if args.text_states:
-        texts, encoder = read_texts(args.text_states, prompts_of(requests), asked(pipe.transformer, "text") or 0)
+        texts, encoder = read_texts(args.text_states, *prompts_of(requests), asked(pipe.transformer, "text") or 0)
     if args.vae_tiling:
         tile(pipe.vae)
     if args.layerwise_casting:

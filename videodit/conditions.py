@@ -158,19 +158,25 @@ def of_call(
     if guided and null and negative_prompt is None and untold is None:
         parts += [TextStates(torch.zeros(count, 1, widths[0]), torch.zeros(count, 1, dtype=torch.bool))]
     elif guided:
-        parts += [encoded(encoder(), negatives)] if untold is None else [untold] * (count // against)
+        parts += [encoded(encoder(), negatives, against=True)] if untold is None else [untold] * (count // against)
     return Told(told_in(_joined(parts)))
 
 
-def encoded(encoder: Encoder, prompts: list[str]) -> TextStates:
-    """States of prompts, each distinct one encoded once; a warning tells unknown words, with the nearest known ones."""
+def tells_apart(encoder: Encoder) -> bool:
+    """Whether negative prompts are encoded in another way than prompts."""
+    return isinstance(encoder, FamilyText) and encoder.tells_apart
+
+
+def encoded(encoder: Encoder, prompts: list[str], *, against: bool = False) -> TextStates:
+    """States of prompts, or (`against`) of negative ones, each distinct one encoded once; a warning tells unknown
+    words, with the nearest known ones."""
     distinct = list(dict.fromkeys(prompts))
     for prompt in distinct:
         if unknown := [_with_nearest(word, encoder.nearest_words(word)) for word in encoder.unknown_words(prompt)]:
             log.warning(
                 "%r: the model never saw the words %s; they have no effect it learned", prompt, ", ".join(unknown)
             )
-    text = encoder(distinct)
+    text = encoder(distinct, against=True) if against and tells_apart(encoder) else encoder(distinct)
     return text.rows(torch.tensor([distinct.index(p) for p in prompts], device=text.states.device))
 
 

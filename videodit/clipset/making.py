@@ -18,7 +18,7 @@ from videodit.caching import set_cache
 from videodit.clipset.decoding import Preview, decoded
 from videodit.clipset.outputs import check_outputs, clear_left, is_made
 from videodit.clipset.requests import FILES, Request
-from videodit.clipset.texts import embeds_of, encode_texts, prompts_of
+from videodit.clipset.texts import Texts, embeds_of, encode_texts, prompts_of
 from videodit.config.kinds import Guidance, Share, Steps, check, usable_backend
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.disk import replace_text
@@ -26,7 +26,6 @@ from videodit.geometry import ClipSize
 from videodit.long import long_clip
 from videodit.memory import check_decode, free_text_encoder
 from videodit.pipeline import VideoDiTPipeline
-from videodit.text import OwnStates
 from videodit.video import check_writable, probe, read_clip, read_frames, write_video
 from videodit.video.index import checked
 from videodit.weights import state_hash
@@ -76,7 +75,7 @@ def make_clips(
     *,
     model: str,
     model_digest: str | None = None,
-    texts: Mapping[str, OwnStates] | None = None,
+    texts: Texts | None = None,
     keeps_text_encoder: bool = True,
     batch_size: int = 8,
     preview: int | None = None,
@@ -136,7 +135,7 @@ def make_clips(
     batches = _batches(settings, missing, batch_size)
     if texts is None:
         todo = [requests[i] for batch in batches for i in batch]
-        texts = encode_texts(pipe.text, prompts_of(todo)) if todo else {}
+        texts = encode_texts(pipe.text, *prompts_of(todo)) if todo else Texts({}, {})
     if not keeps_text_encoder:
         free_text_encoder(pipe)
     done = 0
@@ -215,7 +214,7 @@ def _windowed(settings: Mapping[str, Any]) -> bool:
 def _sample(
     pipe: VideoDiTPipeline,
     settings: Sequence[Mapping[str, Any]],
-    texts: Mapping[str, OwnStates],
+    texts: Texts,
     look: Preview | None,
     batch: Sequence[Mapping[str, Any]],
 ) -> Iterator[np.ndarray | Iterator[np.ndarray]]:

@@ -31,7 +31,8 @@ PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_enc
 @dataclass(frozen=True)
 class Row:
     """encode: (pipeline, prompts, keywords for `encode_prompt`) -> states, mask (None: all), pooled (None: none).
-    null: likewise, of the empty prompt, where it is encoded in another way."""
+    null: likewise, of the empty prompt and of negative ones, where these are encoded in another way (Sana gives them no
+    instruction, Lumina2 no system prompt)."""
 
     encode: Callable[[Any, list[str], dict[str, Any]], tuple[Any, Any, Any]]
     null: Callable[[Any, list[str], dict[str, Any]], tuple[Any, Any, Any]] | None = None
@@ -162,12 +163,17 @@ class FamilyText(nn.Module):
         device = next(self.encoders["text_encoder"].parameters()).device
         return torch.device("cpu") if device.type == "meta" else device  # offloaded by parts, which fetch their input
 
+    @property
+    def tells_apart(self) -> bool:
+        """Whether a negative prompt is encoded in another way than a prompt of the same words."""
+        return ROWS[self.pipeline].null is not None
+
     @torch.no_grad()
-    def forward(self, prompts: list[str]) -> TextStates:
+    def forward(self, prompts: list[str], against: bool = False) -> TextStates:
         """States (b m e), mask (b m) and, of families that have them, pooled states (b e').
 
         The empty prompt is the null caption of classifier-free guidance: what the family's pipeline takes where no
-        negative prompt is given.
+        negative prompt is given. against: they are negative prompts.
 
         Raises:
             ValueError: if prompts is not a list of at least one string.
@@ -177,7 +183,7 @@ class FamilyText(nn.Module):
         row = ROWS[self.pipeline]
         made: dict[str, OwnStates] = {}
         for null in (False, True):
-            some = [prompt for prompt in dict.fromkeys(prompts) if (prompt == "") is null]
+            some = [prompt for prompt in dict.fromkeys(prompts) if (against or prompt == "") is null]
             if some:
                 encode = row.null if null and row.null else row.encode
                 # a copy: Z-Image's pipeline writes its templates into the list that it is given

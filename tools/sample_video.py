@@ -83,6 +83,11 @@ def parse() -> argparse.Namespace:
         default=1.0,
         help="of given frames; above 1: a third pass (default 1: none)",
     )
+    parser.add_argument(
+        "--true-cfg-scale",
+        type=argument(Guidance),
+        help="of a model that is told --guidance-scale itself (Flux): that between two passes (default 1: none)",
+    )
     parser.add_argument("--negative-prompt", default="", help="what to stay away from")
     parser.add_argument(
         "--scheduler", help="a diffusers scheduler, as UniPCMultistepScheduler (default: the model's own)"
@@ -266,6 +271,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         guidance_rescale=args.guidance_rescale,
         guidance_interval=tuple(args.guidance_interval),
         image_guidance_scale=args.image_guidance_scale,
+        true_cfg_scale=args.true_cfg_scale,
         scheduler=args.scheduler,
         cache=args.cache,
         dtype=args.dtype if args.dtype != "float32" else None,

@@ -19,6 +19,7 @@ from videodit.clipset.decoding import Preview, decoded
 from videodit.clipset.outputs import check_outputs, clear_left, is_made
 from videodit.clipset.requests import FILES, Request
 from videodit.clipset.texts import Texts, embeds_of, encode_texts, prompts_of
+from videodit.conditions import asked
 from videodit.config.kinds import Guidance, Share, Steps, check, usable_backend
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.disk import replace_text
@@ -43,6 +44,7 @@ class Sampling:
     guidance_rescale: Share = 0.0
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     image_guidance_scale: Guidance = 1.0
+    true_cfg_scale: Guidance | None = None  # of a model that is told guidance_scale itself
     scheduler: str | None = None
     cache: str | None = None  # of features: a name of `caching.CACHES`, with or without a number
     dtype: str | None = None  # this and what follows: what was done to the pipeline, for the clips' settings
@@ -220,8 +222,13 @@ def _sample(
 ) -> Iterator[np.ndarray | Iterator[np.ndarray]]:
     """The frames of each clip, as they are made among their whole batch."""
     one = settings[0]
+    told, untold = ([each[name] for each in batch] for name in ("prompt", "negative_prompt"))
+    true = one.get("true_cfg_scale", 1.0)
+    if asked(pipe.transformer, "guidance") is not None and true == 1.0 and not any(untold):
+        untold = []  # there is no pass for them
     options: dict[str, Any] = {
-        **embeds_of(texts, *([each[name] for each in batch] for name in ("prompt", "negative_prompt"))),
+        **embeds_of(texts, told, untold),
+        "true_cfg_scale": true,
         "height": one["height"],
         "width": one["width"],
         "fps": one["fps"],
@@ -249,9 +256,9 @@ def _sample(
         output_type="np" if ends else "latent",
         **options,
     )
-    asked = set(map(id, settings))
+    wanted = set(map(id, settings))
     for each, clip in zip(batch, output.frames, strict=True):
-        if id(each) in asked:
+        if id(each) in wanted:
             yield np.rint(clip * 255).astype(np.uint8) if ends else decoded(pipe.codec, clip)
 
 

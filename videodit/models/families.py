@@ -120,11 +120,14 @@ def levels(model: Any) -> list[Host]:
     return found
 
 
-def text_of(width: str, pooled: str = "", guidance: str = "") -> Callable[[Any], tuple[Condition, ...]]:
-    """Told a text, perhaps its pooled states, and the scale of guidance: the keys of their widths, and of whether."""
+def text_of(
+    width: str, pooled: str = "", guidance: str = "", reads_padding: bool = False
+) -> Callable[[Any], tuple[Condition, ...]]:
+    """Told a text, perhaps its pooled states, and the scale of guidance: the keys of their widths, and of whether; and
+    whether padding is read like words."""
 
     def told(config: Any) -> tuple[Condition, ...]:
-        found = [Condition("text", "text", config[width])]
+        found = [Condition("text", "text", config[width], reads_padding=reads_padding)]
         if pooled:
             found.append(Condition("pooled", "pooled", config[pooled]))
         if guidance and config[guidance]:
@@ -199,7 +202,7 @@ FAMILIES: dict[str, Family] = {
         call=lambda model, x: model(x.latents, x.text, x.pooled, x.times, return_dict=False)[0],
         hosts=stacks("transformer_blocks"),
         channels=plain,
-        told=text_of("joint_attention_dim", pooled="pooled_projection_dim"),
+        told=text_of("joint_attention_dim", pooled="pooled_projection_dim", reads_padding=True),
         text="StableDiffusion3Pipeline",
         guidance=7.0,
     ),
@@ -207,7 +210,7 @@ FAMILIES: dict[str, Family] = {
         call=_flux,
         hosts=stacks("transformer_blocks", "single_transformer_blocks"),
         channels=lambda config: (config.in_channels // 4, (config.out_channels or config.in_channels) // 4),
-        told=text_of("joint_attention_dim", pooled="pooled_projection_dim", guidance="guidance_embeds"),
+        told=text_of("joint_attention_dim", "pooled_projection_dim", "guidance_embeds", reads_padding=True),
         patch=lambda config: 2,
         sigmas=falling,
         text="FluxPipeline",
@@ -217,7 +220,7 @@ FAMILIES: dict[str, Family] = {
         call=_flux2,
         hosts=stacks("transformer_blocks", "single_transformer_blocks"),
         channels=plain,
-        told=text_of("joint_attention_dim", guidance="guidance_embeds"),
+        told=text_of("joint_attention_dim", guidance="guidance_embeds", reads_padding=True),
         start=lambda frames, others: others,
         sigmas=falling,
         mu=_flux2_mu,

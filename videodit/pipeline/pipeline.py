@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from videodit.caching import check_cache, forget
-from videodit.conditions import TEXT, Told, asked, check_class, has_null, of_call, of_classes, of_size
+from videodit.conditions import TEXT, Told, asked, check_class, has_null, of_call, of_classes, of_size, reads_padding
 from videodit.diffusion.guidance import scales_of_steps
 from videodit.diffusion.schedulers import check_scheduler, clean_estimate, set_times, steps_of_call
 from videodit.geometry import ClipSize
@@ -241,6 +241,7 @@ class VideoDiTPipeline(Parts):
                 guided=guided,
                 masked=use_text_mask,
                 null=has_null(model),
+                whole=reads_padding(model),
             )
         else:
             told = of_classes(class_labels, classes or 0, guided)

@@ -32,10 +32,11 @@ PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_enc
 class Row:
     """encode: (pipeline, prompts, keywords for `encode_prompt`) -> states, mask (None: all), pooled (None: none).
     null: likewise, of the empty prompt and of negative ones, where these are encoded in another way (Sana gives them no
-    instruction, Lumina2 no system prompt)."""
+    instruction, Lumina2 no system prompt). pads: the side to which `encode` itself sets the tokenizer."""
 
     encode: Callable[[Any, list[str], dict[str, Any]], tuple[Any, Any, Any]]
     null: Callable[[Any, list[str], dict[str, Any]], tuple[Any, Any, Any]] | None = None
+    pads: str | None = None
 
 
 def _sd3(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -89,7 +90,7 @@ ROWS = {
     "StableDiffusion3Pipeline": Row(_sd3),
     "FluxPipeline": Row(_flux),
     "Flux2Pipeline": Row(_all),
-    "SanaPipeline": Row(_sana, null=_against),
+    "SanaPipeline": Row(_sana, null=_against, pads="right"),
     "QwenImagePipeline": Row(_plain),
     "ZImagePipeline": Row(_list),
     "Lumina2Pipeline": Row(_masked, null=_against),
@@ -108,7 +109,7 @@ class FamilyText(nn.Module):
         max_length: tokens of a prompt that are read (diffusers' `max_sequence_length`); None: the pipeline's default.
 
     Raises:
-        ValueError: another pipeline, or it lacks a part.
+        ValueError: another pipeline, or it lacks a part, or takes no length.
     """
 
     def __init__(self, pipeline: str, parts: Mapping[str, Any], max_length: int | None = None):
@@ -124,12 +125,16 @@ class FamilyText(nn.Module):
             )
         wanted = [name for name in takes if name != "self" and takes[name].default is inspect.Parameter.empty]
         self.pipe = cls(**{name: parts.get(name) for name in wanted})
-        self.pipeline = pipeline
+        self.pipeline, self.given_length = pipeline, max_length
         self.encoders = nn.ModuleDict(
             {name: parts[name] for name in PARTS if isinstance(parts.get(name), PreTrainedModel)}
         ).requires_grad_(False)
         self.tokenizers = {name: parts[name] for name in PARTS if "tokenizer" in name and parts.get(name) is not None}
         asked = inspect.signature(cls.encode_prompt).parameters
+        if max_length is not None and "max_sequence_length" not in asked:
+            raise ValueError(
+                f"{pipeline} reads what its tokenizer says: leave max_sequence_length (text.max_length) out"
+            )
         default = inspect.signature(cls.__call__).parameters.get("max_sequence_length")
         self.max_length = max_length or (default.default if default else self.tokenizers["tokenizer"].model_max_length)
         self.how = {"max_sequence_length": self.max_length} if "max_sequence_length" in asked else {}
@@ -204,10 +209,17 @@ class FamilyText(nn.Module):
 
     def fingerprint(self) -> str:
         """sha256, in hexadecimal, of all that decides the states: tokenizers, lengths, configurations and weights."""
-        words = [of_tokenizer(getattr(one, "tokenizer", one)) for one in self.tokenizers.values()]
+        words = [fact for name, one in self.tokenizers.items() for fact in self._facts_of(name, one)]
         encoders = list(self.encoders.values())
         kinds = [[type(one).__name__, of_config(one)] for one in encoders]  # type: ignore[arg-type]
         return fingerprint([self.pipeline, self.max_length, *words, *kinds], encoders)
+
+    def _facts_of(self, name: str, processor: Any) -> list[Any]:
+        tokenizer = getattr(processor, "tokenizer", processor)
+        templates = [getattr(one, "chat_template", None) for one in (processor, tokenizer)]
+        side = ROWS[self.pipeline].pads or tokenizer.padding_side
+        numbers = [tokenizer.pad_token_id, side, tokenizer.model_max_length]
+        return [name, of_tokenizer(tokenizer), templates, *numbers]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Each part into its folder, as diffusers' pipelines have them."""
@@ -218,12 +230,14 @@ class FamilyText(nn.Module):
 def load_text(
     folder: str | Path, like: str | Path | None = None, *, max_length: int | None = None, **kwargs: Any
 ) -> TextEncoder | FamilyText:
-    """The text encoder of a folder or hub name, as the model that is saved at `like` (None: there too) reads it.
+    """The text encoder of a folder or hub name, as the model that is saved at `like` (None: there too) reads it; of a
+    family `max_length` None is what is saved there.
 
     Raises:
         OSError, ValueError: as the two classes' `from_pretrained`.
     """
     if (pipeline := text_pipeline(like or folder)) is not None:
+        max_length = max_length or _saved(like or folder).get("text_max_length")
         return FamilyText.from_pretrained(folder, pipeline, max_length=max_length, **kwargs)
     return TextEncoder.from_pretrained(folder, max_length=max_length, **kwargs)
 
@@ -244,10 +258,15 @@ def numbers_of_text(folder: str | Path) -> int:
 
 def text_pipeline(folder: str | Path) -> str | None:
     """The pipeline whose `encode_prompt` a saved model's prompts go through; None: it has a `TextEncoder`."""
+    return _saved(folder).get("text_pipeline")
+
+
+def _saved(folder: str | Path) -> Any:
+    """The index of a pipeline; empty where there is none."""
     try:
-        return DiffusionPipeline.load_config(folder).get("text_pipeline")
+        return DiffusionPipeline.load_config(folder)
     except OSError:
-        return None
+        return {}
 
 
 def _index(folder: str | Path) -> dict[str, Any]:

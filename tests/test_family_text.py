@@ -79,3 +79,26 @@ def test_a_fingerprint_is_the_same_after_it_encoded() -> None:
         before = text.fingerprint()
         text([PROMPT, ""])
         assert text.fingerprint() == before
+
+
+def test_a_family_without_its_largest_encoder_is_extended_and_encodes_from_its_folder(tmp_path: Path) -> None:
+    theirs = sd3_pipeline()
+    theirs.register_modules(text_encoder_3=None, tokenizer_3=None)
+    theirs.save_pretrained(tmp_path / "sd3")
+    pipe: Any = extend_in_time(tmp_path / "sd3", num_frames=2)
+    pipe.save_pretrained(tmp_path / "ours")
+    wanted, _, pooled, _ = theirs.encode_prompt(PROMPT, None, None, do_classifier_free_guidance=False)
+    torch.testing.assert_close(pipe.text([PROMPT]).states, wanted, atol=1e-5, rtol=0)
+    for folder in ("ours", "sd3"):
+        found = load_text(tmp_path / folder, tmp_path / "ours")([PROMPT])
+        torch.testing.assert_close(found.states, wanted, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.pooled, pooled, atol=1e-5, rtol=0)
+
+
+def test_a_folder_without_text_encoders_is_extended(tmp_path: Path) -> None:
+    theirs = z_image_pipeline()
+    theirs.register_modules(text_encoder=None, tokenizer=None)
+    theirs.save_pretrained(tmp_path / "bare")
+    pipe: Any = extend_in_time(tmp_path / "bare", num_frames=2)
+    with pytest.raises(ValueError, match="no text encoder is loaded"):
+        pipe.encode_prompt(PROMPT)

@@ -120,8 +120,9 @@ def _loaded(name: str, dtype: torch.dtype) -> Any:
     if part is None:
         raise ValueError(f"{name}: a {index['_class_name']} without {' or '.join(MODELS)}")
     family_of(index[part][1])
+    own = {part: _model(name, part, dtype)} | {one: None for one in PARTS if one in index and index[one][0] is None}
     with loading(name):
-        pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, **{part: _model(name, part, dtype)})
+        pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, **own)
     for module_name, module in pipe.components.items():
         if isinstance(module, torch.nn.Module) and module_name != part:
             check_finite(module, Path(name, module_name))

@@ -16,7 +16,8 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoModel, DiffusionPipeline
+from diffusers.configuration_utils import FrozenDict
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -100,6 +101,15 @@ ROWS = {
 }
 
 
+class _Shape(nn.Module):
+    """An image model's configuration in the place of it, for pipelines that ask for a width: SD3's without its T5."""
+
+    def __init__(self, config: dict[str, Any]):
+        super().__init__()
+        takes = inspect.signature(getattr(diffusers, config["_class_name"]).__init__).parameters.values()
+        self.config = FrozenDict({one.name: one.default for one in takes if one.name != "self"} | config)
+
+
 class FamilyText(nn.Module):
     """Text encoders and tokenizers of an image model, as its pipeline uses them. Frozen: they are never trained.
 
@@ -142,9 +152,17 @@ class FamilyText(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, pipeline: str, *, max_length: int | None = None, **kwargs: Any
+        cls,
+        folder: str | Path,
+        pipeline: str,
+        *,
+        model: str | Path | None = None,
+        max_length: int | None = None,
+        **kwargs: Any,
     ) -> FamilyText:
         """Loads the encoders and tokenizers of a pipeline folder; keyword arguments are for transformers' loaders.
+
+        model: the pipeline folder of the image model, of which the configuration is read; None: the same.
 
         Raises:
             OSError: a part is not there. ValueError: a file of weights is damaged or not finite.
@@ -156,7 +174,7 @@ class FamilyText(nn.Module):
                 parts[name] = loader.from_pretrained(folder, subfolder=name, **({} if "tokenizer" in name else kwargs))
             if "tokenizer" not in name:
                 check_finite(parts[name], Path(folder, name))
-        return cls(pipeline, parts, max_length)
+        return cls(pipeline, parts | {"transformer": _shape_of(model or folder)}, max_length)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -238,7 +256,7 @@ def load_text(
     """
     if (pipeline := text_pipeline(like or folder)) is not None:
         max_length = max_length or _saved(like or folder).get("text_max_length")
-        return FamilyText.from_pretrained(folder, pipeline, max_length=max_length, **kwargs)
+        return FamilyText.from_pretrained(folder, pipeline, model=like, max_length=max_length, **kwargs)
     return TextEncoder.from_pretrained(folder, max_length=max_length, **kwargs)
 
 
@@ -267,6 +285,14 @@ def _saved(folder: str | Path) -> Any:
         return DiffusionPipeline.load_config(folder)
     except OSError:
         return {}
+
+
+def _shape_of(folder: str | Path) -> _Shape | None:
+    try:
+        config: Any = AutoModel.load_config(folder, subfolder="transformer")
+    except OSError:
+        return None
+    return _Shape(config.get("base", config))
 
 
 def _index(folder: str | Path) -> dict[str, Any]:

@@ -102,3 +102,33 @@ def test_a_folder_without_text_encoders_is_extended(tmp_path: Path) -> None:
     pipe: Any = extend_in_time(tmp_path / "bare", num_frames=2)
     with pytest.raises(ValueError, match="no text encoder is loaded"):
         pipe.encode_prompt(PROMPT)
+
+
+def test_another_pipeline_of_a_family_has_the_text_of_its_family() -> None:
+    theirs = sd3_pipeline()
+    other = diffusers.StableDiffusion3Img2ImgPipeline(**theirs.components)
+    pipe: Any = extend_in_time(other, num_frames=2)
+    assert pipe.config.text_pipeline == "StableDiffusion3Pipeline"
+    wanted = theirs.encode_prompt(PROMPT, None, None, do_classifier_free_guidance=False)[0]
+    torch.testing.assert_close(pipe.encode_prompt(PROMPT)[0], wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "more"),
+    [
+        (
+            "addition_embed_type",
+            "text_time",
+            {"projection_class_embeddings_input_dim": 64, "addition_time_embed_dim": 8},
+        ),
+        ("class_embed_type", "timestep", {}),
+        ("num_class_embeds", 5, {}),
+        ("encoder_hid_dim_type", "text_proj", {"encoder_hid_dim": 16}),
+        ("time_cond_proj_dim", 8, {}),
+    ],
+)
+def test_a_unet_that_is_told_more_than_a_text_is_refused(key: str, value: Any, more: dict[str, Any]) -> None:
+    own = {name: one for name, one in tiny_image_model("UNet").config.items() if not name.startswith("_")}
+    config = own | {key: value} | more
+    with pytest.raises(ValueError, match=f"a UNet2DConditionModel with {key}="):
+        extend_in_time(diffusers.UNet2DConditionModel.from_config(config))

@@ -16,7 +16,7 @@ from videodit.models.extended import TimeExtended
 from videodit.models.families import FAMILIES, family_of
 from videodit.models.time_blocks import load_time_blocks
 from videodit.pipeline import VideoDiTPipeline, named_folder
-from videodit.text import PARTS
+from videodit.text import PARTS, ROWS
 from videodit.weights import check_finite, loading
 
 MODELS = ("transformer", "unet")  # what a pipeline calls its image model
@@ -86,7 +86,7 @@ def extend_in_time(
         transformer=model,
         scheduler=source.scheduler,
         **{"text_encoder": None, "tokenizer": None} | {name: parts[name] for name in PARTS if name in parts},
-        text_pipeline=type(source).__name__ if model.family.text else None,
+        text_pipeline=_text_pipeline(source, model),
         id2label=labels or None,
         default_num_frames=num_frames,
         default_height=size.height,
@@ -95,6 +95,12 @@ def extend_in_time(
         default_num_inference_steps=steps,
         default_guidance_scale=model.family.guidance,
     )
+
+
+def _text_pipeline(pipe: DiffusionPipeline, model: TimeExtended) -> str | None:
+    """That of the pipeline itself, if it is one that makes pictures of text alone; else its family's."""
+    name = type(pipe).__name__
+    return name if model.family.text and name in ROWS else model.family.text
 
 
 def family_at(source: str | Path) -> str | None:

@@ -137,6 +137,16 @@ def text_of(
     return told
 
 
+def _told_unet(config: Any) -> tuple[Condition, ...]:
+    more = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
+    if wants := [key for key in more if config.get(key) is not None]:
+        raise ValueError(
+            f"a UNet2DConditionModel with {wants[0]}={config[wants[0]]!r} is told more than a text (as SDXL's): only "
+            "those without it are extended, as of Stable Diffusion 1 and 2"
+        )
+    return text_of("cross_attention_dim")(config)
+
+
 def plain(config: Any) -> tuple[int, int]:
     return config.in_channels, config.get("out_channels") or config.in_channels
 
@@ -298,7 +308,7 @@ FAMILIES: dict[str, Family] = {
         call=lambda model, x: model(x.latents, x.times, x.text, encoder_attention_mask=x.mask, return_dict=False)[0],
         hosts=levels,
         channels=plain,
-        told=text_of("cross_attention_dim"),
+        told=_told_unet,
         patch=lambda config: 2 ** (len(config.block_out_channels) - 1),
         text="StableDiffusionPipeline",
         guidance=7.5,

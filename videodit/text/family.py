@@ -257,6 +257,12 @@ def load_text(
     if (pipeline := text_pipeline(like or folder)) is not None:
         max_length = max_length or _saved(like or folder).get("text_max_length")
         return FamilyText.from_pretrained(folder, pipeline, model=like, max_length=max_length, **kwargs)
+    if "text_encoder_2" in (index := _parts_in(_saved(folder))):
+        raise ValueError(
+            f"{folder}: has several text encoders ({', '.join(name for name in index if 'tokenizer' not in name)}), of "
+            "which one alone would be read; name a folder of one, or start from a pipeline of this family "
+            "(tools/inflate.py)"
+        )
     return TextEncoder.from_pretrained(folder, max_length=max_length, **kwargs)
 
 
@@ -296,5 +302,8 @@ def _shape_of(folder: str | Path) -> _Shape | None:
 
 
 def _index(folder: str | Path) -> dict[str, Any]:
-    index = DiffusionPipeline.load_config(folder)
+    return _parts_in(DiffusionPipeline.load_config(folder))
+
+
+def _parts_in(index: Any) -> dict[str, Any]:
     return {name: index[name] for name in PARTS if (index.get(name) or [None])[0]}

@@ -113,6 +113,11 @@ def make_clips(
     for backend in _backends(pipe.transformer):
         usable_backend(backend)
     sampling = (sampling or Sampling()).resolved(pipe)
+    between = asked(pipe.transformer, "guidance") is None or (sampling.true_cfg_scale or 1.0) != 1.0
+    if lost := [one.negative_prompt for one in requests if one.negative_prompt and not between]:
+        raise ValueError(
+            f"negative_prompt has no effect at true_cfg_scale=1: set true_cfg_scale above 1, or leave {lost[0]!r} out"
+        )
     if sampling.scheduler is not None:
         pipe.scheduler = scheduler_named(sampling.scheduler, pipe.scheduler)
     made_by = {
@@ -222,13 +227,9 @@ def _sample(
 ) -> Iterator[np.ndarray | Iterator[np.ndarray]]:
     """The frames of each clip, as they are made among their whole batch."""
     one = settings[0]
-    told, untold = ([each[name] for each in batch] for name in ("prompt", "negative_prompt"))
-    true = one.get("true_cfg_scale", 1.0)
-    if asked(pipe.transformer, "guidance") is not None and true == 1.0 and not any(untold):
-        untold = []  # there is no pass for them
     options: dict[str, Any] = {
-        **embeds_of(texts, told, untold),
-        "true_cfg_scale": true,
+        **embeds_of(texts, *([each[name] for each in batch] for name in ("prompt", "negative_prompt"))),
+        "true_cfg_scale": one.get("true_cfg_scale", 1.0),
         "height": one["height"],
         "width": one["width"],
         "fps": one["fps"],

@@ -133,7 +133,7 @@ def read_texts(file: Path, prompts: Iterable[str], negatives: Iterable[str], wid
 
 
 def embeds_of(texts: Texts, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
-    """Prompts and, where there are some, negative ones as `VideoDiTPipeline` takes them in their place."""
+    """Prompts and negative ones as `VideoDiTPipeline` takes them in their place."""
     told = told_in(padded([texts.told[prompt] for prompt in prompts]))
-    untold = told_in(padded([texts.untold[prompt] for prompt in negatives])) if negatives else {}
+    untold = told_in(padded([texts.untold[prompt] for prompt in negatives]))
     return told | {f"negative_{name}": tensor for name, tensor in untold.items()}

@@ -80,7 +80,8 @@ class VideoDiTPipeline(Parts):
         return self._current_timestep
 
     def _set_scales(self, scale: Any, true_cfg_scale: Any, against: bool) -> None:
-        """Keeps a call's scales; `against`: something negative is given, for which there must be a pass."""
+        """Keeps a call's scales; `against`: a negative prompt of words is given, for which there must be a pass.
+        States may be the empty one's, as `encode_prompt` gives them beside any prompt."""
         told = asked(self.transformer, "guidance") is not None
         if not told and true_cfg_scale != 1.0:
             raise ValueError("true_cfg_scale is of a model that is told guidance_scale itself; set guidance_scale")
@@ -195,8 +196,7 @@ class VideoDiTPipeline(Parts):
             raise ValueError("no transformer is loaded: this pipeline encodes prompts, and makes no clips")
         config, model = self.config, self.transformer
         scale = config.default_guidance_scale if guidance_scale is None else guidance_scale
-        against = negative_prompt_embeds is not None or bool("".join(negative_prompt or ""))
-        self._set_scales(scale, true_cfg_scale, against)
+        self._set_scales(scale, true_cfg_scale, bool("".join(negative_prompt or "")))
         self._interrupt = False
         steps = steps_of_call(
             self.scheduler, num_inference_steps, timesteps, sigmas, config.default_num_inference_steps

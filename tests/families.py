@@ -20,6 +20,8 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
     Qwen3Config,
     Qwen3Model,
     T5Config,
@@ -337,7 +339,9 @@ def flux_pipeline() -> Any:
 def z_image_pipeline() -> Any:
     torch.manual_seed(1)
     tokenizer = words()
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['role'] }} moving {{ message['content'] }} {% endfor %}circle left"
+    )
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -353,6 +357,35 @@ def z_image_pipeline() -> Any:
         text_encoder=Qwen3Model(config).eval(),
         tokenizer=tokenizer,
         transformer=tiny_image_model("Z-Image"),
+    )
+
+
+def gemma() -> Any:
+    config = Gemma2Config(
+        vocab_size=len(words()),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        sliding_window=16,
+    )
+    return Gemma2Model(config).eval()
+
+
+def gemma_pipeline(name: str) -> Any:
+    """Sana's or Lumina2's, which have a way of their own with negative prompts."""
+    torch.manual_seed(1)
+    cls, vae = {"Sana": (diffusers.SanaPipeline, tiny_dc), "Lumina2": (diffusers.Lumina2Pipeline, tiny_picture_vae)}[
+        name
+    ]
+    return cls(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(),
+        text_encoder=gemma(),
+        tokenizer=words(300),
+        transformer=tiny_image_model(name),
     )
 
 

@@ -83,6 +83,11 @@ def parse() -> argparse.Namespace:
         default=1.0,
         help="of given frames; above 1: a third pass (default 1: none)",
     )
+    parser.add_argument(
+        "--true-cfg-scale",
+        type=argument(Guidance),
+        help="of a model that is told --guidance-scale itself (Flux): that between two passes (default 1: none)",
+    )
     parser.add_argument("--negative-prompt", default="", help="what to stay away from")
     parser.add_argument(
         "--scheduler", help="a diffusers scheduler, as UniPCMultistepScheduler (default: the model's own)"
@@ -244,7 +249,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
                 write_texts(
                     args.encode_text,
                     load_text(folder, dtype=dtype),
-                    prompts_of(requests),
+                    *prompts_of(requests),
                     overwrite=args.overwrite,
                 )
             ]
@@ -266,6 +271,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         guidance_rescale=args.guidance_rescale,
         guidance_interval=tuple(args.guidance_interval),
         image_guidance_scale=args.image_guidance_scale,
+        true_cfg_scale=args.true_cfg_scale,
         scheduler=args.scheduler,
         cache=args.cache,
         dtype=args.dtype if args.dtype != "float32" else None,
@@ -285,7 +291,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     pipe.adapt(args.lora or [])
     texts, encoder = None, None
     if args.text_states:
-        texts, encoder = read_texts(args.text_states, prompts_of(requests), asked(pipe.transformer, "text") or 0)
+        texts, encoder = read_texts(args.text_states, *prompts_of(requests), asked(pipe.transformer, "text") or 0)
     if args.vae_tiling:
         tile(pipe.vae)
     if args.layerwise_casting:

@@ -106,6 +106,11 @@ def has_null(model: VideoModel) -> bool:
     return any(condition.null for condition in model.conditions)
 
 
+def reads_padding(model: VideoModel) -> bool:
+    """Whether a model attends to all of a text, whatever a mask says."""
+    return any(condition.reads_padding for condition in model.conditions)
+
+
 def of_size(height: int, width: int, clips: int, device: torch.device) -> Tensor:
     """Of so many clips of one size in pixels: b 2."""
     return torch.tensor([[height, width]] * clips, dtype=torch.float32, device=device)
@@ -121,6 +126,7 @@ def of_call(
     guided: bool,
     masked: bool = True,
     null: bool = False,
+    whole: bool = False,
 ) -> Told:
     """Told the text of prompts, or of embeds in their place.
 
@@ -133,11 +139,13 @@ def of_call(
         guided: whether the pass that is told nothing is run.
         masked: False gives states of padding too, and no mask, as `LattePipeline` does.
         null: without a negative prompt the pass that is told nothing gets a mask of nothing, not the empty prompt.
+        whole: the model attends to all of a text: no mask leaves anything out, and all are of one length.
 
     Raises:
         ValueError: an empty prompt, prompts and embeds at once, numbers or shapes that do not fit.
     """
-    told, untold = (_given(sign, widths, *three) for sign, three in (("", embeds[:3]), ("negative_", embeds[3:])))
+    given = (("", embeds[:3]), ("negative_", embeds[3:]))
+    told, untold = (_given(sign, widths, whole, *three) for sign, three in given)
     if (told is not None and prompts) or (untold is not None and negative_prompt is not None):
         raise ValueError("a prompt and its embeds say the same: give one of them")
     if told is None and (not prompts or any(not prompt.strip() for prompt in prompts)):
@@ -158,19 +166,31 @@ def of_call(
     if guided and null and negative_prompt is None and untold is None:
         parts += [TextStates(torch.zeros(count, 1, widths[0]), torch.zeros(count, 1, dtype=torch.bool))]
     elif guided:
-        parts += [encoded(encoder(), negatives)] if untold is None else [untold] * (count // against)
+        parts += [encoded(encoder(), negatives, against=True)] if untold is None else [untold] * (count // against)
+    lengths = [part.states.shape[1] for part in parts]
+    if whole and len(set(lengths)) > 1:
+        raise ValueError(
+            f"prompt_embeds has {lengths[0]} tokens and negative_prompt_embeds {lengths[1]}; this model attends to "
+            "padding, so both need one length, as encode_prompt gives them"
+        )
     return Told(told_in(_joined(parts)))
 
 
-def encoded(encoder: Encoder, prompts: list[str]) -> TextStates:
-    """States of prompts, each distinct one encoded once; a warning tells unknown words, with the nearest known ones."""
+def tells_apart(encoder: Encoder) -> bool:
+    """Whether negative prompts are encoded in another way than prompts."""
+    return isinstance(encoder, FamilyText) and encoder.tells_apart
+
+
+def encoded(encoder: Encoder, prompts: list[str], *, against: bool = False) -> TextStates:
+    """States of prompts, or (`against`) of negative ones, each distinct one encoded once; a warning tells unknown
+    words, with the nearest known ones."""
     distinct = list(dict.fromkeys(prompts))
     for prompt in distinct:
         if unknown := [_with_nearest(word, encoder.nearest_words(word)) for word in encoder.unknown_words(prompt)]:
             log.warning(
                 "%r: the model never saw the words %s; they have no effect it learned", prompt, ", ".join(unknown)
             )
-    text = encoder(distinct)
+    text = encoder(distinct, against=True) if against and tells_apart(encoder) else encoder(distinct)
     return text.rows(torch.tensor([distinct.index(p) for p in prompts], device=text.states.device))
 
 
@@ -179,18 +199,25 @@ def _with_nearest(word: str, nearest: list[str]) -> str:
 
 
 def _given(
-    sign: str, widths: tuple[int, int | None], embeds: Tensor | None, mask: Tensor | None, pooled: Tensor | None
+    sign: str,
+    widths: tuple[int, int | None],
+    whole: bool,
+    embeds: Tensor | None,
+    mask: Tensor | None,
+    pooled: Tensor | None,
 ) -> TextStates | None:
     """States, mask and pooled states that a user gives in place of a prompt; None where none is given.
 
+    Tokens that are left out go behind the others, wherever they are: some models cut a text by its length (Lumina2).
+
     Args:
         sign: "" or "negative_", for messages.
-        widths: e and e' that the model reads.
+        widths: e and e' that the model reads. whole: as in `of_call`.
         embeds: b m e. mask: b m, bool or 0 and 1; None: all tokens count. pooled: b e'.
 
     Raises:
         ValueError: a mask or pooled states alone, or none where the model reads some; shapes that do not fit each other
-            or the model; a row that masks all.
+            or the model; a row that masks all, or, of a model that attends to padding, anything.
     """
     states, seen, vector = (f"{sign}{name}" for name in TEXT)
     if embeds is None:
@@ -215,7 +242,15 @@ def _given(
         raise ValueError(f"{seen} has shape {tuple(mask.shape)}, but {states} needs {tuple(embeds.shape[:2])}")
     if not mask.any(dim=1).all():
         raise ValueError(f"{seen}: a row masks all its tokens; leave at least one")
-    return TextStates(embeds.masked_fill(mask[..., None] == 0, 0), mask.bool(), pooled)
+    mask = mask.bool()
+    if whole and not mask.all():
+        raise ValueError(
+            f"{seen} leaves tokens out, but this model attends to padding: give {states} without it, of those tokens "
+            "that are to be read"
+        )
+    kept, order = mask.byte().sort(dim=1, descending=True, stable=True)
+    states_first = embeds.gather(1, order[..., None].expand_as(embeds))
+    return TextStates(states_first.masked_fill(kept[..., None] == 0, 0), kept.bool(), pooled)
 
 
 def _joined(parts: list[TextStates]) -> TextStates:

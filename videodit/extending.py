@@ -16,7 +16,7 @@ from videodit.models.extended import TimeExtended
 from videodit.models.families import FAMILIES, family_of
 from videodit.models.time_blocks import load_time_blocks
 from videodit.pipeline import VideoDiTPipeline, named_folder
-from videodit.text import PARTS
+from videodit.text import PARTS, ROWS
 from videodit.weights import check_finite, loading
 
 MODELS = ("transformer", "unet")  # what a pipeline calls its image model
@@ -88,7 +88,7 @@ def extend_in_time(
         transformer=model,
         scheduler=source.scheduler,
         **{"text_encoder": None, "tokenizer": None} | {name: parts[name] for name in PARTS if name in parts},
-        text_pipeline=type(source).__name__ if model.family.text else None,
+        text_pipeline=_text_pipeline(source, model),
         id2label=labels or None,
         default_num_frames=num_frames,
         default_height=size.height,
@@ -97,6 +97,12 @@ def extend_in_time(
         default_num_inference_steps=asked["num_inference_steps"],
         default_guidance_scale=scale + model.family.scale_above,
     )
+
+
+def _text_pipeline(pipe: DiffusionPipeline, model: TimeExtended) -> str | None:
+    """That of the pipeline itself, if it is one that makes pictures of text alone; else its family's."""
+    name = type(pipe).__name__
+    return name if model.family.text and name in ROWS else model.family.text
 
 
 def family_at(source: str | Path) -> str | None:
@@ -122,8 +128,9 @@ def _loaded(name: str, dtype: torch.dtype) -> Any:
     if part is None:
         raise ValueError(f"{name}: a {index['_class_name']} without {' or '.join(MODELS)}")
     family_of(index[part][1])
+    own = {part: _model(name, part, dtype)} | {one: None for one in PARTS if one in index and index[one][0] is None}
     with loading(name):
-        pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, **{part: _model(name, part, dtype)})
+        pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, **own)
     for module_name, module in pipe.components.items():
         if isinstance(module, torch.nn.Module) and module_name != part:
             check_finite(module, Path(name, module_name))

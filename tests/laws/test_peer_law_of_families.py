@@ -94,6 +94,23 @@ def test_flux_has_a_scale_between_passes_too() -> None:
     found = ours(PROMPT, latents=latents, fps=8.0, **how, **SIZE).frames
     wanted = unpacked(pipe(PROMPT, latents=packed(latents[:, :, 2]), **how, **SIZE).images)
     torch.testing.assert_close(found[:, :, 2], wanted, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="negative_prompt has no effect at true_cfg_scale=1"):
+        ours(PROMPT, negative_prompt=AGAINST, latents=latents, **SIZE)
+
+    seen: list[Any] = []
+
+    def later(pipe: Any, index: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        seen.append((pipe.guidance_scale, pipe.do_classifier_free_guidance))
+        pipe._guidance_scale = 2.5
+        return {}
+
+    with_callback = {"negative_prompt": AGAINST, "true_cfg_scale": 3.0, "callback_on_step_end": later}
+    changed = ours(PROMPT, latents=latents, guidance_scale=3.5, **with_callback, **SIZE).frames
+    assert seen == [(3.5, True), (2.5, True), (2.5, True)]
+    theirs_changed = unpacked(
+        pipe(PROMPT, latents=packed(latents[:, :, 2]), **how | {"guidance_scale": 3.5}, **SIZE).images
+    )
+    assert not torch.allclose(changed[:, :, 2], theirs_changed)  # the later steps are told another scale
     with pytest.raises(ValueError, match="true_cfg_scale is of a model that is told"):
         extend_in_time(sd3_pipeline(), num_frames=FRAMES)(PROMPT, true_cfg_scale=2.0)  # type: ignore[operator]
 
@@ -124,10 +141,11 @@ def test_batch_law_a_prompt_alone_gives_the_same_clip(family: tuple[str, Any, An
 
 
 def test_states_in_the_place_of_prompts_give_the_same_clip(family: tuple[str, Any, Any]) -> None:
-    _, _, ours = family
+    name, _, ours = family
     told, mask, untold, hidden, *pooled = ours.encode_prompt(PROMPT, True, AGAINST)
     latents = torch.randn(1, 4, FRAMES, 8, 8, generator=torch.Generator().manual_seed(3))
-    wanted = ours(PROMPT, negative_prompt=AGAINST, latents=latents, **SIZE).frames
+    true = {"true_cfg_scale": 3.0} if name == "Flux" else {}
+    wanted = ours(PROMPT, negative_prompt=AGAINST, latents=latents, **true, **SIZE).frames
     embeds = {
         "prompt_embeds": told,
         "prompt_attention_mask": mask,
@@ -135,11 +153,11 @@ def test_states_in_the_place_of_prompts_give_the_same_clip(family: tuple[str, An
         "negative_prompt_attention_mask": hidden,
         **dict(zip(("pooled_prompt_embeds", "negative_pooled_prompt_embeds"), pooled, strict=bool(pooled))),
     }
-    found = ours(latents=latents, **embeds, **SIZE).frames
+    found = ours(latents=latents, **embeds, **true, **SIZE).frames
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
     if pooled:
         with pytest.raises(ValueError, match=r"reads pooled_prompt_embeds of \(1, "):
-            ours(latents=latents, **embeds | {"pooled_prompt_embeds": None}, **SIZE)
+            ours(latents=latents, **embeds | {"pooled_prompt_embeds": None}, **true, **SIZE)
 
 
 # families whose text encoders cannot be had tiny: by states

@@ -18,7 +18,8 @@ from videodit.caching import set_cache
 from videodit.clipset.decoding import Preview, decoded
 from videodit.clipset.outputs import check_outputs, clear_left, is_made
 from videodit.clipset.requests import FILES, Request
-from videodit.clipset.texts import embeds_of, encode_texts, prompts_of
+from videodit.clipset.texts import Texts, embeds_of, encode_texts, prompts_of
+from videodit.conditions import asked
 from videodit.config.kinds import Guidance, Share, Steps, check, usable_backend
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.disk import replace_text
@@ -26,7 +27,6 @@ from videodit.geometry import ClipSize
 from videodit.long import long_clip
 from videodit.memory import check_decode, free_text_encoder
 from videodit.pipeline import VideoDiTPipeline
-from videodit.text import OwnStates
 from videodit.video import check_writable, probe, read_clip, read_frames, write_video
 from videodit.video.index import checked
 from videodit.weights import state_hash
@@ -44,6 +44,7 @@ class Sampling:
     guidance_rescale: Share = 0.0
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     image_guidance_scale: Guidance = 1.0
+    true_cfg_scale: Guidance | None = None  # of a model that is told guidance_scale itself
     scheduler: str | None = None
     cache: str | None = None  # of features: a name of `caching.CACHES`, with or without a number
     dtype: str | None = None  # this and what follows: what was done to the pipeline, for the clips' settings
@@ -76,7 +77,7 @@ def make_clips(
     *,
     model: str,
     model_digest: str | None = None,
-    texts: Mapping[str, OwnStates] | None = None,
+    texts: Texts | None = None,
     keeps_text_encoder: bool = True,
     batch_size: int = 8,
     preview: int | None = None,
@@ -112,6 +113,11 @@ def make_clips(
     for backend in _backends(pipe.transformer):
         usable_backend(backend)
     sampling = (sampling or Sampling()).resolved(pipe)
+    between = asked(pipe.transformer, "guidance") is None or (sampling.true_cfg_scale or 1.0) != 1.0
+    if lost := [one.negative_prompt for one in requests if one.negative_prompt and not between]:
+        raise ValueError(
+            f"negative_prompt has no effect at true_cfg_scale=1: set true_cfg_scale above 1, or leave {lost[0]!r} out"
+        )
     if sampling.scheduler is not None:
         pipe.scheduler = scheduler_named(sampling.scheduler, pipe.scheduler)
     made_by = {
@@ -136,7 +142,7 @@ def make_clips(
     batches = _batches(settings, missing, batch_size)
     if texts is None:
         todo = [requests[i] for batch in batches for i in batch]
-        texts = encode_texts(pipe.text, prompts_of(todo)) if todo else {}
+        texts = encode_texts(pipe.text, *prompts_of(todo)) if todo else Texts({}, {})
     if not keeps_text_encoder:
         free_text_encoder(pipe)
     done = 0
@@ -215,7 +221,7 @@ def _windowed(settings: Mapping[str, Any]) -> bool:
 def _sample(
     pipe: VideoDiTPipeline,
     settings: Sequence[Mapping[str, Any]],
-    texts: Mapping[str, OwnStates],
+    texts: Texts,
     look: Preview | None,
     batch: Sequence[Mapping[str, Any]],
 ) -> Iterator[np.ndarray | Iterator[np.ndarray]]:
@@ -223,6 +229,7 @@ def _sample(
     one = settings[0]
     options: dict[str, Any] = {
         **embeds_of(texts, *([each[name] for each in batch] for name in ("prompt", "negative_prompt"))),
+        "true_cfg_scale": one.get("true_cfg_scale", 1.0),
         "height": one["height"],
         "width": one["width"],
         "fps": one["fps"],
@@ -250,9 +257,9 @@ def _sample(
         output_type="np" if ends else "latent",
         **options,
     )
-    asked = set(map(id, settings))
+    wanted = set(map(id, settings))
     for each, clip in zip(batch, output.frames, strict=True):
-        if id(each) in asked:
+        if id(each) in wanted:
             yield np.rint(clip * 255).astype(np.uint8) if ends else decoded(pipe.codec, clip)
 
 

@@ -80,7 +80,7 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
         mlp_ratio: hidden width of a time block's MLP over its width.
 
     Raises:
-        ValueError: a model of no known family, or one that is extended already.
+        ValueError: a model of no known family, or one that is extended already, or is told more than its family.
     """
 
     _cache_config: Any
@@ -106,6 +106,7 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
         theirs = getattr(self.image, "_skip_layerwise_casting_patterns", None) or []
         own = ["time_embeds", "norm", "scale_shift_table", "pos_embed"]
         self._skip_layerwise_casting_patterns = [*own, *theirs]  # type: ignore[misc]
+        self.family.told(self.image.config)  # ValueError where it is told what cannot be given
         side = self.family.patch(self.image.config)
         self.patch_size: tuple[int, int, int] = (1, side, side)
         self.channels, self.out_channels = self.family.channels(self.image.config)

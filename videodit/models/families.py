@@ -120,11 +120,14 @@ def levels(model: Any) -> list[Host]:
     return found
 
 
-def text_of(width: str, pooled: str = "", guidance: str = "") -> Callable[[Any], tuple[Condition, ...]]:
-    """Told a text, perhaps its pooled states, and the scale of guidance: the keys of their widths, and of whether."""
+def text_of(
+    width: str, pooled: str = "", guidance: str = "", reads_padding: bool = False
+) -> Callable[[Any], tuple[Condition, ...]]:
+    """Told a text, perhaps its pooled states, and the scale of guidance: the keys of their widths, and of whether; and
+    whether padding is read like words."""
 
     def told(config: Any) -> tuple[Condition, ...]:
-        found = [Condition("text", "text", config[width])]
+        found = [Condition("text", "text", config[width], reads_padding=reads_padding)]
         if pooled:
             found.append(Condition("pooled", "pooled", config[pooled]))
         if guidance and config[guidance]:
@@ -132,6 +135,16 @@ def text_of(width: str, pooled: str = "", guidance: str = "") -> Callable[[Any],
         return tuple(found)
 
     return told
+
+
+def _told_unet(config: Any) -> tuple[Condition, ...]:
+    more = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
+    if wants := [key for key in more if config.get(key) is not None]:
+        raise ValueError(
+            f"a UNet2DConditionModel with {wants[0]}={config[wants[0]]!r} is told more than a text (as SDXL's): only "
+            "those without it are extended, as of Stable Diffusion 1 and 2"
+        )
+    return text_of("cross_attention_dim")(config)
 
 
 def plain(config: Any) -> tuple[int, int]:
@@ -199,14 +212,14 @@ FAMILIES: dict[str, Family] = {
         call=lambda model, x: model(x.latents, x.text, x.pooled, x.times, return_dict=False)[0],
         hosts=stacks("transformer_blocks"),
         channels=plain,
-        told=text_of("joint_attention_dim", pooled="pooled_projection_dim"),
+        told=text_of("joint_attention_dim", pooled="pooled_projection_dim", reads_padding=True),
         text="StableDiffusion3Pipeline",
     ),
     "FluxTransformer2DModel": Family(
         call=_flux,
         hosts=stacks("transformer_blocks", "single_transformer_blocks"),
         channels=lambda config: (config.in_channels // 4, (config.out_channels or config.in_channels) // 4),
-        told=text_of("joint_attention_dim", pooled="pooled_projection_dim", guidance="guidance_embeds"),
+        told=text_of("joint_attention_dim", "pooled_projection_dim", "guidance_embeds", reads_padding=True),
         patch=lambda config: 2,
         sigmas=falling,
         text="FluxPipeline",
@@ -215,7 +228,7 @@ FAMILIES: dict[str, Family] = {
         call=_flux2,
         hosts=stacks("transformer_blocks", "single_transformer_blocks"),
         channels=plain,
-        told=text_of("joint_attention_dim", guidance="guidance_embeds"),
+        told=text_of("joint_attention_dim", guidance="guidance_embeds", reads_padding=True),
         start=lambda frames, others: others,
         sigmas=falling,
         mu=_flux2_mu,
@@ -290,7 +303,7 @@ FAMILIES: dict[str, Family] = {
         call=lambda model, x: model(x.latents, x.times, x.text, encoder_attention_mask=x.mask, return_dict=False)[0],
         hosts=levels,
         channels=plain,
-        told=text_of("cross_attention_dim"),
+        told=_told_unet,
         patch=lambda config: 2 ** (len(config.block_out_channels) - 1),
         text="StableDiffusionPipeline",
     ),

@@ -44,7 +44,7 @@ class Parts(DiffusionPipeline, Adapters):
             class, or given `prompt_embeds` that were made before.
         text_encoder_2, tokenizer_2, text_encoder_3, tokenizer_3: of an image model's family that has more of them.
         text_pipeline: the diffusers pipeline whose `encode_prompt` encodes prompts (`text.family`); None: they are the
-            text encoder's last states.
+            text encoder's last states. text_max_length: the tokens of a prompt that it reads; None: its own number.
         transformer: the model; None where prompts are encoded and no more.
         scheduler: any diffusers scheduler that fits the model's training (flow: `FlowMatchEulerDiscreteScheduler`,
             and UniPC or DPM++ with flow sigmas; epsilon and v: DDIM, DDPM, DPM++, UniPC).
@@ -85,6 +85,7 @@ class Parts(DiffusionPipeline, Adapters):
         prediction_type: str | None = None,
         vae_strides: list | None = None,
         text_pipeline: str | None = None,
+        text_max_length: int | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -112,6 +113,7 @@ class Parts(DiffusionPipeline, Adapters):
             id2label=id2label,
             prediction_type=prediction_type or prediction_of(scheduler),
             text_pipeline=text_pipeline,
+            text_max_length=text_max_length,
             vae_strides=vae_strides if vae is None else list(astuple(self.codec.strides)),
         )
 
@@ -198,7 +200,8 @@ class Parts(DiffusionPipeline, Adapters):
             raise ValueError("this model reads no text, it is told a class: give class_labels, not a prompt")
         if self.config.text_pipeline is not None:
             image = getattr(self.transformer, "image", None)
-            return FamilyText(self.config.text_pipeline, self.components | {"transformer": image}, max_sequence_length)
+            length = max_sequence_length or self.config.text_max_length
+            return FamilyText(self.config.text_pipeline, self.components | {"transformer": image}, length)
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError(
                 "no text encoder is loaded: give prompt_embeds, negative_prompt_embeds and their masks, as "

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from videodit.caching import check_cache, forget
-from videodit.conditions import TEXT, Told, asked, check_class, has_null, of_call, of_classes, of_size
+from videodit.conditions import TEXT, Told, asked, check_class, has_null, of_call, of_classes, of_size, reads_padding
 from videodit.diffusion.guidance import scales_of_steps
 from videodit.diffusion.schedulers import check_scheduler, clean_estimate, set_times, steps_of_call
 from videodit.geometry import ClipSize
@@ -39,6 +39,7 @@ class VideoDiTPipeline(Parts):
 
     _current_timestep: Tensor | None = None
     _guidance_scale: float | Sequence[float] = 1.0
+    _true_cfg_scale: float | Sequence[float] | None = None  # None: guidance_scale is between the passes
     _num_timesteps = 0
     _interrupt = False
 
@@ -55,8 +56,13 @@ class VideoDiTPipeline(Parts):
     @property
     def do_classifier_free_guidance(self) -> bool:
         """Whether there is guidance in the steps to come; at a scale of 1 or less there is none."""
-        scale = self._guidance_scale
+        scale = self._between
         return max(scale) > 1 if isinstance(scale, Sequence) else scale > 1
+
+    @property
+    def _between(self) -> float | Sequence[float]:
+        """The scale between the passes."""
+        return self._guidance_scale if self._true_cfg_scale is None else self._true_cfg_scale
 
     @property
     def num_timesteps(self) -> int:
@@ -73,15 +79,26 @@ class VideoDiTPipeline(Parts):
         """Of the scheduler, in the step that is being made, or was last."""
         return self._current_timestep
 
-    def _scales(self, scale: Any, true_cfg_scale: Any) -> tuple[Any, float | None]:
-        """Between the passes, and what a model is told that learned to be told a scale (None: it did not)."""
-        if asked(self.transformer, "guidance") is None:
-            if true_cfg_scale != 1.0:
-                raise ValueError("true_cfg_scale is of a model that is told guidance_scale itself; set guidance_scale")
-            return scale, None
-        if not isinstance(scale, int | float):
+    def _set_scales(self, scale: Any, true_cfg_scale: Any, against: bool) -> None:
+        """Keeps a call's scales; `against`: a negative prompt of words is given, for which there must be a pass.
+        States may be the empty one's, as `encode_prompt` gives them beside any prompt."""
+        told = asked(self.transformer, "guidance") is not None
+        if not told and true_cfg_scale != 1.0:
+            raise ValueError("true_cfg_scale is of a model that is told guidance_scale itself; set guidance_scale")
+        if told and not isinstance(scale, int | float):
             raise ValueError("this model is told guidance_scale itself, one for all steps: give one number")
-        return true_cfg_scale, float(scale)
+        if told and against and true_cfg_scale == 1.0:
+            raise ValueError(
+                "negative_prompt has no effect at true_cfg_scale=1, for this model is told guidance_scale itself: set "
+                "true_cfg_scale above 1, or leave the negative prompt out"
+            )
+        self._guidance_scale, self._true_cfg_scale = scale, true_cfg_scale if told else None
+
+    def _shown_scale(self, rows: int) -> Tensor | None:
+        """What a model is told that learned to be told a scale; None: it did not."""
+        if self._true_cfg_scale is None:
+            return None
+        return torch.full((rows,), float(self._guidance_scale), device=self._execution_device)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def __call__(
@@ -137,7 +154,7 @@ class VideoDiTPipeline(Parts):
                 own.
             guidance_scale_2: of the second of two experts; None: as of the first.
             true_cfg_scale: of a model that is itself told `guidance_scale`, which is then no scale between two passes
-                (Flux): that scale, as diffusers' FluxPipeline has it.
+                (Flux): that scale, as diffusers' FluxPipeline has it. At 1 a negative prompt is an error.
             guidance_rescale: in [0, 1], against the glare of large scales (Lin et al. 2023, arXiv 2305.08891).
             guidance_interval: from which to which share of the steps there is guidance (Kynkäänniemi et al. 2024, arXiv
                 2404.07724); outside, the pass without the prompt is not run.
@@ -179,8 +196,8 @@ class VideoDiTPipeline(Parts):
             raise ValueError("no transformer is loaded: this pipeline encodes prompts, and makes no clips")
         config, model = self.config, self.transformer
         scale = config.default_guidance_scale if guidance_scale is None else guidance_scale
-        scale, shown_scale = self._scales(scale, true_cfg_scale)
-        self._guidance_scale, self._interrupt = scale, False
+        self._set_scales(scale, true_cfg_scale, bool("".join(negative_prompt or "")))
+        self._interrupt = False
         steps = steps_of_call(
             self.scheduler, num_inference_steps, timesteps, sigmas, config.default_num_inference_steps
         )
@@ -205,7 +222,7 @@ class VideoDiTPipeline(Parts):
         check_cache(model, shape[2])
         if output_type != "latent":
             check_decode(self.codec, shape)
-        scales = scales_of_steps(scale, guidance_interval, steps)
+        scales = scales_of_steps(self._between, guidance_interval, steps)
         image_scales = scales_of_steps(image_guidance_scale, guidance_interval, steps, "image_guidance_scale")
         if far := size.far_from(default):
             log.warning("far from what the model was trained at, so the clip may fall apart: %s", far)
@@ -224,6 +241,7 @@ class VideoDiTPipeline(Parts):
                 guided=guided,
                 masked=use_text_mask,
                 null=has_null(model),
+                whole=reads_padding(model),
             )
         else:
             told = of_classes(class_labels, classes or 0, guided)
@@ -232,7 +250,7 @@ class VideoDiTPipeline(Parts):
         rows, where = (1 + guided) * count, self._execution_device
         told = told.also(
             size=of_size(size.height, size.width, rows, where),
-            guidance=None if shown_scale is None else torch.full((rows,), shown_scale, device=where),
+            guidance=self._shown_scale(rows),
         )
         watched = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
         known = ("latents", "pred_original_sample", *told.texts(count))
@@ -282,7 +300,7 @@ class VideoDiTPipeline(Parts):
                 if (expert := self.expert(t)) is not model:
                     model, passes = expert, []
                     told_of.cache_clear()
-                scale = self.guidance_scale  # a callback may have set it
+                scale = self._between  # a callback may have set it
                 if guidance_scale_2 is not None and model is self.transformer_2:
                     scale = guidance_scale_2
                 scales = scales_of_steps(scale, guidance_interval, steps)
@@ -302,7 +320,11 @@ class VideoDiTPipeline(Parts):
                 clean, latents = (given.put_into(one) if given else one for one in (clean, latents))
                 if callback_on_step_end is not None:
                     tensors = {"latents": latents, "pred_original_sample": clean, **told.texts(count)}
+                    before_it = self._guidance_scale
                     changed = callback_on_step_end(self, index, t, {name: tensors[name] for name in watched}) or {}
+                    if self._guidance_scale != before_it and self._true_cfg_scale is not None:
+                        told = told.also(guidance=self._shown_scale(rows))
+                        told_of.cache_clear()
                     latents = changed.get("latents", latents)
                     if (retold := told.retold(count, changed)) is not told:
                         told = retold

@@ -2,12 +2,13 @@
 over those of an image model's pipeline."""
 
 from videodit.text.encoder import TextEncoder
-from videodit.text.family import PARTS, FamilyText, load_text, numbers_of_text, text_pipeline
+from videodit.text.family import PARTS, ROWS, FamilyText, load_text, numbers_of_text, text_pipeline
 from videodit.text.load import words_of
 from videodit.text.states import OwnStates, TextStates, padded, told_in
 
 __all__ = [
     "PARTS",
+    "ROWS",
     "FamilyText",
     "OwnStates",
     "TextEncoder",

@@ -16,7 +16,8 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoModel, DiffusionPipeline
+from diffusers.configuration_utils import FrozenDict
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -31,10 +32,12 @@ PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_enc
 @dataclass(frozen=True)
 class Row:
     """encode: (pipeline, prompts, keywords for `encode_prompt`) -> states, mask (None: all), pooled (None: none).
-    null: likewise, of the empty prompt, where it is encoded in another way."""
+    null: likewise, of the empty prompt and of negative ones, where these are encoded in another way (Sana gives them no
+    instruction, Lumina2 no system prompt). pads: the side to which `encode` itself sets the tokenizer."""
 
     encode: Callable[[Any, list[str], dict[str, Any]], tuple[Any, Any, Any]]
     null: Callable[[Any, list[str], dict[str, Any]], tuple[Any, Any, Any]] | None = None
+    pads: str | None = None
 
 
 def _sd3(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -88,7 +91,7 @@ ROWS = {
     "StableDiffusion3Pipeline": Row(_sd3),
     "FluxPipeline": Row(_flux),
     "Flux2Pipeline": Row(_all),
-    "SanaPipeline": Row(_sana, null=_against),
+    "SanaPipeline": Row(_sana, null=_against, pads="right"),
     "QwenImagePipeline": Row(_plain),
     "ZImagePipeline": Row(_list),
     "Lumina2Pipeline": Row(_masked, null=_against),
@@ -96,6 +99,15 @@ ROWS = {
     "PixArtSigmaPipeline": Row(_masked),
     "StableDiffusionPipeline": Row(_stable),
 }
+
+
+class _Shape(nn.Module):
+    """An image model's configuration in the place of it, for pipelines that ask for a width: SD3's without its T5."""
+
+    def __init__(self, config: dict[str, Any]):
+        super().__init__()
+        takes = inspect.signature(getattr(diffusers, config["_class_name"]).__init__).parameters.values()
+        self.config = FrozenDict({one.name: one.default for one in takes if one.name != "self"} | config)
 
 
 class FamilyText(nn.Module):
@@ -107,7 +119,7 @@ class FamilyText(nn.Module):
         max_length: tokens of a prompt that are read (diffusers' `max_sequence_length`); None: the pipeline's default.
 
     Raises:
-        ValueError: another pipeline, or it lacks a part.
+        ValueError: another pipeline, or it lacks a part, or takes no length.
     """
 
     def __init__(self, pipeline: str, parts: Mapping[str, Any], max_length: int | None = None):
@@ -123,12 +135,16 @@ class FamilyText(nn.Module):
             )
         wanted = [name for name in takes if name != "self" and takes[name].default is inspect.Parameter.empty]
         self.pipe = cls(**{name: parts.get(name) for name in wanted})
-        self.pipeline = pipeline
+        self.pipeline, self.given_length = pipeline, max_length
         self.encoders = nn.ModuleDict(
             {name: parts[name] for name in PARTS if isinstance(parts.get(name), PreTrainedModel)}
         ).requires_grad_(False)
         self.tokenizers = {name: parts[name] for name in PARTS if "tokenizer" in name and parts.get(name) is not None}
         asked = inspect.signature(cls.encode_prompt).parameters
+        if max_length is not None and "max_sequence_length" not in asked:
+            raise ValueError(
+                f"{pipeline} reads what its tokenizer says: leave max_sequence_length (text.max_length) out"
+            )
         default = inspect.signature(cls.__call__).parameters.get("max_sequence_length")
         self.max_length = max_length or (default.default if default else self.tokenizers["tokenizer"].model_max_length)
         self.how = {"max_sequence_length": self.max_length} if "max_sequence_length" in asked else {}
@@ -136,9 +152,17 @@ class FamilyText(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, pipeline: str, *, max_length: int | None = None, **kwargs: Any
+        cls,
+        folder: str | Path,
+        pipeline: str,
+        *,
+        model: str | Path | None = None,
+        max_length: int | None = None,
+        **kwargs: Any,
     ) -> FamilyText:
         """Loads the encoders and tokenizers of a pipeline folder; keyword arguments are for transformers' loaders.
+
+        model: the pipeline folder of the image model, of which the configuration is read; None: the same.
 
         Raises:
             OSError: a part is not there. ValueError: a file of weights is damaged or not finite.
@@ -150,7 +174,7 @@ class FamilyText(nn.Module):
                 parts[name] = loader.from_pretrained(folder, subfolder=name, **({} if "tokenizer" in name else kwargs))
             if "tokenizer" not in name:
                 check_finite(parts[name], Path(folder, name))
-        return cls(pipeline, parts, max_length)
+        return cls(pipeline, parts | {"transformer": _shape_of(model or folder)}, max_length)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -162,12 +186,17 @@ class FamilyText(nn.Module):
         device = next(self.encoders["text_encoder"].parameters()).device
         return torch.device("cpu") if device.type == "meta" else device  # offloaded by parts, which fetch their input
 
+    @property
+    def tells_apart(self) -> bool:
+        """Whether a negative prompt is encoded in another way than a prompt of the same words."""
+        return ROWS[self.pipeline].null is not None
+
     @torch.no_grad()
-    def forward(self, prompts: list[str]) -> TextStates:
+    def forward(self, prompts: list[str], against: bool = False) -> TextStates:
         """States (b m e), mask (b m) and, of families that have them, pooled states (b e').
 
         The empty prompt is the null caption of classifier-free guidance: what the family's pipeline takes where no
-        negative prompt is given.
+        negative prompt is given. against: they are negative prompts.
 
         Raises:
             ValueError: if prompts is not a list of at least one string.
@@ -177,10 +206,11 @@ class FamilyText(nn.Module):
         row = ROWS[self.pipeline]
         made: dict[str, OwnStates] = {}
         for null in (False, True):
-            some = [prompt for prompt in dict.fromkeys(prompts) if (prompt == "") is null]
+            some = [prompt for prompt in dict.fromkeys(prompts) if (against or prompt == "") is null]
             if some:
                 encode = row.null if null and row.null else row.encode
-                made |= dict(zip(some, self._encoded(encode, some).each(), strict=True))
+                # a copy: Z-Image's pipeline writes its templates into the list that it is given
+                made |= dict(zip(some, self._encoded(encode, list(some)).each(), strict=True))
         return padded([made[prompt] for prompt in prompts])
 
     def _encoded(self, encode: Any, prompts: list[str]) -> TextStates:
@@ -197,10 +227,17 @@ class FamilyText(nn.Module):
 
     def fingerprint(self) -> str:
         """sha256, in hexadecimal, of all that decides the states: tokenizers, lengths, configurations and weights."""
-        words = [of_tokenizer(getattr(one, "tokenizer", one)) for one in self.tokenizers.values()]
+        words = [fact for name, one in self.tokenizers.items() for fact in self._facts_of(name, one)]
         encoders = list(self.encoders.values())
         kinds = [[type(one).__name__, of_config(one)] for one in encoders]  # type: ignore[arg-type]
         return fingerprint([self.pipeline, self.max_length, *words, *kinds], encoders)
+
+    def _facts_of(self, name: str, processor: Any) -> list[Any]:
+        tokenizer = getattr(processor, "tokenizer", processor)
+        templates = [getattr(one, "chat_template", None) for one in (processor, tokenizer)]
+        side = ROWS[self.pipeline].pads or tokenizer.padding_side
+        numbers = [tokenizer.pad_token_id, side, tokenizer.model_max_length]
+        return [name, of_tokenizer(tokenizer), templates, *numbers]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Each part into its folder, as diffusers' pipelines have them."""
@@ -211,13 +248,21 @@ class FamilyText(nn.Module):
 def load_text(
     folder: str | Path, like: str | Path | None = None, *, max_length: int | None = None, **kwargs: Any
 ) -> TextEncoder | FamilyText:
-    """The text encoder of a folder or hub name, as the model that is saved at `like` (None: there too) reads it.
+    """The text encoder of a folder or hub name, as the model that is saved at `like` (None: there too) reads it; of a
+    family `max_length` None is what is saved there.
 
     Raises:
         OSError, ValueError: as the two classes' `from_pretrained`.
     """
     if (pipeline := text_pipeline(like or folder)) is not None:
-        return FamilyText.from_pretrained(folder, pipeline, max_length=max_length, **kwargs)
+        max_length = max_length or _saved(like or folder).get("text_max_length")
+        return FamilyText.from_pretrained(folder, pipeline, model=like, max_length=max_length, **kwargs)
+    if "text_encoder_2" in (index := _parts_in(_saved(folder))):
+        raise ValueError(
+            f"{folder}: has several text encoders ({', '.join(name for name in index if 'tokenizer' not in name)}), of "
+            "which one alone would be read; name a folder of one, or start from a pipeline of this family "
+            "(tools/inflate.py)"
+        )
     return TextEncoder.from_pretrained(folder, max_length=max_length, **kwargs)
 
 
@@ -237,12 +282,28 @@ def numbers_of_text(folder: str | Path) -> int:
 
 def text_pipeline(folder: str | Path) -> str | None:
     """The pipeline whose `encode_prompt` a saved model's prompts go through; None: it has a `TextEncoder`."""
+    return _saved(folder).get("text_pipeline")
+
+
+def _saved(folder: str | Path) -> Any:
+    """The index of a pipeline; empty where there is none."""
     try:
-        return DiffusionPipeline.load_config(folder).get("text_pipeline")
+        return DiffusionPipeline.load_config(folder)
+    except OSError:
+        return {}
+
+
+def _shape_of(folder: str | Path) -> _Shape | None:
+    try:
+        config: Any = AutoModel.load_config(folder, subfolder="transformer")
     except OSError:
         return None
+    return _Shape(config.get("base", config))
 
 
 def _index(folder: str | Path) -> dict[str, Any]:
-    index = DiffusionPipeline.load_config(folder)
+    return _parts_in(DiffusionPipeline.load_config(folder))
+
+
+def _parts_in(index: Any) -> dict[str, Any]:
     return {name: index[name] for name in PARTS if (index.get(name) or [None])[0]}

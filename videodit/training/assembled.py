@@ -333,6 +333,7 @@ class Assembled:
             scheduler=self.scheduler,
             **text,
             text_pipeline=getattr(self.raw_model.text, "pipeline", None),
+            text_max_length=getattr(self.raw_model.text, "given_length", None),
             default_num_frames=data.num_frames,
             default_height=data.height,
             default_width=data.width,

@@ -73,6 +73,11 @@ def load_text(config: Run) -> Encoder | None:
     folder, started = config.text.source or config.train.start_from, config.train.start_from
     if not folder:
         return None
+    if config.text.precision != "no" and not is_frozen(config):
+        raise ValueError(
+            f"text.precision is of an encoder that is not trained, but that of {folder} is trained: leave it out, "
+            "or name a fixed one in text.source"
+        )
     with named(folder, "text encoder"):
         like = named_folder(started) if started else None
         max_length, dtype = config.text.max_length, PRECISIONS[config.text.precision] or torch.float32
@@ -191,8 +196,8 @@ def own_scheduler(config: Run) -> Any:
         ValueError: it is for predictions of another type than `objective.prediction_type`.
     """
     folder = named_folder(config.train.start_from or "")
-    index: Any = DiffusionPipeline.load_config(folder)
-    with named(folder, "scheduler"):
+    with named(folder, "scheduler; start from the folder of its pipeline, not from the model alone"):
+        index: Any = DiffusionPipeline.load_config(folder)
         scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(folder, subfolder="scheduler")
     try:
         check_scheduler(scheduler, config.objective.prediction_type)

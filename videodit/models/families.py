@@ -83,6 +83,7 @@ class Family:
     text: the pipeline of diffusers whose `encode_prompt` makes its text; None: it is told none.
     guidance: the scale that its pipeline takes by default.
     square: whether it makes square pictures alone.
+    caches: the feature caches of diffusers that work on its blocks (`first-block`, `taylorseer`).
     """
 
     call: Callable[[Any, Frames], Tensor]
@@ -96,6 +97,7 @@ class Family:
     text: str | None = None
     guidance: float = 4.5
     square: bool = False
+    caches: tuple[str, ...] = ()
 
 
 def stacks(*names: str, dim: str = "num_attention_heads*attention_head_dim", heads: str = "num_attention_heads") -> Any:
@@ -212,6 +214,7 @@ FAMILIES: dict[str, Family] = {
         sigmas=falling,
         text="FluxPipeline",
         guidance=3.5,
+        caches=("first-block", "taylorseer"),
     ),
     "Flux2Transformer2DModel": Family(
         call=_flux2,
@@ -223,6 +226,7 @@ FAMILIES: dict[str, Family] = {
         mu=_flux2_mu,
         text="Flux2Pipeline",
         guidance=4.0,
+        caches=("taylorseer",),
     ),
     "SanaTransformer2DModel": Family(
         call=lambda model, x: model(
@@ -237,6 +241,7 @@ FAMILIES: dict[str, Family] = {
         channels=plain,
         told=text_of("caption_channels", guidance="guidance_embeds"),
         text="SanaPipeline",
+        caches=("taylorseer",),
     ),
     "QwenImageTransformer2DModel": Family(
         call=_qwen,
@@ -246,6 +251,7 @@ FAMILIES: dict[str, Family] = {
         sigmas=falling,
         text="QwenImagePipeline",
         guidance=4.0,
+        caches=("first-block", "taylorseer"),
     ),
     "ZImageTransformer2DModel": Family(
         call=_z_image,
@@ -283,6 +289,7 @@ FAMILIES: dict[str, Family] = {
             *([Condition("size", "size", 2)] if config.use_additional_conditions else ()),
         ),
         text="PixArtSigmaPipeline",
+        caches=("first-block", "taylorseer"),
     ),
     "DiTTransformer2DModel": Family(
         call=lambda model, x: model(x.latents, x.times, x.labels, return_dict=False)[0],
@@ -290,6 +297,7 @@ FAMILIES: dict[str, Family] = {
         channels=plain,
         told=lambda config: (Condition("class", "class", config.num_embeds_ada_norm),),
         square=True,
+        caches=("first-block", "taylorseer"),
     ),
     "UNet2DConditionModel": Family(
         call=lambda model, x: model(x.latents, x.times, x.text, encoder_attention_mask=x.mask, return_dict=False)[0],

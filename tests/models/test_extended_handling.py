@@ -1,0 +1,66 @@
+"""A `TimeExtended` in the hands of others: cached, copied, checkpointed, offloaded, taken apart."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from families import MODELS, loud, tiny_image_model, told
+from torch import Tensor
+
+from videodit.caching import set_cache
+from videodit.models.extended import TimeExtended
+
+EVERY = pytest.mark.parametrize("name", MODELS)
+CACHED = {
+    "first-block=0": ("Flux", "Qwen-Image", "PixArt", "DiT"),
+    "taylorseer": ("Flux", "Flux2", "Sana", "Qwen-Image", "PixArt", "DiT"),
+    "pyramid-attention": (),
+}
+
+
+def extended(name: str) -> TimeExtended:
+    model = TimeExtended(tiny_image_model(name)).eval()
+    loud(model.blocks)
+    return model
+
+
+def call(model: TimeExtended, name: str, shift: float = 0.0, frames: int = 3) -> Tensor:
+    draw = torch.Generator().manual_seed(2)
+    latents = torch.randn(2, model.in_channels, frames, 8, 8, generator=draw)
+    times = torch.tensor([300.0, 700.0]) - shift
+    return model(latents + shift / 1000, times, **told(name, model.image), return_dict=False)[0]
+
+
+def four_steps(model: TimeExtended, name: str) -> Tensor:
+    found = []
+    for step in range(4):
+        if model.is_cache_enabled:
+            with model.cache_context("clips"):
+                found.append(call(model, name, 50.0 * step))
+        else:
+            found.append(call(model, name, 50.0 * step))
+    return torch.stack(found)
+
+
+def cache(model: TimeExtended, text: str | None) -> None:
+    set_cache(SimpleNamespace(transformer=model), text)
+
+
+@EVERY
+@pytest.mark.parametrize("text", CACHED)
+@torch.no_grad()
+def test_a_feature_cache_works_on_clips_or_is_refused_by_name(name: str, text: str) -> None:
+    model = extended(name)
+    plain = four_steps(model, name)
+    if name in CACHED[text]:
+        cache(model, text)
+        cached = four_steps(model, name)
+        assert cached.isfinite().all()
+        assert torch.equal(cached, plain) == text.endswith("=0")
+        cache(model, None)
+    else:
+        with pytest.raises(ValueError, match=f"Config does not fit {type(model.image).__name__} on clips: take"):
+            cache(model, text)
+    assert torch.equal(four_steps(model, name), plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from videodit.caching import set_cache
 from videodit.models.extended import TimeExtended
+from videodit.models.waiting import checkpoint_waiting
 
 EVERY = pytest.mark.parametrize("name", MODELS)
 CACHED = {
@@ -64,3 +66,25 @@ def test_a_feature_cache_works_on_clips_or_is_refused_by_name(name: str, text: s
         with pytest.raises(ValueError, match=f"Config does not fit {type(model.image).__name__} on clips: take"):
             cache(model, text)
     assert torch.equal(four_steps(model, name), plain)
+
+
+@EVERY
+def test_gradients_are_the_same_where_what_blocks_are_given_waits_elsewhere(name: str) -> None:
+    model, waited = extended(name), []
+
+    def gradients() -> dict[str, Tensor]:
+        model.zero_grad()
+        call(model, name).square().mean().backward()
+        return {key: weight.grad.clone() for key, weight in model.named_parameters() if weight.grad is not None}
+
+    def waiting(block: Any, states: Tensor, *others: Any) -> Any:
+        waited.append(states.shape)
+        return checkpoint_waiting(block, states, *others)
+
+    plain = gradients()
+    model.enable_gradient_checkpointing(waiting)
+    found = gradients()
+    assert len(waited) >= (3 if name == "UNet" else len(model.hosts))
+    assert found.keys() == plain.keys()
+    for key in plain:
+        torch.testing.assert_close(found[key], plain[key], atol=1e-7, rtol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,7 +80,13 @@ class ImageHandling(Handling):
 
     def enable_gradient_checkpointing(self, gradient_checkpointing_func: Any = None) -> None:
         """Blocks of the image model, each with the time block behind it, are made again in the backward pass: what
-        they were told of the call goes with them."""
+        they were told of the call goes with them. Of a U-Net it is its residual blocks, as diffusers has it, and time
+        blocks behind an attention stay.
+
+        Args:
+            gradient_checkpointing_func: of (block, states, *others), as diffusers takes it; None: torch's checkpoint.
+        """
+        made = gradient_checkpointing_func or partial(checkpoint, use_reentrant=False)
 
         def remade(block: Any, *args: Any, **kwargs: Any) -> Any:
             call, number = self.call, self._number(block)
@@ -90,7 +97,7 @@ class ImageHandling(Handling):
                 with self._told(call):
                     return block(*args, **kwargs)
 
-            return checkpoint(again, *args, use_reentrant=False)
+            return made(again, *args)
 
         self.image.enable_gradient_checkpointing(remade)
         self.gradient_checkpointing = True

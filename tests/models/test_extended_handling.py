@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from families import MODELS, loud, tiny_image_model, told
-from torch import Tensor
+from torch import Tensor, nn
 
 from videodit.caching import set_cache
+from videodit.memory import group_offload
 from videodit.models.extended import TimeExtended
 from videodit.models.waiting import checkpoint_waiting
 
+GROUP = "group_offloading"
 EVERY = pytest.mark.parametrize("name", MODELS)
 CACHED = {
     "first-block=0": ("Flux", "Qwen-Image", "PixArt", "DiT"),
@@ -88,3 +90,27 @@ def test_gradients_are_the_same_where_what_blocks_are_given_waits_elsewhere(name
     assert found.keys() == plain.keys()
     for key in plain:
         torch.testing.assert_close(found[key], plain[key], atol=1e-7, rtol=1e-5)
+
+
+def groups(model: nn.Module) -> list[int]:
+    """Bytes of each group of weights that diffusers brings onto a device at once."""
+    hooks = [getattr(part, "_diffusers_hook", None) for part in model.modules()]
+    held = {id(hook.hooks[GROUP].group): hook.hooks[GROUP].group for hook in hooks if hook and GROUP in hook.hooks}
+    weights = [
+        {p for module in group.modules for p in module.parameters()} | {*group.parameters} for group in held.values()
+    ]
+    return [sum(p.nbytes for p in some) for some in weights]
+
+
+@EVERY
+@pytest.mark.cpu("the group's device is said")
+@torch.no_grad()
+def test_blocks_in_groups_leave_the_image_model_as_few_weights_on_the_device_as_it_has_alone(name: str) -> None:
+    bare, model = tiny_image_model(name), extended(name)
+    plain = call(model, name)
+    bare.enable_group_offload(torch.device("cpu"), num_blocks_per_group=1)
+    group_offload(SimpleNamespace(transformer=model, components={}), torch.device("cpu"))
+    time = [sum(p.nbytes for p in block.parameters()) for block in model.blocks]
+    rest = sum(p.nbytes for p in model.time_embeds.parameters())
+    assert max(groups(model)) <= max(*groups(bare), *time, rest)
+    assert torch.equal(call(model, name), plain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from diffusers.hooks import (
@@ -31,6 +31,8 @@ CACHES: dict[type, tuple[str, Any]] = {
 
 class ImageHandling(Handling):
     """All of a `TimeExtended` but what it is made of and what it computes."""
+
+    _group_offload_block_modules: ClassVar[list[str]] = ["image"]  # where more lists of blocks are
 
     if TYPE_CHECKING:
         image: Any

@@ -128,6 +128,12 @@ class ImageHandling(Handling):
             registry(self).invalidate_child_registries_cache()  # type: ignore[arg-type]
             self._cache_config = config
 
+    def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
+        """diffusers' own, of the image model's blocks too. ValueError where diffusers has it that these cannot."""
+        if not self.image._supports_group_offloading:
+            raise ValueError(f"{type(self.image).__name__} cannot be offloaded in groups: take --offload model")
+        super().enable_group_offload(*args, **kwargs)  # type: ignore[misc]
+
     def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
         """Blocks of the image model inside of their hooks, one graph for all of a class, and time blocks."""
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)

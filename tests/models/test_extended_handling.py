@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -119,3 +120,33 @@ def test_blocks_in_groups_leave_the_image_model_as_few_weights_on_the_device_as_
     rest = sum(p.nbytes for p in model.time_embeds.parameters())
     assert max(groups(model)) <= max(*groups(bare), *time, rest)
     assert torch.equal(call(model, name), plain)
+
+
+@EVERY
+@torch.no_grad()
+def test_a_copy_of_the_image_model_is_the_image_model_and_not_the_one_it_was_copied_from(name: str) -> None:
+    model = extended(name)
+    found, picture = call(model, name), call(model, name, frames=1)
+    other = copy.deepcopy(model.image)
+    fresh = TimeExtended(other.eval())
+    assert torch.equal(call(fresh, name, frames=1), picture)
+    for weight in other.parameters():
+        weight.zero_()
+    assert call(fresh, name, frames=1).abs().max() < picture.abs().max() / 10
+    assert torch.equal(call(model, name), found)
+
+
+@pytest.mark.parametrize("name", CACHED["first-block=0"])
+@torch.no_grad()
+def test_a_copy_under_a_cache_has_one_of_its_own(name: str) -> None:
+    model = extended(name)
+    cache(model, "first-block=0.5")
+    wanted = four_steps(model, name)
+    model._reset_stateful_cache()
+    other = copy.deepcopy(model)
+    assert torch.equal(four_steps(model, name), wanted)
+    for weight in model.parameters():
+        weight.zero_()
+    assert torch.equal(four_steps(other, name), wanted)
+    cache(other, None)
+    assert torch.equal(call(other, name), call(extended(name), name))

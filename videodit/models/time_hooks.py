@@ -45,7 +45,8 @@ class TimeHook(ModelHook):
 
 
 def attach(model: Any, number: int, block: nn.Module) -> None:
-    """Puts time block `number` of a model behind a block of its image model."""
+    """Puts time block `number` of a model behind a block of its image model; a hook that acts for none makes way."""
+    detach(block)
     hook, forward = TimeHook(model, number, _place_of_image(block)), block.forward
     registry(block).register_hook(hook, HOOK)
     # diffusers' own closure would be the first block's in each copy of it; a method's copy is the copy's
@@ -57,7 +58,8 @@ def detach(block: nn.Module) -> None:
 
 
 def stands_behind(block: nn.Module) -> bool:
-    return registry(block).get_hook(HOOK) is not None
+    hook: Any = registry(block).get_hook(HOOK)
+    return hook is not None and hook.model is not None
 
 
 def hook_again(model: nn.Module) -> None:

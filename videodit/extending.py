@@ -69,14 +69,13 @@ def extend_in_time(
     parts: dict[str, Any] = source.components
     image: Any = next((parts[name] for name in MODELS if parts.get(name) is not None), None)
     codec = VideoCodec(parts["vae"] if vae is None else vae)
-    model = extended(image, fps / codec.strides.time)
-    if codec.strides.channels != model.in_channels:
-        raise ValueError(
-            f"a VAE of {codec.strides.channels} channels, but {type(image).__name__} has {model.in_channels}"
-        )
-    side = _side(source, image, codec)
+    family = family_of(image)
+    if codec.strides.channels != (channels := family.channels(image.config)[0]):
+        raise ValueError(f"a VAE of {codec.strides.channels} channels, but {type(image).__name__} has {channels}")
+    side, patch = _side(source, image, codec), family.patch(image.config)
     size = ClipSize(num_frames, side, side, fps)
-    size.latent(codec.strides, model.patch_size)  # a length that the VAE has not is an error
+    size.latent(codec.strides, (1, patch, patch))  # a length that the VAE has not is an error
+    model = extended(image, fps / codec.strides.time)
     steps = inspect.signature(type(source).__call__).parameters["num_inference_steps"].default
     labels: dict[int, str] = {}
     for label, number in getattr(source, "labels", {}).items():

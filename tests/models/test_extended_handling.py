@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from families import MODELS, loud, tiny_image_model, told
+from diffusers import AutoencoderKL
+from families import MODELS, loud, sd3_pipeline, tiny_image_model, told
 from torch import Tensor, nn
 
+from videodit import extend_in_time, load_time_blocks, save_time_blocks
 from videodit.caching import set_cache
 from videodit.memory import group_offload
 from videodit.models.extended import TimeExtended
 from videodit.models.waiting import checkpoint_waiting
+from videodit.weights import WeightsError
 
 GROUP = "group_offloading"
 EVERY = pytest.mark.parametrize("name", MODELS)
@@ -150,3 +154,32 @@ def test_a_copy_under_a_cache_has_one_of_its_own(name: str) -> None:
     assert torch.equal(four_steps(other, name), wanted)
     cache(other, None)
     assert torch.equal(call(other, name), call(extended(name), name))
+
+
+@EVERY
+@torch.no_grad()
+def test_taken_off_the_time_blocks_leave_the_image_model_to_be_extended_again(name: str) -> None:
+    model = extended(name)
+    found = call(model, name)
+    image = model.detach()
+    assert image is model.image
+    with pytest.raises(ValueError, match="detach\\(\\)"):
+        TimeExtended(extended(name).image)
+    again = TimeExtended(image).eval()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(call(again, name), found)
+
+
+@torch.no_grad()
+def test_time_blocks_that_are_refused_leave_the_image_model_as_it_was(tmp_path: Path) -> None:
+    save_time_blocks(extended("SD3"), tmp_path)
+    image = tiny_image_model("SD3")
+    image.proj_out.bias += 0.5
+    for _ in range(2):
+        with pytest.raises(WeightsError, match="fingerprint"):
+            load_time_blocks(image, tmp_path)
+    pipe = sd3_pipeline()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="a VAE of 16 channels, but SD3Transformer2DModel has 4"):
+            extend_in_time(pipe, vae=AutoencoderKL(latent_channels=16))
+    extend_in_time(pipe)

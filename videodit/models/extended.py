@@ -94,7 +94,10 @@ class TimeExtended(ImageHandling, ModelMixin, ConfigMixin):
         self.channels, self.out_channels = self.family.channels(self.image.config)
         hosts = self.family.hosts(self.image)
         if any(stands_behind(host.block) for host in hosts):
-            raise ValueError(f"{type(self.image).__name__}: time blocks stand behind its blocks already")
+            raise ValueError(
+                f"{type(self.image).__name__}: time blocks stand behind its blocks already; detach() of the model that "
+                f"they are of takes them off"
+            )
         if not 1 <= every <= len(hosts):
             raise ValueError(
                 f"every={every}: this model has {len(hosts)} blocks; one time block behind 1 to all of them"

@@ -21,7 +21,7 @@ from videodit.models import Condition, Schedule
 from videodit.models.checks import checked_cache
 from videodit.models.families import Family
 from videodit.models.handling import Handling
-from videodit.models.time_hooks import HOOK, hook_again, registry
+from videodit.models.time_hooks import HOOK, detach, hook_again, registry
 
 CACHES: dict[type, tuple[str, Any]] = {
     FirstBlockCacheConfig: ("first-block", apply_first_block_cache),
@@ -51,6 +51,12 @@ class ImageHandling(Handling):
         made.__dict__.update(copy.deepcopy(self.__dict__, memo))
         hook_again(made)
         return made
+
+    def detach(self) -> Any:
+        """The image model without time blocks behind its own, as it was given; this model is then it on each frame."""
+        for host in self.hosts:
+            detach(host)
+        return self.image
 
     @property
     def in_channels(self) -> int:

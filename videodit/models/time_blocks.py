@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from videodit.disk import whole
 from videodit.models.extended import TimeExtended
@@ -61,6 +62,15 @@ def load_time_blocks(base: Any, folder: str | Path) -> TimeExtended:
     if not about or about["base"] != type(base).__name__:
         raise WeightsError(f"{file}: time blocks of {about and about['base']}, not of {type(base).__name__}")
     model = TimeExtended(base, **about["config"])
+    try:
+        _fill(model, state, about, file)
+    except WeightsError:
+        model.detach()
+        raise
+    return model
+
+
+def _fill(model: TimeExtended, state: dict[str, Tensor], about: dict[str, Any], file: Path) -> None:
     wanted = {name: x.shape for name, x in model.state_dict().items() if not name.startswith("image.")}
     if wanted != {name: x.shape for name, x in state.items()}:
         raise WeightsError(f"{file}: of another {about['base']}: its blocks have other widths or another number")
@@ -71,4 +81,3 @@ def load_time_blocks(base: Any, folder: str | Path) -> TimeExtended:
         )
     model.load_state_dict(state, strict=False)
     check_finite(model, file)
-    return model

@@ -11,12 +11,14 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from families import MODELS, loud, sd3_pipeline, tiny_image_model, told
+from peft import LoraConfig
 from torch import Tensor, nn
 
 from videodit import extend_in_time, load_time_blocks, save_time_blocks
 from videodit.caching import set_cache
 from videodit.memory import group_offload
 from videodit.models.extended import TimeExtended
+from videodit.models.loading import load_model
 from videodit.models.waiting import checkpoint_waiting
 from videodit.weights import WeightsError
 
@@ -183,3 +185,16 @@ def test_time_blocks_that_are_refused_leave_the_image_model_as_it_was(tmp_path: 
         with pytest.raises(ValueError, match="a VAE of 16 channels, but SD3Transformer2DModel has 4"):
             extend_in_time(pipe, vae=AutoencoderKL(latent_channels=16))
     extend_in_time(pipe)
+
+
+def test_adapters_on_the_image_model_are_named_where_it_is_saved(tmp_path: Path) -> None:
+    model = extended("SD3")
+    model.image.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    for save in (model.save_pretrained, lambda folder: save_time_blocks(model, folder)):
+        with pytest.raises(ValueError, match=r"SD3Transformer2DModel: adapters .*fuse_lora.* and unload_lora"):
+            save(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    model.image.fuse_lora()
+    model.image.unload_lora()
+    model.save_pretrained(tmp_path)
+    assert torch.equal(call(load_model(tmp_path).eval(), "SD3"), call(model, "SD3"))

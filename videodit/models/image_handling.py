@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from videodit.models import Condition, Schedule
+from videodit.models.adapters import check_no_adapters
 from videodit.models.checks import checked_cache
 from videodit.models.families import Family
 from videodit.models.handling import Handling
@@ -57,6 +59,12 @@ class ImageHandling(Handling):
         for host in self.hosts:
             detach(host)
         return self.image
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """As `Handling` does. ValueError: there are adapters on the image model too."""
+        if not self._adapters():  # which it tells of itself
+            check_no_adapters(self.image, type(self.image).__name__)
+        super().save_pretrained(save_directory, **kwargs)
 
     @property
     def in_channels(self) -> int:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from videodit.disk import whole
+from videodit.models.adapters import check_no_adapters
 from videodit.models.extended import TimeExtended
 from videodit.weights import WeightsError, check_finite, loading, state_hash
 
@@ -31,7 +32,12 @@ def base_fingerprint(model: TimeExtended) -> str:
 
 
 def save_time_blocks(model: TimeExtended, folder: str | Path) -> Path:
-    """Writes the time blocks alone, whole or not at all (DiskError): `FOLDER/time_blocks.safetensors`."""
+    """Writes the time blocks alone, whole or not at all (DiskError): `FOLDER/time_blocks.safetensors`.
+
+    Raises:
+        ValueError: there are adapters on them, or on the image model that they are of.
+    """
+    check_no_adapters(model, type(model.image).__name__)
     state = {name: x.contiguous() for name, x in model.state_dict().items() if not name.startswith("image.")}
     about = {
         "base": type(model.image).__name__,

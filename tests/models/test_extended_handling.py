@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoModel
 from families import MODELS, loud, sd3_pipeline, tiny_image_model, told
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from videodit import extend_in_time, load_time_blocks, save_time_blocks
+from videodit import VideoDiTPipeline, extend_in_time, load_time_blocks, save_time_blocks
 from videodit.caching import set_cache
 from videodit.memory import group_offload
 from videodit.models.extended import TimeExtended
@@ -198,3 +198,31 @@ def test_adapters_on_the_image_model_are_named_where_it_is_saved(tmp_path: Path)
     model.image.unload_lora()
     model.save_pretrained(tmp_path)
     assert torch.equal(call(load_model(tmp_path).eval(), "SD3"), call(model, "SD3"))
+
+
+def test_time_blocks_are_made_where_the_image_model_is() -> None:
+    model = TimeExtended(tiny_image_model("UNet").to("meta"))
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("given", [{}, {"every": 2}])
+def test_a_model_is_made_of_a_live_ones_configuration(given: dict[str, Any]) -> None:
+    model = TimeExtended(tiny_image_model("SD3"), **given)
+    again = TimeExtended.from_config(model.config)
+    assert {key: x.shape for key, x in again.state_dict().items()} == {
+        key: x.shape for key, x in model.state_dict().items()
+    }
+    assert again.config.every == given.get("every", 1)
+
+
+def test_automodel_of_diffusers_finds_the_class_of_a_saved_folder(tmp_path: Path) -> None:
+    model = extended("SD3")
+    model.save_pretrained(tmp_path)
+    found: Any = AutoModel.from_pretrained(str(tmp_path), **{"trust_remote_code": True})
+    assert isinstance(found, TimeExtended)
+    assert torch.equal(call(found.eval(), "SD3"), call(model, "SD3"))
+
+
+def test_a_pipeline_is_made_of_an_extended_ones_parts() -> None:
+    pipe: Any = extend_in_time(sd3_pipeline(), num_frames=5)
+    assert VideoDiTPipeline.from_pipe(pipe).transformer is pipe.transformer

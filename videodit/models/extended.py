@@ -85,7 +85,10 @@ class TimeExtended(ImageHandling, ModelMixin, ConfigMixin):
         # not `self.base`: `ModelMixin.__getattr__` gives a configuration's value before a part of that name
         self.image: Any = base if live else getattr(diffusers, base["_class_name"]).from_config(base)
         plain = {key: value for key, value in self.image.config.items() if not key.startswith("_")}
-        self.register_to_config(base={"_class_name": type(self.image).__name__, **plain})
+        ours = [key for key in self.config.get("_use_default_values", []) if key != "base"]  # as positional ones are
+        self.register_to_config(
+            base={"_class_name": type(self.image).__name__, **plain}, **({"_use_default_values": ours} if ours else {})
+        )
         theirs = getattr(self.image, "_skip_layerwise_casting_patterns", None) or []
         own = ["time_embeds", "norm", "scale_shift_table", "pos_embed"]
         self._skip_layerwise_casting_patterns = [*own, *theirs]  # type: ignore[misc]
@@ -114,7 +117,8 @@ class TimeExtended(ImageHandling, ModelMixin, ConfigMixin):
             for host in told
         )
         initialize_time(self.time_embeds, self.blocks)
-        self.blocks.to(self.image.dtype)
+        self.blocks.to(self.image.device, self.image.dtype)
+        self.time_embeds.to(self.image.device)
         self.rotary = [SecondsRotary(host.dim // host.heads, (rotary_periods[0], rotary_periods[1])) for host in told]
         self.gradient_checkpointing, self.checkpoint_every = False, 1
         self.sequence_group = None

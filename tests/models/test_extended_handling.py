@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoModel
+from diffusers import AutoencoderKL, AutoModel, DiTTransformer2DModel
 from families import MODELS, loud, sd3_pipeline, tiny_image_model, told
 from peft import LoraConfig
 from torch import Tensor, nn
@@ -18,8 +19,10 @@ from videodit import VideoDiTPipeline, extend_in_time, load_time_blocks, save_ti
 from videodit.caching import set_cache
 from videodit.memory import group_offload
 from videodit.models.extended import TimeExtended
+from videodit.models.families import FAMILIES, family_of
 from videodit.models.loading import load_model
 from videodit.models.waiting import checkpoint_waiting
+from videodit.training.model import merged
 from videodit.weights import WeightsError
 
 GROUP = "group_offloading"
@@ -226,3 +229,34 @@ def test_automodel_of_diffusers_finds_the_class_of_a_saved_folder(tmp_path: Path
 def test_a_pipeline_is_made_of_an_extended_ones_parts() -> None:
     pipe: Any = extend_in_time(sd3_pipeline(), num_frames=5)
     assert VideoDiTPipeline.from_pipe(pipe).transformer is pipe.transformer
+
+
+class Foreign(DiTTransformer2DModel):
+    """An image model that diffusers does not have."""
+
+
+def test_a_row_from_outside_says_whose_class_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "Foreign", replace(FAMILIES["DiTTransformer2DModel"], cls=Foreign))
+    image: Any = Foreign.from_config(tiny_image_model("DiT").config)
+    model = TimeExtended(image).eval()
+    model.save_pretrained(tmp_path / "extended")
+    image.save_pretrained(tmp_path / "image")
+    again, anew = load_model(tmp_path / "extended").eval(), extend_in_time(tmp_path / "image")
+    assert isinstance(again.image, Foreign)
+    assert isinstance(anew.image, Foreign)
+    assert torch.equal(call(again, "DiT"), call(model, "DiT"))
+
+
+@pytest.mark.parametrize("name", ["TimeExtended", "WanTransformer3DModel", "UNetMotionModel", "VideoDiT"])
+def test_what_is_a_video_model_already_is_told_so(name: str) -> None:
+    with pytest.raises(ValueError, match="extended already" if name == "TimeExtended" else "but a video model"):
+        family_of(name)
+
+
+@EVERY
+@torch.no_grad()
+def test_a_merged_model_is_plain_tensors_and_the_same(name: str) -> None:
+    model = extended(name)
+    plain = merged(model, dict(model.state_dict())).eval()
+    assert not any(x.is_meta for x in (*plain.parameters(), *plain.buffers()))
+    assert torch.equal(call(plain, name), call(model, name))

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import diffusers
 import torch
 import torch.distributed as dist
 from diffusers import ConfigMixin, ModelMixin
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from videodit.models.attention import AttentionShape
 from videodit.models.block import DiTBlock
 from videodit.models.checks import check_told
-from videodit.models.families import Frames, family_of
+from videodit.models.families import Frames, class_of, family_of
 from videodit.models.image_handling import ImageHandling
 from videodit.models.initial import initialize_time
 from videodit.models.positions import Grid, SecondsRotary
@@ -83,7 +82,7 @@ class TimeExtended(ImageHandling, ModelMixin, ConfigMixin):
         live = isinstance(base, nn.Module)
         self.family = family_of(base if live else base.get("_class_name", "a model of no class"))
         # not `self.base`: `ModelMixin.__getattr__` gives a configuration's value before a part of that name
-        self.image: Any = base if live else getattr(diffusers, base["_class_name"]).from_config(base)
+        self.image: Any = base if live else class_of(base["_class_name"]).from_config(base)
         plain = {key: value for key, value in self.image.config.items() if not key.startswith("_")}
         ours = [key for key in self.config.get("_use_default_values", []) if key != "base"]  # as positional ones are
         self.register_to_config(

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import diffusers
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -84,6 +85,7 @@ class Family:
     guidance: the scale that its pipeline takes by default.
     square: whether it makes square pictures alone.
     caches: the feature caches of diffusers that work on its blocks (`first-block`, `taylorseer`).
+    cls: its class, with `from_config` and `from_pretrained`; None: diffusers' of that name.
     """
 
     call: Callable[[Any, Frames], Tensor]
@@ -98,6 +100,7 @@ class Family:
     guidance: float = 4.5
     square: bool = False
     caches: tuple[str, ...] = ()
+    cls: Any = None
 
 
 def stacks(*names: str, dim: str = "num_attention_heads*attention_head_dim", heads: str = "num_attention_heads") -> Any:
@@ -312,11 +315,20 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(model: Any) -> Family:
-    """The row of an image model's class. ValueError where there is none; says what one needs."""
+    """The row of an image model's class. ValueError where there is none; says why, or what one needs."""
     name = model if isinstance(model, str) else type(model).__name__
+    if name == "TimeExtended":
+        raise ValueError(f"{name} is extended already: train it, or take the image model in it (`.image`, detach())")
+    if name == "VideoDiT" or "3D" in name or "Motion" in name:
+        raise ValueError(f"{name} is no image model but a video model, which has its own blocks along time")
     if name not in FAMILIES:
         raise ValueError(
             f"{name} is no image transformer that is known here ({', '.join(FAMILIES)}); a row for it is "
             f"videodit.models.families.FAMILIES[{name!r}] = Family(call=..., hosts=..., channels=..., told=...)"
         )
     return FAMILIES[name]
+
+
+def class_of(name: str) -> Any:
+    """The class of that name, of a known family. ValueError as `family_of`."""
+    return family_of(name).cls or getattr(diffusers, name)

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 from videodit.codec import VideoCodec
 from videodit.geometry import ClipSize
 from videodit.models.extended import TimeExtended
-from videodit.models.families import FAMILIES, class_of, family_of
+from videodit.models.families import FAMILIES, class_of, family_of, name_of
 from videodit.models.time_blocks import load_time_blocks
 from videodit.pipeline import VideoDiTPipeline, named_folder
 from videodit.text import PARTS
@@ -128,7 +128,7 @@ def _loaded(name: str, dtype: torch.dtype) -> Any:
 
 def _model(name: str, part: str | None, dtype: torch.dtype) -> Any:
     config: Any = TimeExtended.load_config(name, **({"subfolder": part} if part else {}))
-    cls = class_of(config.get("_class_name", "a model of no class"))
+    cls = class_of(name_of(config))
     with loading(Path(name, part or "")):
         model = cls.from_pretrained(name, dtype=dtype, **({"subfolder": part} if part else {}))
     check_finite(model, Path(name, part or ""))

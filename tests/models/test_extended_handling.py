@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoModel, DiTTransformer2DModel
-from families import MODELS, loud, sd3_pipeline, tiny_image_model, told
+from diffusers import AutoencoderKL, AutoModel, DiTTransformer2DModel, PixArtTransformer2DModel
+from families import MODELS, loud, sd3_pipeline, tiny_image_model, told, unet
 from peft import LoraConfig
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ from videodit.memory import group_offload
 from videodit.models.extended import TimeExtended
 from videodit.models.families import FAMILIES, family_of
 from videodit.models.loading import load_model
+from videodit.models.time_blocks import base_fingerprint
 from videodit.models.waiting import checkpoint_waiting
 from videodit.training.model import merged
 from videodit.weights import WeightsError
@@ -260,3 +261,32 @@ def test_a_merged_model_is_plain_tensors_and_the_same(name: str) -> None:
     plain = merged(model, dict(model.state_dict())).eval()
     assert not any(x.is_meta for x in (*plain.parameters(), *plain.buffers()))
     assert torch.equal(call(plain, name), call(model, name))
+
+
+@torch.no_grad()
+def test_a_unet_without_a_middle_is_extended() -> None:
+    model = TimeExtended(unet(mid_block_type=None)).eval()
+    assert call(model, "UNet").isfinite().all()
+
+
+def test_an_older_folder_of_pixart_or_dit_is_what_diffusers_makes_of_it(tmp_path: Path) -> None:
+    for name in ("PixArt", "DiT"):
+        image = tiny_image_model(name)
+        image.save_pretrained(tmp_path / name)
+        file = tmp_path / name / "config.json"
+        file.write_text(file.read_text().replace(type(image).__name__, "Transformer2DModel"))
+        found: Any = extend_in_time(tmp_path / name)
+        assert type(found.image) is type(image)
+
+
+@pytest.mark.parametrize(("said", "side"), [(None, 128), (None, 8), (True, 8), (False, 128)])
+def test_pixart_is_told_a_size_where_it_reads_one(said: bool | None, side: int) -> None:
+    config = {**tiny_image_model("PixArt").config, "sample_size": side, "use_additional_conditions": said}
+    image: Any = PixArtTransformer2DModel.from_config(config)
+    model = TimeExtended(image)
+    assert ("size" in {condition.kind for condition in model.conditions}) == image.use_additional_conditions
+
+
+def test_a_fingerprint_is_one_of_float32_and_bfloat16(tmp_path: Path) -> None:
+    model = extended("SD3")
+    assert base_fingerprint(model) == base_fingerprint(copy.deepcopy(model).to(torch.bfloat16))

@@ -118,7 +118,7 @@ def stacks(*names: str, dim: str = "num_attention_heads*attention_head_dim", hea
 def levels(model: Any) -> list[Host]:
     """Hosts of a U-Net: the attention of each level, or its residual blocks where it has none; maps, not tokens."""
     found = []
-    for level in (*model.down_blocks, model.mid_block, *model.up_blocks):
+    for level in (*model.down_blocks, *([model.mid_block] if model.mid_block is not None else []), *model.up_blocks):
         for block in getattr(level, "attentions", None) or level.resnets:
             dim = block.in_channels if hasattr(block, "proj_in") else block.out_channels
             found.append(Host(block, dim, max(1, dim // 64)))
@@ -197,6 +197,12 @@ def _z_image(model: Any, x: Frames) -> Tensor:
     texts = list(x.text) if x.mask is None else [text[seen] for text, seen in zip(x.text, x.mask, strict=True)]
     images = list(rearrange(x.latents, "n c h w -> n c 1 h w"))
     return -torch.stack(model(images, 1 - x.times / 1000, texts, return_dict=False)[0]).squeeze(2)
+
+
+def _told_size(config: Any) -> bool:
+    """As PixArt itself has it where its configuration says nothing."""
+    said = config.use_additional_conditions
+    return config.sample_size == 128 if said is None else said
 
 
 FAMILIES: dict[str, Family] = {
@@ -289,7 +295,7 @@ FAMILIES: dict[str, Family] = {
         channels=plain,
         told=lambda config: (
             Condition("text", "text", config.caption_channels),
-            *([Condition("size", "size", 2)] if config.use_additional_conditions else ()),
+            *([Condition("size", "size", 2)] if _told_size(config) else ()),
         ),
         text="PixArtSigmaPipeline",
         caches=("first-block", "taylorseer"),
@@ -332,3 +338,10 @@ def family_of(model: Any) -> Family:
 def class_of(name: str) -> Any:
     """The class of that name, of a known family. ValueError as `family_of`."""
     return family_of(name).cls or getattr(diffusers, name)
+
+
+def name_of(config: Any) -> str:
+    """The class that a configuration names, in the place of the one that older folders of PixArt and DiT name."""
+    older = {"ada_norm_single": "PixArtTransformer2DModel", "ada_norm_zero": "DiTTransformer2DModel"}
+    name = str(config.get("_class_name", "a model of no class"))
+    return older.get(config.get("norm_type"), name) if name == "Transformer2DModel" else name

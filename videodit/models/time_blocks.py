@@ -26,7 +26,8 @@ SHAPE = ("every", "sample_fps", "rotary_periods", "mlp_ratio")
 
 
 def base_fingerprint(model: TimeExtended) -> str:
-    """Of an image model's weights, in bfloat16, so that the precision they are loaded in does not count."""
+    """Of an image model's weights, in bfloat16: loaded in that or in float32 they have one and the same; float16
+    rounds otherwise."""
     state = {name.removeprefix("image."): x for name, x in model.state_dict().items() if name.startswith("image.")}
     return state_hash({name: x.to(torch.bfloat16) if x.is_floating_point() else x for name, x in state.items()})
 
@@ -83,7 +84,8 @@ def _fill(model: TimeExtended, state: dict[str, Tensor], about: dict[str, Any], 
     if base_fingerprint(model) != about["fingerprint"]:
         raise WeightsError(
             f"{file}: of another {about['base']} (fingerprint {about['fingerprint']}, this one has "
-            f"{base_fingerprint(model)}): take the image model that they were trained with"
+            f"{base_fingerprint(model)}): take the image model that they were trained with, in "
+            f"bfloat16 or float32, for float16 rounds otherwise"
         )
     model.load_state_dict(state, strict=False)
     check_finite(model, file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from videodit.models.time_blocks import load_time_blocks
 from videodit.pipeline import VideoDiTPipeline, named_folder
 from videodit.text import PARTS
 from videodit.weights import check_finite, loading
+
+log = logging.getLogger(__name__)
 
 MODELS = ("transformer", "unet")  # what a pipeline calls its image model
 
@@ -76,6 +79,9 @@ def extend_in_time(
     size.latent(codec.strides, (1, patch, patch))  # a length that the VAE has not is an error
     model = extended(image, fps / codec.strides.time)
     steps = inspect.signature(type(source).__call__).parameters["num_inference_steps"].default
+    kept = {*MODELS, *PARTS, "vae", "scheduler"}
+    if left := [name for name, part in parts.items() if part is not None and name not in kept]:
+        log.warning("%s: its %s is no part of a video pipeline, and left out", type(source).__name__, ", ".join(left))
     labels: dict[int, str] = {}
     for label, number in getattr(source, "labels", {}).items():
         labels[number] = f"{labels[number]}, {label}" if number in labels else label

@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, AutoModel, DiTTransformer2DModel, PixArtTra
 from families import MODELS, loud, sd3_pipeline, tiny_image_model, told, unet
 from peft import LoraConfig
 from torch import Tensor, nn
+from transformers import CLIPImageProcessor
 
 from videodit import VideoDiTPipeline, extend_in_time, load_time_blocks, save_time_blocks
 from videodit.caching import set_cache
@@ -290,3 +291,32 @@ def test_pixart_is_told_a_size_where_it_reads_one(said: bool | None, side: int) 
 def test_a_fingerprint_is_one_of_float32_and_bfloat16(tmp_path: Path) -> None:
     model = extended("SD3")
     assert base_fingerprint(model) == base_fingerprint(copy.deepcopy(model).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "why"),
+    [
+        ("SD3", {"encoder_hidden_states": torch.zeros(3, 7, 32)}, "encoder_hidden_states has 3 rows, .* 2 clips"),
+        ("SD3", {"pooled_projections": torch.zeros(1, 32)}, "pooled_projections has 1 rows"),
+        ("Flux", {"guidance": torch.ones(4)}, "guidance has 4 rows"),
+        ("Sana", {"encoder_attention_mask": torch.ones(3, 7)}, "encoder_attention_mask has 3 rows"),
+        ("Sana", {"encoder_attention_mask": torch.ones(2, 6)}, r"encoder_attention_mask has shape \(2, 6\)"),
+        ("SD3", {"fps": torch.ones(3)}, r"fps has shape \(3,\); it must be a number or \(2,\)"),
+        ("DiT", {"class_labels": torch.tensor([0, 6])}, "this model has 0 to 5"),
+        ("DiT", {"class_labels": torch.zeros(2)}, "class_labels has shape"),
+    ],
+)
+def test_what_does_not_fit_the_clips_is_named(name: str, change: dict[str, Any], why: str) -> None:
+    model = extended(name)
+    latents = torch.zeros(2, model.in_channels, 3, 8, 8)
+    with pytest.raises(ValueError, match=why):
+        model(latents, torch.zeros(2), **told(name, model.image) | change)
+
+
+def test_parts_of_a_pipeline_that_are_left_out_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    pipe = sd3_pipeline()
+    pipe.register_modules(feature_extractor=CLIPImageProcessor())
+    extend_in_time(pipe)
+    assert [r.getMessage() for r in caplog.records if r.name == "videodit.extending"] == [
+        "StableDiffusion3Pipeline: its feature_extractor is no part of a video pipeline, and left out"
+    ]

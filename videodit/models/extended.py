@@ -166,7 +166,7 @@ class TimeExtended(ImageHandling, ModelMixin, ConfigMixin):
             "class_labels": class_labels,
             "added_cond_kwargs": added_cond_kwargs,
         }
-        check_told(self, hidden_states, timestep, told, frame_mask, attention_kwargs)
+        check_told(self, hidden_states, timestep, told, frame_mask, attention_kwargs, encoder_attention_mask, fps)
         b, _, f, h, _ = hidden_states.shape
         group = self.sequence_group if self.sequence_group is not None and f >= self.sequence_group.size() else None
         spread = Spread(group, f, hidden_states.shape[1] * h)

@@ -143,8 +143,9 @@ def dit() -> Any:
     )
 
 
-def unet() -> Any:
+def unet(**config: Any) -> Any:
     return diffusers.UNet2DConditionModel(
+        **config,
         sample_size=8,
         block_out_channels=(16, 32),
         layers_per_block=1,

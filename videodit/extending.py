@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
 from videodit.codec import VideoCodec
 from videodit.geometry import ClipSize
 from videodit.models.extended import TimeExtended
-from videodit.models.families import FAMILIES, family_of
+from videodit.models.families import FAMILIES, class_of, family_of, name_of
 from videodit.models.time_blocks import load_time_blocks
 from videodit.pipeline import VideoDiTPipeline, named_folder
 from videodit.text import PARTS, ROWS
 from videodit.weights import check_finite, loading
+
+log = logging.getLogger(__name__)
 
 MODELS = ("transformer", "unet")  # what a pipeline calls its image model
 
@@ -69,17 +71,19 @@ def extend_in_time(
     parts: dict[str, Any] = source.components
     image: Any = next((parts[name] for name in MODELS if parts.get(name) is not None), None)
     codec = VideoCodec(parts["vae"] if vae is None else vae)
-    model = extended(image, fps / codec.strides.time)
-    if codec.strides.channels != model.in_channels:
-        raise ValueError(
-            f"a VAE of {codec.strides.channels} channels, but {type(image).__name__} has {model.in_channels}"
-        )
-    side = _side(source, image, codec)
+    family = family_of(image)
+    if codec.strides.channels != (channels := family.channels(image.config)[0]):
+        raise ValueError(f"a VAE of {codec.strides.channels} channels, but {type(image).__name__} has {channels}")
+    side, patch = _side(source, image, codec), family.patch(image.config)
     size = ClipSize(num_frames, side, side, fps)
-    size.latent(codec.strides, model.patch_size)  # a length that the VAE has not is an error
+    size.latent(codec.strides, (1, patch, patch))  # a length that the VAE has not is an error
+    model = extended(image, fps / codec.strides.time)
     asked = {name: one.default for name, one in inspect.signature(type(source).__call__).parameters.items()}
     told = any(condition.kind == "guidance" for condition in model.conditions)
     scale = asked["guidance_scale"] if told or "true_cfg_scale" not in asked else asked["true_cfg_scale"]
+    kept = {*MODELS, *PARTS, "vae", "scheduler"}
+    if left := [name for name, part in parts.items() if part is not None and name not in kept]:
+        log.warning("%s: its %s is no part of a video pipeline, and left out", type(source).__name__, ", ".join(left))
     labels: dict[int, str] = {}
     for label, number in getattr(source, "labels", {}).items():
         labels[number] = f"{labels[number]}, {label}" if number in labels else label
@@ -139,8 +143,7 @@ def _loaded(name: str, dtype: torch.dtype) -> Any:
 
 def _model(name: str, part: str | None, dtype: torch.dtype) -> Any:
     config: Any = TimeExtended.load_config(name, **({"subfolder": part} if part else {}))
-    family_of(config.get("_class_name", "a model of no class"))
-    cls = getattr(diffusers, config["_class_name"])
+    cls = class_of(name_of(config))
     with loading(Path(name, part or "")):
         model = cls.from_pretrained(name, dtype=dtype, **({"subfolder": part} if part else {}))
     check_finite(model, Path(name, part or ""))

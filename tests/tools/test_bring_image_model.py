@@ -14,7 +14,7 @@ import pytest
 import torch
 from families import sd3_pipeline
 
-from videodit import VideoDiTPipeline
+from videodit import VideoDiTPipeline, extend_in_time
 from videodit.video.writer import write_video
 
 ROOT = Path(__file__).parent.parent.parent
@@ -82,6 +82,7 @@ def test_bring_your_image_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("--from sd3 --to x --axes joint", "--axes is of a model that is grown; a SD3Transformer2DModel stays"),
         ("--from sd3 --to x --every 3", "every=3: this model has 2 blocks"),
         ("--from sd3 --to x --time-blocks-from sd3", "time_blocks.safetensors: no such file"),
+        ("--from extended --to x", "TimeExtended is extended already"),
         ("--from shipped --to x --every 2", "--every is of an image model that stays as it is"),
     ],
 )
@@ -90,6 +91,8 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     sd3_pipeline().save_pretrained("sd3")
+    if "extended" in words:
+        extend_in_time("sd3").save_pretrained("extended")
     assert tool(["inflate.py", *words.split()]) == 2
     assert why in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

@@ -13,6 +13,7 @@ from typing import Any
 
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE, _fetch_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -130,6 +131,15 @@ class WholeAdapters(PeftAdapterMixin):
 
     def _adapters(self) -> dict[str, Any]:
         return getattr(self, "peft_config", {})
+
+
+def check_no_adapters(image: nn.Module, where: str) -> None:
+    """ValueError where peft has put layers of its own into an image model, whose weights then have other names."""
+    if any(isinstance(part, BaseTunerLayer) for part in image.modules()):
+        raise ValueError(
+            f"{where}: adapters on it are no weights of its own; save them by save_lora_adapter and unload_lora(), or "
+            "make them part of it by fuse_lora() and unload_lora()"
+        )
 
 
 def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:

@@ -117,6 +117,8 @@ def check_told(
     told: dict[str, Any],
     frame_mask: Tensor | None,
     attention_kwargs: dict[str, Any] | None,
+    text_mask: Tensor | None = None,
+    fps: float | Tensor | None = None,
 ) -> None:
     """ValueError where what a call gives does not fit a model of images, or each other; names what.
 
@@ -145,6 +147,23 @@ def check_told(
     for name in ("encoder_hidden_states", "pooled_projections"):
         if name in wanted and told[name].shape[-1] != wanted[name]:
             raise ValueError(f"{name} has states of {told[name].shape[-1]}, this model reads {wanted[name]}")
+    rows = {**told, **(told.get("added_cond_kwargs") or {})}
+    for name, given in {**rows, "encoder_attention_mask": text_mask}.items():
+        if isinstance(given, Tensor) and len(given) != b:
+            raise ValueError(f"{name} has {len(given)} rows, and hidden_states has {b} clips")
+    text, labels = told["encoder_hidden_states"], told["class_labels"]
+    if text_mask is not None and text is not None and text_mask.shape != text.shape[:2]:
+        raise ValueError(
+            f"encoder_attention_mask has shape {tuple(text_mask.shape)}; it must be {tuple(text.shape[:2])}"
+        )
+    if isinstance(fps, Tensor) and fps.ndim and fps.shape not in ((b,), (1,)):
+        raise ValueError(f"fps has shape {tuple(fps.shape)}; it must be a number or ({b},)")
+    if labels is not None and (labels.shape != (b,) or labels.is_floating_point()):
+        raise ValueError(f"class_labels has shape {tuple(labels.shape)} of {labels.dtype}; it must be ({b},) integers")
+    if labels is not None and not ((labels >= 0) & (labels <= wanted["class_labels"])).all():
+        raise ValueError(
+            f"class_labels={labels.tolist()}: this model has 0 to {wanted['class_labels']}, the last is none"
+        )
 
 
 def check_loaded(info: dict[str, Any], name: str, cls: str, computed: tuple[str, ...] = ()) -> None:

@@ -10,47 +10,29 @@ a clip is then the image model on every frame (AnimateDiff, Guo et al. 2023; Ali
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import diffusers
 import torch
 import torch.distributed as dist
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.hooks import (
-    FirstBlockCacheConfig,
-    HookRegistry,
-    ModelHook,
-    TaylorSeerCacheConfig,
-    apply_first_block_cache,
-    apply_taylorseer_cache,
-)
-from diffusers.hooks._helpers import TransformerBlockRegistry
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.normalization import AdaLayerNormSingle
 from einops import rearrange, repeat
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from videodit.models import Condition, Schedule
 from videodit.models.attention import AttentionShape
 from videodit.models.block import DiTBlock
-from videodit.models.checks import check_told, checked_cache
-from videodit.models.families import Frames, family_of
-from videodit.models.handling import Handling
+from videodit.models.checks import check_told
+from videodit.models.families import Frames, class_of, family_of
+from videodit.models.image_handling import ImageHandling
 from videodit.models.initial import initialize_time
 from videodit.models.positions import Grid, SecondsRotary
 from videodit.models.sequence import Spread
-
-HOOK = "videodit_time"
-CACHES: dict[type, Any] = {
-    FirstBlockCacheConfig: apply_first_block_cache,
-    TaylorSeerCacheConfig: apply_taylorseer_cache,
-}
+from videodit.models.time_hooks import attach, stands_behind
 
 
 @dataclass(frozen=True)
@@ -69,7 +51,7 @@ class Call:
     group: dist.ProcessGroup | None
 
 
-class TimeExtended(Handling, ModelMixin, ConfigMixin):
+class TimeExtended(ImageHandling, ModelMixin, ConfigMixin):
     """An image transformer that is told of time: b c f h w -> b c' f h w.
 
     Args:
@@ -100,9 +82,12 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
         live = isinstance(base, nn.Module)
         self.family = family_of(base if live else base.get("_class_name", "a model of no class"))
         # not `self.base`: `ModelMixin.__getattr__` gives a configuration's value before a part of that name
-        self.image: Any = base if live else getattr(diffusers, base["_class_name"]).from_config(base)
+        self.image: Any = base if live else class_of(base["_class_name"]).from_config(base)
         plain = {key: value for key, value in self.image.config.items() if not key.startswith("_")}
-        self.register_to_config(base={"_class_name": type(self.image).__name__, **plain})
+        ours = [key for key in self.config.get("_use_default_values", []) if key != "base"]  # as positional ones are
+        self.register_to_config(
+            base={"_class_name": type(self.image).__name__, **plain}, **({"_use_default_values": ours} if ours else {})
+        )
         theirs = getattr(self.image, "_skip_layerwise_casting_patterns", None) or []
         own = ["time_embeds", "norm", "scale_shift_table", "pos_embed"]
         self._skip_layerwise_casting_patterns = [*own, *theirs]  # type: ignore[misc]
@@ -111,8 +96,11 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
         self.patch_size: tuple[int, int, int] = (1, side, side)
         self.channels, self.out_channels = self.family.channels(self.image.config)
         hosts = self.family.hosts(self.image)
-        if any(_registry(host.block).get_hook(HOOK) for host in hosts):
-            raise ValueError(f"{type(self.image).__name__}: time blocks stand behind its blocks already")
+        if any(stands_behind(host.block) for host in hosts):
+            raise ValueError(
+                f"{type(self.image).__name__}: time blocks stand behind its blocks already; detach() of the model that "
+                f"they are of takes them off"
+            )
         if not 1 <= every <= len(hosts):
             raise ValueError(
                 f"every={every}: this model has {len(hosts)} blocks; one time block behind 1 to all of them"
@@ -129,113 +117,14 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
             for host in told
         )
         initialize_time(self.time_embeds, self.blocks)
-        self.blocks.to(self.image.dtype)
+        self.blocks.to(self.image.device, self.image.dtype)
+        self.time_embeds.to(self.image.device)
         self.rotary = [SecondsRotary(host.dim // host.heads, (rotary_periods[0], rotary_periods[1])) for host in told]
         self.gradient_checkpointing, self.checkpoint_every = False, 1
         self.sequence_group = None
         self.call: Call | None = None
-        self._attach()
-
-    def _attach(self) -> None:
-        for number, host in enumerate(self.hosts[self.config.every - 1 :: self.config.every]):
-            _registry(host).register_hook(TimeHook(self, number, _place_of_image(host)), HOOK)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> TimeExtended:
-        """A hook's functions are bound to the blocks they were made for: a copy gets its own."""
-        for host in self.hosts:
-            _registry(host).remove_hook(HOOK, recurse=False)
-        try:
-            made = memo[id(self)] = type(self).__new__(type(self))
-            made.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        finally:
-            self._attach()
-        made._attach()
-        return made
-
-    # --- what those who train, sample and save it ask ----------------------------------------------------------------
-
-    @property
-    def in_channels(self) -> int:
-        return self.channels
-
-    @property
-    def conditions(self) -> tuple[Condition, ...]:
-        """All that a call needs to be told."""
-        return self.family.told(self.image.config)
-
-    @property
-    def units(self) -> nn.ModuleList:
-        """Time blocks, and the image model's own."""
-        return nn.ModuleList([*self.blocks, *self.hosts])
-
-    def axis_of(self, name: str) -> str:
-        """ "time" of a weight that looks along it, "space" of one in the image model's blocks; "" of the others."""
-        if name.startswith(("blocks.", "time_embeds.")):
-            return "time"
-        return "space" if name.startswith(self.host_names) else ""
-
-    def schedule(self, steps: int, frames: int, places: int) -> Schedule:
-        """As its own pipeline has it, which sees a frame at once."""
-        sigmas, mu = self.family.sigmas, self.family.mu
-        return Schedule(places, sigmas and sigmas(steps), mu and mu(places, steps))
-
-    def text_memory(self, *text: Any, **options: Any) -> None:
-        """None: what the image model makes of a text differs from block to block."""
-
-    def enable_gradient_checkpointing(self, gradient_checkpointing_func: Any = None) -> None:
-        """Blocks of the image model, each with the time block behind it, are made again in the backward pass: what
-        they were told of the call goes with them."""
-
-        def remade(block: Any, *args: Any, **kwargs: Any) -> Any:
-            call, number = self.call, self._number(block)
-            if number is not None and number % self.checkpoint_every:
-                return block(*args, **kwargs)
-
-            def again(*args: Any) -> Any:
-                with self._told(call):
-                    return block(*args, **kwargs)
-
-            return checkpoint(again, *args, use_reentrant=False)
-
-        self.image.enable_gradient_checkpointing(remade)
-        self.gradient_checkpointing = True
-
-    def _number(self, block: Any) -> int | None:
-        return next((number for number, host in enumerate(self.hosts) if host is block), None)
-
-    def disable_gradient_checkpointing(self) -> None:
-        self.image.disable_gradient_checkpointing()
-        self.gradient_checkpointing = False
-
-    def enable_cache(self, config: Any) -> None:
-        """A feature cache of diffusers on the image model; what its blocks skip, the time blocks behind them skip too.
-
-        Raises:
-            ValueError: another than those of `CACHES`, which alone go by a model's own blocks and nothing else.
-        """
-        if (apply := CACHES.get(type(config))) is None:
-            known = ", ".join(kind.__name__ for kind in CACHES)
-            raise ValueError(f"{type(config).__name__} does not fit an image model on clips: take one of {known}")
-        if self.is_cache_enabled:
-            raise ValueError(f"{type(self._cache_config).__name__} is enabled already: disable_cache() first")
-        with checked_cache(self, config):
-            apply(self.image, config)
-            _registry(self).invalidate_child_registries_cache()
-            self._cache_config = config
-
-    def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
-        """Blocks of the image model inside of their hooks, one graph for all of a class, and time blocks."""
-        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-        for host in self.hosts:
-            hook: Any = _registry(host).get_hook(HOOK)
-            if hook is None:
-                host.compile(*args, **kwargs)
-            else:
-                hook.fn_ref.forward = torch.compile(hook.fn_ref.forward, *args, **kwargs)
-        for block in self.blocks:
-            block.compile(*args, **kwargs)
-
-    # --- a call ------------------------------------------------------------------------------------------------------
+        for number, host in enumerate(told):
+            attach(self, number, host.block)
 
     def forward(
         self,
@@ -278,7 +167,7 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
             "class_labels": class_labels,
             "added_cond_kwargs": added_cond_kwargs,
         }
-        check_told(self, hidden_states, timestep, told, frame_mask, attention_kwargs)
+        check_told(self, hidden_states, timestep, told, frame_mask, attention_kwargs, encoder_attention_mask, fps)
         b, _, f, h, _ = hidden_states.shape
         group = self.sequence_group if self.sequence_group is not None and f >= self.sequence_group.size() else None
         spread = Spread(group, f, hidden_states.shape[1] * h)
@@ -362,32 +251,3 @@ class TimeExtended(Handling, ModelMixin, ConfigMixin):
         at = Grid(call.frames, s, 1, call.seconds)
         x = self.blocks[number](x, call.modulation[str(d)], rotary=self.rotary[number](at)["time"])
         return rearrange(spread.lay(x, "space"), "b f s d -> (b f) s d")
-
-
-class TimeHook(ModelHook):
-    """Lets a time block act on what a block of the image model gives: `place`, of the image in a tuple of states."""
-
-    def __init__(self, model: TimeExtended, number: int, place: int):
-        super().__init__()
-        self.model, self.number, self.place = model, number, place
-
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
-        if isinstance(output, Tensor):
-            return self.model.along_time(self.number, output)
-        if not isinstance(output, tuple):  # of a transformer within a U-Net, asked for a named one
-            output.sample = self.model.along_time(self.number, output.sample)
-            return output
-        image = self.model.along_time(self.number, output[self.place])
-        return *output[: self.place], image, *output[self.place + 1 :]
-
-
-def _registry(block: nn.Module) -> HookRegistry:
-    return HookRegistry.check_if_exists_or_initialize(block)
-
-
-def _place_of_image(block: nn.Module) -> int:
-    """In a tuple that a block returns, as diffusers says for its caches. Sharding gives a block another class, so it is
-    asked before."""
-    TransformerBlockRegistry._register()
-    known = TransformerBlockRegistry._registry.get(type(block))
-    return known.return_hidden_states_index or 0 if known else 0

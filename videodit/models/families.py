@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import diffusers
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -83,6 +84,8 @@ class Family:
     text: the pipeline of diffusers whose `encode_prompt` makes its text; None: it is told none.
     scale_above: by how much the scale of guidance here is above what its pipeline calls so.
     square: whether it makes square pictures alone.
+    caches: the feature caches of diffusers that work on its blocks (`first-block`, `taylorseer`).
+    cls: its class, with `from_config` and `from_pretrained`; None: diffusers' of that name.
     """
 
     call: Callable[[Any, Frames], Tensor]
@@ -96,6 +99,8 @@ class Family:
     text: str | None = None
     scale_above: float = 0.0
     square: bool = False
+    caches: tuple[str, ...] = ()
+    cls: Any = None
 
 
 def stacks(*names: str, dim: str = "num_attention_heads*attention_head_dim", heads: str = "num_attention_heads") -> Any:
@@ -113,7 +118,7 @@ def stacks(*names: str, dim: str = "num_attention_heads*attention_head_dim", hea
 def levels(model: Any) -> list[Host]:
     """Hosts of a U-Net: the attention of each level, or its residual blocks where it has none; maps, not tokens."""
     found = []
-    for level in (*model.down_blocks, model.mid_block, *model.up_blocks):
+    for level in (*model.down_blocks, *([model.mid_block] if model.mid_block is not None else []), *model.up_blocks):
         for block in getattr(level, "attentions", None) or level.resnets:
             dim = block.in_channels if hasattr(block, "proj_in") else block.out_channels
             found.append(Host(block, dim, max(1, dim // 64)))
@@ -207,6 +212,12 @@ def _z_image(model: Any, x: Frames) -> Tensor:
     return -torch.stack(model(images, 1 - x.times / 1000, texts, return_dict=False)[0]).squeeze(2)
 
 
+def _told_size(config: Any) -> bool:
+    """As PixArt itself has it where its configuration says nothing."""
+    said = config.use_additional_conditions
+    return config.sample_size == 128 if said is None else said
+
+
 FAMILIES: dict[str, Family] = {
     "SD3Transformer2DModel": Family(
         call=lambda model, x: model(x.latents, x.text, x.pooled, x.times, return_dict=False)[0],
@@ -223,6 +234,7 @@ FAMILIES: dict[str, Family] = {
         patch=lambda config: 2,
         sigmas=falling,
         text="FluxPipeline",
+        caches=("first-block", "taylorseer"),
     ),
     "Flux2Transformer2DModel": Family(
         call=_flux2,
@@ -233,6 +245,7 @@ FAMILIES: dict[str, Family] = {
         sigmas=falling,
         mu=_flux2_mu,
         text="Flux2Pipeline",
+        caches=("taylorseer",),
     ),
     "SanaTransformer2DModel": Family(
         call=lambda model, x: model(
@@ -247,6 +260,7 @@ FAMILIES: dict[str, Family] = {
         channels=plain,
         told=text_of("caption_channels", guidance="guidance_embeds"),
         text="SanaPipeline",
+        caches=("taylorseer",),
     ),
     "QwenImageTransformer2DModel": Family(
         call=_qwen,
@@ -255,6 +269,7 @@ FAMILIES: dict[str, Family] = {
         told=text_of("joint_attention_dim"),
         sigmas=falling,
         text="QwenImagePipeline",
+        caches=("first-block", "taylorseer"),
     ),
     "ZImageTransformer2DModel": Family(
         call=_z_image,
@@ -288,9 +303,10 @@ FAMILIES: dict[str, Family] = {
         channels=plain,
         told=lambda config: (
             Condition("text", "text", config.caption_channels),
-            *([Condition("size", "size", 2)] if config.use_additional_conditions else ()),
+            *([Condition("size", "size", 2)] if _told_size(config) else ()),
         ),
         text="PixArtSigmaPipeline",
+        caches=("first-block", "taylorseer"),
     ),
     "DiTTransformer2DModel": Family(
         call=lambda model, x: model(x.latents, x.times, x.labels, return_dict=False)[0],
@@ -298,6 +314,7 @@ FAMILIES: dict[str, Family] = {
         channels=plain,
         told=lambda config: (Condition("class", "class", config.num_embeds_ada_norm),),
         square=True,
+        caches=("first-block", "taylorseer"),
     ),
     "UNet2DConditionModel": Family(
         call=lambda model, x: model(x.latents, x.times, x.text, encoder_attention_mask=x.mask, return_dict=False)[0],
@@ -311,11 +328,27 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(model: Any) -> Family:
-    """The row of an image model's class. ValueError where there is none; says what one needs."""
+    """The row of an image model's class. ValueError where there is none; says why, or what one needs."""
     name = model if isinstance(model, str) else type(model).__name__
+    if name == "TimeExtended":
+        raise ValueError(f"{name} is extended already: train it, or take the image model in it (`.image`, detach())")
+    if name == "VideoDiT" or "3D" in name or "Motion" in name:
+        raise ValueError(f"{name} is no image model but a video model, which has its own blocks along time")
     if name not in FAMILIES:
         raise ValueError(
             f"{name} is no image transformer that is known here ({', '.join(FAMILIES)}); a row for it is "
             f"videodit.models.families.FAMILIES[{name!r}] = Family(call=..., hosts=..., channels=..., told=...)"
         )
     return FAMILIES[name]
+
+
+def class_of(name: str) -> Any:
+    """The class of that name, of a known family. ValueError as `family_of`."""
+    return family_of(name).cls or getattr(diffusers, name)
+
+
+def name_of(config: Any) -> str:
+    """The class that a configuration names, in the place of the one that older folders of PixArt and DiT name."""
+    older = {"ada_norm_single": "PixArtTransformer2DModel", "ada_norm_zero": "DiTTransformer2DModel"}
+    name = str(config.get("_class_name", "a model of no class"))
+    return older.get(config.get("norm_type"), name) if name == "Transformer2DModel" else name

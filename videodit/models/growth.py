@@ -65,7 +65,10 @@ def grow(
 
     Raises:
         ConversionError: the old pattern does not lie in the new one, or a change would lose weights.
+        ValueError: an image model with time blocks behind its own (`TimeExtended`).
     """
+    if not isinstance(image_model, VideoDiT):
+        raise ValueError(f"{type(image_model).__name__} is extended already: train it as it is")
     old, was, origin = image_model.config, set(image_model.config.axes), _origins(image_model.config.axes, axes)
     had, fresh = _normed(old.qk_norm, old.axes), {a for a, i in zip(axes, origin, strict=True) if i is None} - was
     if qk_norm is None:

@@ -21,7 +21,7 @@ from videodit.weights import WeightsError, check_finite, loading
 
 STUB = '''"""Lets diffusers' `AutoModel` find the class of this folder; videodit must be installed."""
 
-from videodit.models.transformer import VideoDiT  # noqa: F401
+from {module} import {name}  # noqa: F401
 '''
 
 
@@ -85,7 +85,9 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
                 "saves them, unload_lora_weights (unload_lora) takes them off; after fuse_lora they are part of it"
             )
         super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
-        (Path(save_directory) / "transformer.py").write_text(STUB)
+        module, name = type(self).__module__, type(self).__name__
+        stub = f"{module.rpartition('.')[2]}.py"  # where diffusers' `auto_map` says that the class is
+        (Path(save_directory) / stub).write_text(STUB.format(module=module, name=name))
 
     @property
     def in_channels(self) -> int:

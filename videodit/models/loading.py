@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import diffusers
-
 from videodit.models.extended import TimeExtended
-from videodit.models.families import family_of
+from videodit.models.families import class_of
 from videodit.models.transformer import VideoDiT
 
 CLASSES: dict[str, Any] = {cls.__name__: cls for cls in (VideoDiT, TimeExtended)}
@@ -52,8 +50,7 @@ def fresh_extended(image: Mapping[str, Any], every: int, sample_fps: float) -> T
     """
     shape = dict(image)
     name = str(shape.pop("_class_name", None))
-    family_of(name)
-    cls = getattr(diffusers, name)
+    cls = class_of(name)
     known = [key for key in inspect.signature(cls.__init__).parameters if key != "self"]
     if unknown := [key for key in shape if key not in known]:
         raise ValueError(f"{name} has no {unknown[0]!r}; it has {', '.join(known)}")

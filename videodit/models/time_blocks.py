@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from videodit.disk import whole
+from videodit.models.adapters import check_no_adapters
 from videodit.models.extended import TimeExtended
 from videodit.weights import WeightsError, check_finite, loading, state_hash
 
@@ -24,13 +26,19 @@ SHAPE = ("every", "sample_fps", "rotary_periods", "mlp_ratio")
 
 
 def base_fingerprint(model: TimeExtended) -> str:
-    """Of an image model's weights, in bfloat16, so that the precision they are loaded in does not count."""
+    """Of an image model's weights, in bfloat16: loaded in that or in float32 they have one and the same; float16
+    rounds otherwise."""
     state = {name.removeprefix("image."): x for name, x in model.state_dict().items() if name.startswith("image.")}
     return state_hash({name: x.to(torch.bfloat16) if x.is_floating_point() else x for name, x in state.items()})
 
 
 def save_time_blocks(model: TimeExtended, folder: str | Path) -> Path:
-    """Writes the time blocks alone, whole or not at all (DiskError): `FOLDER/time_blocks.safetensors`."""
+    """Writes the time blocks alone, whole or not at all (DiskError): `FOLDER/time_blocks.safetensors`.
+
+    Raises:
+        ValueError: there are adapters on them, or on the image model that they are of.
+    """
+    check_no_adapters(model, type(model.image).__name__)
     state = {name: x.contiguous() for name, x in model.state_dict().items() if not name.startswith("image.")}
     about = {
         "base": type(model.image).__name__,
@@ -61,14 +69,23 @@ def load_time_blocks(base: Any, folder: str | Path) -> TimeExtended:
     if not about or about["base"] != type(base).__name__:
         raise WeightsError(f"{file}: time blocks of {about and about['base']}, not of {type(base).__name__}")
     model = TimeExtended(base, **about["config"])
+    try:
+        _fill(model, state, about, file)
+    except WeightsError:
+        model.detach()
+        raise
+    return model
+
+
+def _fill(model: TimeExtended, state: dict[str, Tensor], about: dict[str, Any], file: Path) -> None:
     wanted = {name: x.shape for name, x in model.state_dict().items() if not name.startswith("image.")}
     if wanted != {name: x.shape for name, x in state.items()}:
         raise WeightsError(f"{file}: of another {about['base']}: its blocks have other widths or another number")
     if base_fingerprint(model) != about["fingerprint"]:
         raise WeightsError(
             f"{file}: of another {about['base']} (fingerprint {about['fingerprint']}, this one has "
-            f"{base_fingerprint(model)}): take the image model that they were trained with"
+            f"{base_fingerprint(model)}): take the image model that they were trained with, in "
+            f"bfloat16 or float32, for float16 rounds otherwise"
         )
     model.load_state_dict(state, strict=False)
     check_finite(model, file)
-    return model

@@ -142,7 +142,7 @@ class Parts(DiffusionPipeline, Adapters):
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
         """A pipeline of the same parts, as diffusers makes it. ValueError: their transformer is another class's."""
         model = kwargs.get("transformer", pipeline.components.get("transformer"))
-        if not isinstance(model, VideoDiT | None):
+        if not isinstance(model, VideoDiT | TimeExtended | None):
             raise ValueError(
                 f"the transformer is a {type(model).__name__}: videodit.exchange.pipeline_from_diffusers(pipeline) "
                 f"makes a {cls.__name__} of it, where that can be"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.utils import is_peft_available
 from torch import Tensor, nn
@@ -271,9 +272,9 @@ def merged(
 
 
 def _weightless(transformer: VideoDiT) -> VideoDiT:
-    """Its like without memory, and without quantization."""
+    """Its like without quantization, and without memory for its weights; what it computes for itself it has."""
     config = {key: value for key, value in transformer.config.items() if key != "quantization_config"}
-    with torch.device("meta"):
+    with init_empty_weights(include_buffers=False):
         return type(transformer).from_config(config)
 
 

@@ -10,7 +10,8 @@ import diffusers
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from families import clip, gemma_pipeline, sd3_pipeline, tiny_image_model, tiny_picture_vae, words, z_image_pipeline
+from families import tiny_image_model
+from family_pipelines import clip, gemma_pipeline, sd3_pipeline, tiny_picture_vae, words, z_image_pipeline
 
 from videodit import VideoDiTPipeline, extend_in_time
 from videodit.text import FamilyText, load_text

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from einops import rearrange
-from families import tiny_dc, tiny_flux2_vae, tiny_picture_vae, tiny_qwen_vae
+from family_pipelines import tiny_dc, tiny_flux2_vae, tiny_picture_vae, tiny_qwen_vae
 from torch import Tensor
 
 from videodit.codec import VideoCodec

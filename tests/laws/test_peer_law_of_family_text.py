@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import gemma_pipeline
+from family_pipelines import gemma_pipeline
 from safetensors import safe_open
 
 from videodit import extend_in_time

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoModel, DiTTransformer2DModel, PixArtTransformer2DModel
-from families import MODELS, loud, sd3_pipeline, tiny_image_model, told, unet
+from families import MODELS, loud, tiny_image_model, told, unet
+from family_pipelines import sd3_pipeline
 from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor

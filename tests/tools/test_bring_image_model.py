@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import sd3_pipeline
+from family_pipelines import sd3_pipeline
 
 from videodit import VideoDiTPipeline, extend_in_time
 from videodit.video.writer import write_video

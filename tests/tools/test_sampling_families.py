@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import PIPELINES
+from family_pipelines import PIPELINES
 from sampling import run
 
 from videodit import extend_in_time

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import PNDMScheduler, StableDiffusionPipeline
-from families import PIPELINES, clip, tiny_image_model, tiny_picture_vae, words
+from families import tiny_image_model
+from family_pipelines import PIPELINES, clip, tiny_picture_vae, words
 from runs import equal, losses, run
 
 from videodit import TimeExtended, VideoDiTPipeline, extend_in_time

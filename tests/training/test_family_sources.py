@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import sd3_pipeline, z_image_pipeline
+from family_pipelines import sd3_pipeline, z_image_pipeline
 from runs import run
 
 from videodit import extend_in_time

@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import AutoModel, DDIMScheduler
 from families import tiny_image_model
 from family_pipelines import clip, gemma_pipeline, sd3_pipeline, tiny_picture_vae, words, z_image_pipeline
 
@@ -133,3 +133,11 @@ def test_a_unet_that_is_told_more_than_a_text_is_refused(key: str, value: Any, m
     config = own | {key: value} | more
     with pytest.raises(ValueError, match=f"a UNet2DConditionModel with {key}="):
         extend_in_time(diffusers.UNet2DConditionModel.from_config(config))
+
+
+def test_a_folder_is_read_alike_whatever_was_loaded_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers' AutoModel keeps on its class which file it last looked for."""
+    sd3_pipeline().save_pretrained(tmp_path)
+    monkeypatch.setattr(AutoModel, "config_name", "model_index.json")
+    text = FamilyText.from_pretrained(tmp_path, "StableDiffusion3Pipeline")
+    assert text(["a red circle"]).states.shape[-1] == 32

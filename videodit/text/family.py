@@ -16,7 +16,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoModel, DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.configuration_utils import FrozenDict
 from torch import nn
 from transformers import PreTrainedModel
@@ -295,7 +295,7 @@ def _saved(folder: str | Path) -> Any:
 
 def _shape_of(folder: str | Path) -> _Shape | None:
     try:
-        config: Any = AutoModel.load_config(folder, subfolder="transformer")
+        config: Any = AutoencoderKL.load_config(folder, subfolder="transformer")  # as of any model of diffusers
     except OSError:
         return None
     return _Shape(config.get("base", config))

@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoModel, DDIMScheduler
 from families import tiny_image_model
 from family_pipelines import clip, gemma_pipeline, sd3_pipeline, tiny_picture_vae, words, z_image_pipeline
+from standin import LEFT_EMPTY
 
 from videodit import VideoDiTPipeline, extend_in_time
 from videodit.text import FamilyText, load_text
@@ -33,6 +34,7 @@ def stable() -> Any:
     )
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_a_length_is_saved_with_the_pipeline(tmp_path: Path) -> None:
     parts = extend_in_time(sd3_pipeline(), num_frames=2).components  # type: ignore[union-attr]
     saved = VideoDiTPipeline(**parts, text_pipeline="StableDiffusion3Pipeline", text_max_length=5)
@@ -82,6 +84,7 @@ def test_a_fingerprint_is_the_same_after_it_encoded() -> None:
         assert text.fingerprint() == before
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_a_family_without_its_largest_encoder_is_extended_and_encodes_from_its_folder(tmp_path: Path) -> None:
     theirs = sd3_pipeline()
     theirs.register_modules(text_encoder_3=None, tokenizer_3=None)
@@ -135,6 +138,7 @@ def test_a_unet_that_is_told_more_than_a_text_is_refused(key: str, value: Any, m
         extend_in_time(diffusers.UNet2DConditionModel.from_config(config))
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_a_folder_is_read_alike_whatever_was_loaded_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """diffusers' AutoModel keeps on its class which file it last looked for."""
     sd3_pipeline().save_pretrained(tmp_path)

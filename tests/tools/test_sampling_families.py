@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from family_pipelines import PIPELINES
 from sampling import run
+from standin import LEFT_EMPTY
 
 from videodit import extend_in_time
 
 SMALL = ("--num-frames", "2", "--height", "16", "--width", "16", "--steps", "1", "--seed", "3")
 
 
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_a_scale_between_passes_reaches_the_clip_and_its_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

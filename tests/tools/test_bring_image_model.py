@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from family_pipelines import sd3_pipeline
+from readme import ROOT, commands, tool
 
 from videodit import VideoDiTPipeline, extend_in_time
 from videodit.video.writer import write_video
 
-ROOT = Path(__file__).parent.parent.parent
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"num_frames": 5, "height": 16, "width": 16, "validation": 0, "encode_precision": "no"},
     "train": {
@@ -31,22 +29,6 @@ SMALL: dict[str, dict[str, Any]] = {
 SMALL["train"] |= {"precision": "no", "sample_every": 9, "learning_rate": 0.01, "ema_decay": 0, "warmup_steps": 1}
 
 
-def commands() -> list[list[str]]:
-    """Of the README's section."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Bring your image model\n")[2]
-    lines = section.partition("```")[2].partition("```")[0].strip().splitlines()
-    return [shlex.split(line, comments=True)[1:] for line in lines]
-
-
-def tool(words: list[str]) -> int:
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        sys.argv = words
-        return importlib.import_module(Path(words[0]).stem).main()
-    finally:
-        sys.path.pop(0)
-
-
 @pytest.mark.slow
 def test_bring_your_image_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -57,7 +39,7 @@ def test_bring_your_image_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         frames = np.random.default_rng(number).integers(0, 255, (9, 48, 48, 3)).astype(np.uint8)
         write_video(tmp_path / "my_clips" / f"{number}.mp4", frames, 8.0)
         (tmp_path / "my_clips" / f"{number}.txt").write_text("a red circle")
-    bring, train, sample, again = commands()
+    bring, train, sample, again = commands("Bring your image model")
     assert tool(bring) == 0
     assert "time blocks, silent" in (tmp_path / "runs/sd3/growth.txt").read_text()
     assert (

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +12,16 @@ import pytest
 import torch
 from diffusers import WanPipeline
 from peers import tiny_wan_pipeline
+from readme import ROOT, commands, tool
 from safetensors.torch import load_file
 
 from videodit.video.writer import write_video
 
-ROOT = Path(__file__).parent.parent.parent
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"num_frames": 5, "height": 32, "width": 32, "image_share": 0, "validation": 0, "encode_precision": "no"},
     "train": {"steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "num_inference_steps": 1},
 }
 SMALL["train"] |= {"precision": "no", "sample_every": 9}
-
-
-def commands() -> list[list[str]]:
-    """Of the README's section."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Bring Wan\n")[2].partition("```")[2]
-    lines = section.partition("```")[0].strip().splitlines()
-    return [shlex.split(line, comments=True)[1:] for line in lines]
-
-
-def tool(words: list[str]) -> int:
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        sys.argv = words
-        return importlib.import_module(Path(words[0]).stem).main()
-    finally:
-        sys.path.pop(0)
 
 
 @pytest.mark.slow
@@ -52,7 +34,7 @@ def test_bring_wan_in_five_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         frames = np.random.default_rng(number).integers(0, 255, (9, 48, 48, 3)).astype(np.uint8)
         write_video(tmp_path / "my_clips" / f"{number}.mp4", frames, 16.0)
         (tmp_path / "my_clips" / f"{number}.txt").write_text("a red circle")
-    bring, train, sample, back, single = commands()
+    bring, train, sample, back, single = commands("Bring Wan")
     assert tool(bring) == 0
     assert (
         tool([*train, *(f"{part}.{key}={value}" for part, keys in SMALL.items() for key, value in keys.items())]) == 0

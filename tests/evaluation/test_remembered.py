@@ -12,7 +12,7 @@ import pytest
 from footage import pan
 from PIL import Image
 
-from tools import evaluate as tool
+from videodit.commands import evaluate as tool
 from videodit.evaluation.clips import clip_from_array
 from videodit.evaluation.nearest import FRAMES
 from videodit.evaluation.remembered import TrueFiles

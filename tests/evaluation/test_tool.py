@@ -1,4 +1,4 @@
-"""tools/evaluate.py: what it writes, and how it names a user's mistakes."""
+"""videodit evaluate: what it writes, and how it names a user's mistakes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from footage import pan
 from networks import save_clip
 from standin import LEFT_EMPTY
 
-from tools import evaluate as tool
+from videodit.commands import evaluate as tool
 from videodit.evaluation.results import load_results
 from videodit.evaluation.world import held_out_scenes
 from videodit.geometry import ClipSize, Strides

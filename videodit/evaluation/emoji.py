@@ -82,7 +82,7 @@ def load_gallery(*folders: Path) -> TrueClips:
     """The true clips of `gallery`.
 
     Args:
-        folders: that `tools/make_emoji.py` wrote, with and without `--held-out`.
+        folders: that `videodit make-emoji` wrote, with and without `--held-out`.
 
     Raises:
         ValueError: a clip is in none of them; VideoError: one cannot be read.

@@ -261,7 +261,7 @@ def load_text(
         raise ValueError(
             f"{folder}: has several text encoders ({', '.join(name for name in index if 'tokenizer' not in name)}), of "
             "which one alone would be read; name a folder of one, or start from a pipeline of this family "
-            "(tools/inflate.py)"
+            "(videodit inflate)"
         )
     return TextEncoder.from_pretrained(folder, max_length=max_length, **kwargs)
 

@@ -14,10 +14,10 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline
 from torch import Tensor
 
-from tools.benchmarks.devices import add_device, check_agreement, machine, named_device, peak_memory
-from tools.benchmarks.peers import SMALL, Pair, compiled
-from tools.benchmarks.turns import print_rows, rows, take_turns
 from videodit.caching import set_cache
+from videodit.commands.benchmarks.devices import add_device, check_agreement, machine, named_device, peak_memory
+from videodit.commands.benchmarks.peers import SMALL, Pair, compiled
+from videodit.commands.benchmarks.turns import print_rows, rows, take_turns
 from videodit.config.kinds import Positive, Steps, argument
 from videodit.exchange import pipeline_from_diffusers
 from videodit.text import TextEncoder
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=["taylorseer"],
         metavar="NAME[=NUMBER]",
-        help="feature caches to try, as tools/sample_video.py names them (taylorseer)",
+        help="feature caches to try, as videodit sample names them (taylorseer)",
     )
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="both, too")
     add_device(parser)

@@ -39,7 +39,7 @@ def evaluate_world(args: argparse.Namespace) -> str:
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"--prompts {error}: with --world it is a number, of prompts") from None
     if (args.world == "emoji") != bool(args.art):
-        raise ValueError("--world emoji and --art go together: --art names the folders that tools/make_emoji.py wrote")
+        raise ValueError("--world emoji and --art go together: --art names the folders that videodit make-emoji wrote")
     if args.world == "emoji" and args.given:
         raise ValueError("--given goes with --world shapes")
     true = emoji.load_gallery(*args.art) if args.art else None

@@ -10,9 +10,20 @@ from typing import Any
 
 import torch
 
-from tools.benchmarks.devices import add_device, machine, named_device, precisions
-from tools.benchmarks.peers import LATTE, LAYERS, PIXART, SMALL, Floor, Pair, Shape, compiled, count_flops, train
-from tools.benchmarks.turns import print_rows, ratio, rows, take_turns
+from videodit.commands.benchmarks.devices import add_device, machine, named_device, precisions
+from videodit.commands.benchmarks.peers import (
+    LATTE,
+    LAYERS,
+    PIXART,
+    SMALL,
+    Floor,
+    Pair,
+    Shape,
+    compiled,
+    count_flops,
+    train,
+)
+from videodit.commands.benchmarks.turns import print_rows, ratio, rows, take_turns
 from videodit.config.kinds import Positive, Weight, argument
 
 SHAPES = {"latte": LATTE, "pixart": PIXART, "small": SMALL}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from tools.benchmarks.turns import Disagreement
+from videodit.commands.benchmarks.turns import Disagreement
 from videodit.training.precision import lacks_bfloat16
 
 Result = TypeVar("Result")

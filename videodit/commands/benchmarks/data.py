@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
-from tools.benchmarks.turns import ratio, take_turns
+from videodit.commands.benchmarks.turns import ratio, take_turns
 from videodit.config.kinds import Count, File, Positive, argument
 from videodit.geometry import covering
 from videodit.video import VIDEO_SUFFIXES, VideoError, probe, read_clip, write_video

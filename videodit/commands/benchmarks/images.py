@@ -11,9 +11,9 @@ import diffusers
 import torch
 from torch import Tensor
 
-from tools.benchmarks.devices import add_device, machine, named_device
-from tools.benchmarks.scaling import exponent
-from tools.benchmarks.turns import Disagreement, print_rows, rows, take_turns
+from videodit.commands.benchmarks.devices import add_device, machine, named_device
+from videodit.commands.benchmarks.scaling import exponent
+from videodit.commands.benchmarks.turns import Disagreement, print_rows, rows, take_turns
 from videodit.config.kinds import Positive, argument
 from videodit.models.extended import TimeExtended
 from videodit.models.families import Frames

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
 
-from tools.benchmarks.devices import add_device, machine, named_device, peak_memory
-from tools.benchmarks.plot import loglog
-from tools.benchmarks.turns import print_rows, rows, take_turns
+from videodit.commands.benchmarks.devices import add_device, machine, named_device, peak_memory
+from videodit.commands.benchmarks.plot import loglog
+from videodit.commands.benchmarks.turns import print_rows, rows, take_turns
 from videodit.config.kinds import File, Positive, argument
 from videodit.disk import replace_text
 from videodit.models.transformer import VideoDiT

@@ -1,5 +1,5 @@
 """`memory`: the peak of a training step, of ours and of diffusers' Latte, without and with checkpointing; or `--plans`:
-of our trainer's steps under what makes them smaller, against what `tools/train.py --dry-run` says of them."""
+of our trainer's steps under what makes them smaller, against what `videodit train --dry-run` says of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from tools.benchmarks.devices import add_device, machine, named_device, peak_memory, precisions
-from tools.benchmarks.peers import LATTE, LAYERS, Pair, train
-from tools.benchmarks.planned import measure_plans
-from tools.benchmarks.wan import wan_plans
+from videodit.commands.benchmarks.devices import add_device, machine, named_device, peak_memory, precisions
+from videodit.commands.benchmarks.peers import LATTE, LAYERS, Pair, train
+from videodit.commands.benchmarks.planned import measure_plans
+from videodit.commands.benchmarks.wan import wan_plans
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

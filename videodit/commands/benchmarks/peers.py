@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from tools.benchmarks.devices import check_agreement
+from videodit.commands.benchmarks.devices import check_agreement
 from videodit.models.formats.files import from_diffusers
 from videodit.models.transformer import VideoDiT
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from tools.benchmarks.devices import machine
-from tools.benchmarks.turns import clock
+from videodit.commands.benchmarks.devices import machine
+from videodit.commands.benchmarks.turns import clock
 from videodit.config import Run, load_config
 from videodit.config.kinds import Count, Positive, Steps, argument
 from videodit.training.loop import Loop

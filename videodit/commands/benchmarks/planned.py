@@ -12,8 +12,8 @@ import torch
 from diffusers.utils import is_peft_available, is_torchao_available
 from torch import Tensor
 
-from tools.benchmarks.devices import peak_memory
-from tools.benchmarks.turns import Disagreement
+from videodit.commands.benchmarks.devices import peak_memory
+from videodit.commands.benchmarks.turns import Disagreement
 from videodit.config import Run
 from videodit.models.quantized import plain_parts
 from videodit.models.transformer import VideoDiT

@@ -14,6 +14,8 @@ from tqdm import tqdm
 class Disagreement(Exception):
     """Two that should compute the same do not, so that no time of theirs means anything."""
 
+    status = 1  # of the command
+
 
 def take_turns(
     ways: Mapping[str, Callable[..., Any]],

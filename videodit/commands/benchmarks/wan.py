@@ -1,4 +1,4 @@
-"""What training a Wan takes, by `tools/train.py --dry-run`: from its configuration alone; nothing is run."""
+"""What training a Wan takes, by `videodit train --dry-run`: from its configuration alone; nothing is run."""
 
 from __future__ import annotations
 

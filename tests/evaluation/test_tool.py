@@ -14,8 +14,8 @@ from networks import save_clip
 from standin import LEFT_EMPTY
 
 from videodit.commands import evaluate as tool
-from videodit.evaluation.results import load_results
-from videodit.evaluation.world import held_out_scenes
+from videodit.evaluation.judge.world import held_out_scenes
+from videodit.evaluation.report.results import load_results
 from videodit.geometry import ClipSize, Strides
 from videodit.pipeline import VideoDiTPipeline
 from videodit.shapes import render, rng_for

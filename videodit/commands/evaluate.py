@@ -40,9 +40,9 @@ from videodit.disk import replace_text
 from videodit.terminal import Parser, log_to_terminal, shown
 
 if TYPE_CHECKING:
-    from videodit.evaluation.clips import Clip
-    from videodit.evaluation.remembered import TrueFiles
-    from videodit.evaluation.results import Results
+    from videodit.evaluation.measure.clips import Clip
+    from videodit.evaluation.report.remembered import TrueFiles
+    from videodit.evaluation.report.results import Results
     from videodit.video.guarded import Guarded
 
 OURS = re.compile(rb'\s*{\s*"(schema|settings)"')  # how results.json begins
@@ -51,7 +51,7 @@ PLACE, FILE, COUNT = argument(Place), argument(File), argument(Positive)
 
 class PrintSchema(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from videodit.evaluation.results import Results
+        from videodit.evaluation.report.results import Results
 
         print(json.dumps(Results.model_json_schema(by_alias=True), indent=1))
         parser.exit()
@@ -164,10 +164,10 @@ def check_folder(out: Path) -> None:
 
 def evaluate_clips(args: argparse.Namespace) -> str:
     from videodit.clipset import find_clips, is_model
-    from videodit.evaluation.compare import compare
-    from videodit.evaluation.plan import Extractors
-    from videodit.evaluation.remembered import TrueFiles
-    from videodit.evaluation.vbench import to_vbench
+    from videodit.evaluation.measure.plan import Extractors
+    from videodit.evaluation.report.compare import compare
+    from videodit.evaluation.report.remembered import TrueFiles
+    from videodit.evaluation.report.vbench import to_vbench
     from videodit.video.guarded import Guarded
 
     if args.model:
@@ -232,8 +232,8 @@ def measured(
 ) -> tuple[Results, dict[str, Clip]]:
     """The results of a source, and its clips by name."""
     from videodit.clipset import find_clips, is_model, open_clips
-    from videodit.evaluation.feature_cache import FeatureCache
-    from videodit.evaluation.suite import evaluate
+    from videodit.evaluation.measure.feature_cache import FeatureCache
+    from videodit.evaluation.measure.suite import evaluate
 
     if is_model(source):
         made = set(sampled(args, source, prompts))
@@ -296,7 +296,7 @@ def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[P
 def earlier(folder: str, guard: Guarded, fps: float | None) -> tuple[Results, dict[str, Clip]]:
     """Results of an earlier run, and its clips that are still there."""
     from videodit.clipset import ClipFile, open_clips
-    from videodit.evaluation.results import load_results
+    from videodit.evaluation.report.results import load_results
 
     results = load_results(Path(folder) / "results.json")
     files = [ClipFile(Path(clip.path), clip.name) for clip in results.clips if clip.path is not None]
@@ -312,7 +312,7 @@ def report(
     other_clips: Mapping[str, Clip],
     true: TrueFiles | None,
 ) -> None:
-    from videodit.evaluation.report import frames_of, write_report
+    from videodit.evaluation.report.page import frames_of, write_report
 
     write_report(
         args.out / "report.html",

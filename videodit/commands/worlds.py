@@ -29,8 +29,8 @@ GIVEN = {  # kind of given frames: arguments of the pipeline
 def evaluate_world(args: argparse.Namespace) -> str:
 
     from videodit.clipset import Sampling
-    from videodit.evaluation import emoji, world
-    from videodit.evaluation.sampled import ByPipeline, spread
+    from videodit.evaluation.judge import emoji, world
+    from videodit.evaluation.judge.sampled import ByPipeline, spread
     from videodit.memory import place
     from videodit.video.writer import contact_sheet
 

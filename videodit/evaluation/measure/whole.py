@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from videodit.evaluation.pixels import box_means
-from videodit.evaluation.results import Score
-from videodit.evaluation.streaming import Window, too_few
+from videodit.evaluation.measure.pixels import box_means
+from videodit.evaluation.measure.streaming import Window, too_few
+from videodit.evaluation.report.results import Score
 
 CUT_THRESHOLD = 3.0  # of PySceneDetect's AdaptiveDetector: its default
 SEGMENT, FEWEST, CELLS = 32, 8, 16  # frames of a spectrum, at most and at least; boxes on a side

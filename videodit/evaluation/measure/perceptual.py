@@ -13,11 +13,11 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
-from videodit.evaluation.features import FEATURE_METRICS
-from videodit.evaluation.flow import Flow
-from videodit.evaluation.pixels import Undefined
-from videodit.evaluation.streaming import Curve, Measure, Window
-from videodit.evaluation.weights import (
+from videodit.evaluation.measure.features import FEATURE_METRICS
+from videodit.evaluation.measure.flow import Flow
+from videodit.evaluation.measure.pixels import Undefined
+from videodit.evaluation.measure.streaming import Curve, Measure, Window
+from videodit.evaluation.measure.weights import (
     Device,
     MissingWeightsError,
     Source,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from videodit.evaluation.clip_features import (
+from videodit.evaluation.measure.clip_features import (
     I3D_FILE,
     VIDEOMAE_SOURCE,
     ClipFeatures,
@@ -17,7 +17,7 @@ from videodit.evaluation.clip_features import (
     load_i3d,
     load_videomae,
 )
-from videodit.evaluation.features import (
+from videodit.evaluation.measure.features import (
     CLIP_SOURCE,
     DINO_SOURCE,
     FEATURE_METRICS,
@@ -25,11 +25,11 @@ from videodit.evaluation.features import (
     load_clip,
     load_dino,
 )
-from videodit.evaluation.flow import DIS, Flow
-from videodit.evaluation.measures import MEASURES, PAIRED
-from videodit.evaluation.perceptual import load_lpips, load_raft
-from videodit.evaluation.results import Metric
-from videodit.evaluation.streaming import Measure
+from videodit.evaluation.measure.flow import DIS, Flow
+from videodit.evaluation.measure.measures import MEASURES, PAIRED
+from videodit.evaluation.measure.perceptual import load_lpips, load_raft
+from videodit.evaluation.measure.streaming import Measure
+from videodit.evaluation.report.results import Metric
 
 ALWAYS = ("change_per_second", "frozen_share")  # motion stands beside everything else
 HOW = {

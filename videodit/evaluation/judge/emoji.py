@@ -26,8 +26,8 @@ from tqdm import tqdm
 from videodit.config.ground import parse_ground
 from videodit.emoji.scenes import FRAMES
 from videodit.emoji.things import GROUNDS, Thing, held_out, is_held_out, known
-from videodit.evaluation.nearest import TrueClip, TrueClips, in_halves
-from videodit.evaluation.world import Share
+from videodit.evaluation.judge.world import Share
+from videodit.evaluation.measure.nearest import TrueClip, TrueClips, in_halves
 from videodit.video import read_clip
 
 KINDS = ("known", "tones", "grounds", "synonyms", "pairs")

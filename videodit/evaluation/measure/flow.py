@@ -16,7 +16,7 @@ from types import ModuleType
 
 import numpy as np
 
-from videodit.evaluation.pixels import Undefined
+from videodit.evaluation.measure.pixels import Undefined
 
 DIS_SIDE = 16  # pixels; OpenCV's DIS reads outside of images that are less high or wide
 

@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from videodit.disk import whole, writing
-from videodit.evaluation.clips import Clip
-from videodit.evaluation.results import ClipResult, Nearest, Results
+from videodit.evaluation.measure.clips import Clip
+from videodit.evaluation.report.results import ClipResult, Nearest, Results
 from videodit.video.index import VideoError
 from videodit.video.writer import write_video
 

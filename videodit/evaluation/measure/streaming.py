@@ -15,9 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
-from videodit.evaluation.flow import DIS, Flow, visible
-from videodit.evaluation.pixels import Undefined, directions, luma
-from videodit.evaluation.results import Metric, Score
+from videodit.evaluation.measure.flow import DIS, Flow, visible
+from videodit.evaluation.measure.pixels import Undefined, directions, luma
+from videodit.evaluation.report.results import Metric, Score
 
 
 class Picture:

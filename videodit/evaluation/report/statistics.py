@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from videodit.evaluation.results import Better
+from videodit.evaluation.report.results import Better
 
 BLOCK = 2**20  # draws that are in memory at once
 FEWEST = 6  # groups that an interval can be had from: of five, not even a sign test could tell 5 %

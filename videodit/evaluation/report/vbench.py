@@ -24,7 +24,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from videodit.evaluation.results import Protocol, Results
+from videodit.evaluation.report.results import Protocol, Results
 
 CLIP_PREPROCESSING = "VBench: short side 224 bicubic no-antialias, center-crop 224x224"
 DINO_PREPROCESSING = "VBench: short side 224 bilinear no-antialias"

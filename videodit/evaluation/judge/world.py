@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from videodit.evaluation.judge import OTHER, Seen, Verdict, compare, judge
-from videodit.evaluation.pixels import frame_consistency, is_still, motion_per_second
+from videodit.evaluation.measure.pixels import frame_consistency, is_still, motion_per_second
 from videodit.geometry import ClipSize
 from videodit.shapes import MOTIONS, SHAPES, Scene, ShapesWorld, caption, render, rng_for
 

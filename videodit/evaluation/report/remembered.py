@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from videodit.evaluation.clips import Clip
-from videodit.evaluation.nearest import FRAMES, Near, TrueClip, TrueClips
-from videodit.evaluation.results import Nearest, Nearness, Results
+from videodit.evaluation.measure.clips import Clip
+from videodit.evaluation.measure.nearest import FRAMES, Near, TrueClip, TrueClips
+from videodit.evaluation.report.results import Nearest, Nearness, Results
 from videodit.video import VideoError, probe, read_frames
 from videodit.video.guarded import Guarded
 

@@ -16,8 +16,8 @@ import torch
 from einops import rearrange
 from transformers import VideoMAEModel
 
-from videodit.evaluation.pixels import LUMA, Undefined
-from videodit.evaluation.weights import (
+from videodit.evaluation.measure.pixels import LUMA, Undefined
+from videodit.evaluation.measure.weights import (
     Device,
     MissingWeightsError,
     Source,

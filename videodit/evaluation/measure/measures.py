@@ -14,11 +14,11 @@ from functools import partial
 
 import numpy as np
 
-from videodit.evaluation.flow import DIS, Flow, midpoint, warp
-from videodit.evaluation.pixels import STILL_BELOW, Undefined, ssim
-from videodit.evaluation.results import Better, Metric, Score
-from videodit.evaluation.streaming import Curve, Measure, Picture, Running, Window, follow
-from videodit.evaluation.whole import AllPairs, Cuts, HighFrequency
+from videodit.evaluation.measure.flow import DIS, Flow, midpoint, warp
+from videodit.evaluation.measure.pixels import STILL_BELOW, Undefined, ssim
+from videodit.evaluation.measure.streaming import Curve, Measure, Picture, Running, Window, follow
+from videodit.evaluation.measure.whole import AllPairs, Cuts, HighFrequency
+from videodit.evaluation.report.results import Better, Metric, Score
 
 VBENCH_FPS, VBENCH_PIXELS, VBENCH_SIDE = 8, 6, 256  # dynamic degree: 6 pixels of 256, from frame to frame at 8 fps
 DYNAMIC_SPEED = VBENCH_FPS * VBENCH_PIXELS / VBENCH_SIDE  # short sides a second

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from videodit.evaluation.clips import without_ending
-from videodit.evaluation.results import ClipResult, Comparison, Difference, Distance, Protocol, Results, Summary
-from videodit.evaluation.statistics import paired_difference
+from videodit.evaluation.measure.clips import without_ending
+from videodit.evaluation.report.results import ClipResult, Comparison, Difference, Distance, Protocol, Results, Summary
+from videodit.evaluation.report.statistics import paired_difference
 
 Key = Callable[[ClipResult], Any]
 

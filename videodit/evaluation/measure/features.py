@@ -20,10 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPModel, Dinov2Model, ViTModel
 
-from videodit.evaluation.pixels import ConsistencyVariant, Undefined
-from videodit.evaluation.results import Metric
-from videodit.evaluation.vbench import CLIP_PREPROCESSING, DINO_PREPROCESSING, clip_pixels, dino_pixels, dino_positions
-from videodit.evaluation.weights import (
+from videodit.evaluation.measure.pixels import ConsistencyVariant, Undefined
+from videodit.evaluation.measure.weights import (
     Device,
     Source,
     check_frames,
@@ -33,6 +31,14 @@ from videodit.evaluation.weights import (
     missing_weights,
     pick_device,
     short_name,
+)
+from videodit.evaluation.report.results import Metric
+from videodit.evaluation.report.vbench import (
+    CLIP_PREPROCESSING,
+    DINO_PREPROCESSING,
+    clip_pixels,
+    dino_pixels,
+    dino_positions,
 )
 from videodit.weights import state_hash
 

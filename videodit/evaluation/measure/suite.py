@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from videodit.evaluation.clip_features import ClipFeatures
-from videodit.evaluation.clips import Clip, without_ending
-from videodit.evaluation.feature_cache import FeatureCache
-from videodit.evaluation.features import FEATURE_METRICS, FrameFeatures, consistency, text_alignment
-from videodit.evaluation.pixels import STILL_BELOW, Undefined
-from videodit.evaluation.plan import DISTANCES, Extractors, Plan, extractor_of
-from videodit.evaluation.results import ClipResult, Failure, Flag, Moment, Results, Score
-from videodit.evaluation.statistics import worst
-from videodit.evaluation.streaming import follow
-from videodit.evaluation.summaries import Circumstances, Vectors, distance, summary
+from videodit.evaluation.measure.clip_features import ClipFeatures
+from videodit.evaluation.measure.clips import Clip, without_ending
+from videodit.evaluation.measure.feature_cache import FeatureCache
+from videodit.evaluation.measure.features import FEATURE_METRICS, FrameFeatures, consistency, text_alignment
+from videodit.evaluation.measure.pixels import STILL_BELOW, Undefined
+from videodit.evaluation.measure.plan import DISTANCES, Extractors, Plan, extractor_of
+from videodit.evaluation.measure.streaming import follow
+from videodit.evaluation.report.results import ClipResult, Failure, Flag, Moment, Results, Score
+from videodit.evaluation.report.statistics import worst
+from videodit.evaluation.report.summaries import Circumstances, Vectors, distance, summary
 from videodit.video import VideoError
 
 SIDE = 256  # pixels

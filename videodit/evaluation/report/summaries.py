@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videodit.evaluation.distances import frechet_extrapolated, mmd
-from videodit.evaluation.features import FEATURE_METRICS
-from videodit.evaluation.plan import DISTANCES, Plan, extractor_of, needs_reference
-from videodit.evaluation.results import ClipResult, Distance, Protocol, Summary
-from videodit.evaluation.statistics import bootstrap_mean
+from videodit.evaluation.measure.distances import frechet_extrapolated, mmd
+from videodit.evaluation.measure.features import FEATURE_METRICS
+from videodit.evaluation.measure.plan import DISTANCES, Plan, extractor_of, needs_reference
+from videodit.evaluation.report.results import ClipResult, Distance, Protocol, Summary
+from videodit.evaluation.report.statistics import bootstrap_mean
 
 Vectors = dict[str, np.ndarray | str]  # of a clip, by extractor; or why there is none
 

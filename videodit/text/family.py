@@ -225,6 +225,10 @@ class FamilyText(nn.Module):
     def nearest_words(self, word: str) -> list[str]:
         return []
 
+    def nearest_learned(self, text: TextStates) -> list[list[str]]:
+        """None: what its image model was shown is not known."""
+        return [[]] * len(text.states)
+
     def fingerprint(self) -> str:
         """sha256, in hexadecimal, of all that decides the states: tokenizers, lengths, configurations and weights."""
         words = [fact for name, one in self.tokenizers.items() for fact in self._facts_of(name, one)]

@@ -132,4 +132,21 @@ def test_the_ratio_of_peak_to_noise_is_that_of_eight_bits() -> None:
     codec, clips = Off(1, 10, 2), Read(3)
     decibels = [20 * math.log10(255 / error) for error in (1, 10, 2)]
     found = evaluate_vae(codec, clips)  # type: ignore[arg-type]
+    assert found.pop("ssim") < 1
     assert found == pytest.approx({"psnr": np.mean(decibels), "psnr_worst": min(decibels), "clips": 3}, rel=1e-4)
+
+
+def test_likeness_and_distance_of_features_are_told_beside_it() -> None:
+    """A clip that comes back darker by 40: as Wang et al.'s formula has it, of flat luma; and as a network sees it."""
+
+    class Large(Read):
+        def read(self, index: int, visit: int) -> np.ndarray:
+            return np.full((3, 12, 16, 3), 100, np.uint8)
+
+    def distance(ours: Tensor, theirs: Tensor) -> Tensor:
+        return (ours - theirs).abs().max()
+
+    found = evaluate_vae(Off(-40, -40), Large(2), distance)  # type: ignore[arg-type]
+    a, b, c1 = 100 / 255, 60 / 255, 0.01**2
+    assert found["ssim"] == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1), abs=1e-6)
+    assert found["perceptual"] == pytest.approx(40 / 127.5, rel=1e-5)

@@ -34,11 +34,12 @@ from tqdm import tqdm
 from videodit.codec import DECODER, VideoCodec
 from videodit.config import Run, Vae, VaeStage
 from videodit.data.clips import Clips, open_data
-from videodit.data.transforms import detailed_crop, to_pixels
+from videodit.data.transforms import detailed_crop, to_frames, to_pixels
 from videodit.disk import writing
+from videodit.evaluation.measure.pixels import SSIM_WINDOW, luma, ssim
 from videodit.pipeline import named_folder
 from videodit.shapes import rng_for
-from videodit.training.critics import Adversary, load_perception
+from videodit.training.critics import Adversary, Perception, load_perception
 from videodit.training.inputs import latents_folder, named
 from videodit.training.loop import Loop
 from videodit.training.optimizer import build_optimizers
@@ -156,7 +157,7 @@ def train_vae(config: Run) -> Path:
     vae.eval()
     if not all(stage.decoder_only for stage in vae_config.stages):
         store_statistics(vae, data.train, config)
-    report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train)
+    report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train, perception)
     scratch = folder / ".vae"
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed here
     try:
@@ -170,7 +171,8 @@ def train_vae(config: Run) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
     for skip in data.validation.skips.values():
         log.warning("left out %s, and another measured in its place: %s", skip.where, skip.why)
-    log.info("held-out PSNR %.2f dB over %d clips", report["psnr"], report["clips"])
+    named_numbers = [f"{name} {report[name]:.4g}" for name in ("ssim", "perceptual") if name in report]
+    log.info("held-out PSNR %.2f dB over %d clips%s", report["psnr"], report["clips"], ", ".join(["", *named_numbers]))
     return folder / "vae"
 
 
@@ -251,11 +253,23 @@ def store_statistics(vae: AutoencoderKLWan, clips: Clips, config: Run, count: in
 
 
 @torch.no_grad()
-def evaluate_vae(codec: VideoCodec, clips: Clips) -> dict[str, float]:
-    """Mean over clips of each clip's PSNR in dB (peak 255), from the posterior's mode, in float32."""
-    values = []
+def evaluate_vae(codec: VideoCodec, clips: Clips, perception: Perception | None = None) -> dict[str, float]:
+    """Means over clips of what is left of each, from the posterior's mode, in float32.
+
+    PSNR in dB (peak 255), with the worst clip's; SSIM of luma over frames, where they are as large as its window; the
+    distance of a network's features, where there is one.
+    """
+    found: dict[str, list[float]] = {"psnr": [], "ssim": [], "perceptual": []}
     for index in tqdm(range(len(clips)), desc="held-out clips", dynamic_ncols=True):
-        pixels = to_pixels(clips.read(index, 0))[None]
-        error = (codec.decode(codec.encode(pixels)).cpu() - pixels).square().mean()
-        values.append(10 * math.log10(4 / max(float(error), 1e-12)))
-    return {"psnr": float(np.mean(values)), "psnr_worst": float(np.min(values)), "clips": len(values)}
+        frames = clips.read(index, 0)
+        pixels = to_pixels(frames)[None]
+        made = codec.decode(codec.encode(pixels))
+        ours = made.cpu()
+        found["psnr"].append(10 * math.log10(4 / max(float((ours - pixels).square().mean()), 1e-12)))
+        if min(frames.shape[1:3]) >= SSIM_WINDOW:
+            pairs = zip(luma(frames), luma(to_frames(ours[0])), strict=True)
+            found["ssim"].append(float(np.mean([ssim(*pair) for pair in pairs])))
+        if perception is not None:
+            found["perceptual"].append(float(perception(made, pixels.to(made.device))))
+    means = {name: float(np.mean(values)) for name, values in found.items() if values}
+    return means | {"psnr_worst": float(np.min(found["psnr"])), "clips": len(clips)}

@@ -96,6 +96,7 @@ def test_it_is_trained_goes_on_exactly_and_images_stay(base: tuple[str, Path], t
                 torch.testing.assert_close(weight, mine, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_another_objective_than_its_scheduler_is_named(base: tuple[str, Path], tmp_path: Path) -> None:
     config = extended_run(tmp_path, base[1], {}, steps=1)
     config = config.model_copy(update={"objective": Objective(prediction_type="epsilon")})
@@ -103,6 +104,7 @@ def test_another_objective_than_its_scheduler_is_named(base: tuple[str, Path], t
         Trainer(config)
 
 
+@pytest.mark.slow
 def test_a_run_of_it_is_planned(base: tuple[str, Path], tmp_path: Path) -> None:
     name, started = base
     found = plan(extended_run(tmp_path, started, HOW[name], steps=4))
@@ -178,6 +180,7 @@ def test_an_image_model_has_a_shape_of_its_own() -> None:
         Model(time_every=2)
 
 
+@pytest.mark.slow
 def test_it_is_noised_along_the_path_that_its_own_scheduler_walks_back(tmp_path: Path) -> None:
     """A U-Net as Stable Diffusion 1 has it: betas of .00085 to .012, whose roots are even."""
     scheduler = PNDMScheduler(
@@ -206,6 +209,7 @@ def test_it_is_noised_along_the_path_that_its_own_scheduler_walks_back(tmp_path:
     assert again.config.default_guidance_scale == 2.5  # what the run says
 
 
+@pytest.mark.slow
 def test_what_a_run_does_not_say_is_taken_from_where_it_starts(base: tuple[str, Path], tmp_path: Path) -> None:
     config = extended_run(tmp_path, base[1], {}, steps=1)
     config = config.model_copy(

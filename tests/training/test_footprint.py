@@ -39,6 +39,7 @@ def test_a_step_takes_what_the_plan_says(monkeypatch: pytest.MonkeyPatch, capsys
         assert measured[name] < 0.4 * measured["AdamW"]
 
 
+@pytest.mark.slow
 def test_a_plan_that_is_wrong_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     said = plan
 
@@ -67,6 +68,7 @@ def test_weights_take_what_those_that_are_loaded_take(tmp_path: Path, base: str)
     assert said == pytest.approx(found, rel=2e-3)  # a number a layer says of which type it is
 
 
+@pytest.mark.slow
 def test_what_is_frozen_is_planned_smaller_by_each_choice(tmp_path: Path) -> None:
     """The order of sizes, where nothing of it can be measured here: 4 bits, and what waits in the machine's memory."""
     tiny_pipeline().save_pretrained(tmp_path / "start")

@@ -14,6 +14,7 @@ from videodit.training.plan import plan
 CAPTIONS = ["a red circle moving left", "two blue stars"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pipeline", "plain", "clip", "clip text"])
 def test_the_width_of_an_encoder_is_known_without_loading_it(tmp_path: Path, kind: str) -> None:
     encoder, folder = TextEncoder.from_captions(CAPTIONS, width=24, depth=1, heads=2), tmp_path / "encoder"

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from footage import film, pan
+from processes import Here
 
+from videodit.data import prepare as preparation
 from videodit.data import survey
 from videodit.data.limits import Options
 from videodit.data.prepare import prepare
@@ -25,8 +27,11 @@ class Killed(Exception):
     pass
 
 
-@pytest.fixture
-def films(raw: Path) -> Path:
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For all tests, to be read only."""
+    raw = tmp_path_factory.mktemp("filmed") / "raw"
+    raw.mkdir()
     for seed in range(5):
         film(
             raw / f"{seed}.mp4", np.concatenate([pan(seed, 30 + seed), pan(seed + 5, 60 - 3 * seed)]), caption=f"{seed}"
@@ -34,6 +39,22 @@ def films(raw: Path) -> Path:
     (raw / "bad.mp4").write_bytes(b"bad")
     shutil.copy(raw / "3.mp4", raw / "4_copy.mp4")
     return raw
+
+
+@pytest.fixture
+def films(filmed: Path, raw: Path) -> Path:
+    """A test's own."""
+    return shutil.copytree(filmed, raw, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def whole(filmed: Path) -> dict[str, dict[str, bytes]]:
+    """What runs leave behind that were not stopped, one of each way to write."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "Guarded", Here)
+        for write in ("spans", "clips"):
+            prepare(filmed, filmed.parent / write, Options(write=write), show=False)
+    return {write: result(filmed.parent / write) for write in ("spans", "clips")}
 
 
 def result(out: Path) -> dict[str, bytes]:
@@ -45,10 +66,9 @@ def result(out: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("after", [1, 4, 7, 9])
 @pytest.mark.parametrize("write", ["spans", "clips"])
 def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, write: str
+    filmed: Path, whole: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch, after: int, write: str
 ) -> None:
-    options = Options(write=write)
-    prepare(films, tmp_path / "whole", options, show=False)
+    options, out = Options(write=write), filmed.parent / f"{write}, stopped after {after}"
     count = 0
     keep = survey.Memory.__setitem__
 
@@ -56,7 +76,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
         nonlocal count
         count += 1
         if count > after:
-            with (tmp_path / "out" / "analysis.jsonl").open("a") as lines:
+            with (out / "analysis.jsonl").open("a") as lines:
                 lines.write(json.dumps([question, answer])[:70])  # a line that was being written
             raise Killed
         keep(self, question, answer)
@@ -64,13 +84,13 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
     with monkeypatch.context() as patch:
         patch.setattr(survey.Memory, "__setitem__", stop)
         with pytest.raises(Killed):
-            prepare(films, tmp_path / "out", options, show=False)
-    known = (tmp_path / "out" / "analysis.jsonl").read_bytes()
-    prepare(films, tmp_path / "out", options, show=False)
-    assert (tmp_path / "out" / "analysis.jsonl").read_bytes().startswith(known)
-    lines = (tmp_path / "out" / "analysis.jsonl").read_text().splitlines()
+            prepare(filmed, out, options, show=False)
+    known = (out / "analysis.jsonl").read_bytes()
+    prepare(filmed, out, options, show=False)
+    assert (out / "analysis.jsonl").read_bytes().startswith(known)
+    lines = (out / "analysis.jsonl").read_text().splitlines()
     assert len(lines) == 6 + 5 + 1  # facts of each file that has some, scenes of all but the copy, and what was torn
-    assert result(tmp_path / "out") == result(tmp_path / "whole")
+    assert result(out) == whole[write]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ FLOORS = {
     **dict.fromkeys(("video", "shapes", "emoji", "codec", "text", "diffusion", "models"), 1),
     **dict.fromkeys(("data", "evaluation", "given", "conditions", "caching", "memory"), 2),
     "pipeline": 3,
-    "long": 3.5,
+    **dict.fromkeys(("long", "attention_maps"), 3.5),
     **dict.fromkeys(("training", "exchange", "extending", "clipset"), 4),
     "commands": 5,
     "__main__": 5.5,

@@ -89,7 +89,7 @@ def test_steps_clips_and_compute_of_a_run(tmp_path: Path) -> None:
     history = read_history(folder)
     assert (history.name, history.steps[0], history.loss[0]) == ("validation_loss", 10, 50.0)
     assert history.along("clips").tolist() == (8 * history.steps).tolist()
-    with pytest.raises(ValueError, match="no pipeline and no checkpoint"):
+    with pytest.raises(ValueError, match="no checkpoint says yet"):
         history.along("compute")
     tiny_pipeline().save_pretrained(folder / "pipeline")
     clip, image = (describe(folder / "pipeline", num_frames=f).flops for f in (9, 1))

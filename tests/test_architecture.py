@@ -8,13 +8,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    **dict.fromkeys(("config", "geometry", "terminal", "disk"), 0),
+    **dict.fromkeys(("config", "geometry", "terminal", "disk", "drawing"), 0),
     **dict.fromkeys(("weights", "command"), 0.5),
     **dict.fromkeys(("video", "shapes", "emoji", "codec", "text", "diffusion", "models"), 1),
     **dict.fromkeys(("data", "evaluation", "given", "conditions", "caching", "memory"), 2),
     "pipeline": 3,
-    "long": 3.5,
-    **dict.fromkeys(("training", "exchange", "extending", "clipset"), 4),
+    **dict.fromkeys(("long", "attention_maps", "describing"), 3.5),
+    **dict.fromkeys(("training", "exchange", "extending", "clipset", "scaling"), 4),
     "commands": 5,
     "__main__": 5.5,
     "tools": 6,

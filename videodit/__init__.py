@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from videodit.attention_maps import sample_with_attention
     from videodit.codec import VideoCodec
     from videodit.extending import extend_in_time
     from videodit.models.extended import TimeExtended
@@ -29,6 +30,7 @@ __all__ = [
     "from_diffusers",
     "grow",
     "load_time_blocks",
+    "sample_with_attention",
     "save_time_blocks",
 ]
 
@@ -43,6 +45,7 @@ _ROOMS = {
     "from_diffusers": "models.formats.files",
     "grow": "models.growth",
     "load_time_blocks": "models.time_blocks",
+    "sample_with_attention": "attention_maps",
     "save_time_blocks": "models.time_blocks",
 }
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,15 @@ import numpy as np
 import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
+from videodit.attention_maps import (
+    ATTENTION,
+    WordMap,
+    check_replaceable,
+    check_watchable,
+    maps_of,
+    watching,
+    write_overlays,
+)
 from videodit.caching import set_cache
 from videodit.clipset.decoding import Preview, decoded
 from videodit.clipset.outputs import check_outputs, clear_left, is_made
@@ -27,6 +37,7 @@ from videodit.geometry import ClipSize
 from videodit.long import long_clip
 from videodit.memory import check_decode, free_text_encoder
 from videodit.pipeline import VideoDiTPipeline
+from videodit.text import Word
 from videodit.video import check_writable, probe, read_clip, read_frames, write_video
 from videodit.video.index import checked
 from videodit.weights import state_hash
@@ -81,6 +92,7 @@ def make_clips(
     keeps_text_encoder: bool = True,
     batch_size: int = 8,
     preview: int | None = None,
+    attention: bool = False,
     inputs: Sequence[str | Path] = (),
     overwrite: bool = False,
     renew: bool = False,
@@ -97,6 +109,8 @@ def make_clips(
         keeps_text_encoder: False lets go of it once they are, and the pipeline with none.
         batch_size: clips of one size made together.
         preview: after how many steps each a clip that is being made is shown beside its file (`Preview`); None: never.
+        attention: maps of its words beside each clip (`attention_maps.write_overlays`), in a folder of its name
+            that ends with `.attention`; a clip that is there without them is made again.
         inputs: files that must stay as they are, beside those that the requests name.
         overwrite: make again what is there with other settings, or was not made here, instead of an error.
         renew: make again what is there and was made here.
@@ -129,9 +143,11 @@ def make_clips(
     }
     made_by = {name: value for name, value in made_by.items() if value is not None}
     set_cache(pipe, sampling.cache)
+    folders = _attention_folders(pipe, requests, paths, texts) if attention else []
     settings = [_settings(pipe, request) | made_by for request in requests]
     check_outputs(paths, settings, [*inputs, *(one[name] for one in settings for name in FILES if name in one)])
     missing = [not is_made(*each, overwrite=overwrite, renew=renew) for each in zip(paths, settings, strict=True)]
+    missing = [one or not folder.exists() for one, folder in zip(missing, folders, strict=True)] if folders else missing
     for path, wanted, one in zip(paths, missing, settings, strict=True):
         if wanted and writes:
             check_writable(path)
@@ -143,16 +159,17 @@ def make_clips(
     if texts is None:
         todo = [requests[i] for batch in batches for i in batch]
         texts = encode_texts(pipe.text, *prompts_of(todo)) if todo else Texts({}, {})
+    words = {one.prompt: pipe.text.words(one.prompt) for one in requests} if attention else None
     if not keeps_text_encoder:
         free_text_encoder(pipe)
     done = 0
     for batch in batches:
         look = Preview(preview, [paths[i] for i in batch]) if preview is not None and writes else None
         lacking = [i for i in batch if missing[i]]
-        clips = _sample(pipe, [settings[i] for i in lacking], texts, look, [settings[i] for i in batch])
-        for index, frames in zip(lacking, clips, strict=True):
+        clips = _sample(pipe, [settings[i] for i in lacking], texts, look, [settings[i] for i in batch], words)
+        for index, (frames, maps) in zip(lacking, clips, strict=True):
             if writes:
-                _write(paths[index], frames, settings[index])
+                _write(paths[index], frames, settings[index], maps)
             else:
                 deque(frames, maxlen=0)  # they are made as they are asked for
         yield from paths[done : batch[-1] + 1]
@@ -224,8 +241,9 @@ def _sample(
     texts: Texts,
     look: Preview | None,
     batch: Sequence[Mapping[str, Any]],
-) -> Iterator[np.ndarray | Iterator[np.ndarray]]:
-    """The frames of each clip, as they are made among their whole batch."""
+    words: Mapping[str, Sequence[Word]] | None = None,
+) -> Iterator[tuple[np.ndarray | Iterator[np.ndarray], list[WordMap]]]:
+    """The frames of each clip, as they are made among their whole batch, and the maps of its prompt's `words`."""
     one = settings[0]
     options: dict[str, Any] = {
         **embeds_of(texts, *([each[name] for each in batch] for name in ("prompt", "negative_prompt"))),
@@ -244,23 +262,28 @@ def _sample(
     if _windowed(one):
         how = {name: one.get(name) for name in ("overlap", "window")}
         alone = options | {name: options[name][0] for name in FILES if name in one}
-        yield long_clip(pipe, None, one["num_frames"], loop="loop" in one, seed=one["seed"], **how, **alone)
+        yield long_clip(pipe, None, one["num_frames"], loop="loop" in one, seed=one["seed"], **how, **alone), []
         return
     ends = "last_image" in one or "last_video" in one  # which the pipeline puts to the decoded frames
     if not ends:
         size = ClipSize(one["num_frames"], one["height"], one["width"], one["fps"])
         check_decode(pipe.codec, (1, *size.latent(pipe.codec.strides, pipe.transformer.patch_size)), whole=False)
-    output: Any = pipe(
-        num_frames=one["num_frames"],
-        strength=one.get("strength"),
-        generator=[torch.Generator().manual_seed(each["seed"]) for each in batch],
-        output_type="np" if ends else "latent",
-        **options,
-    )
+    with nullcontext() if words is None else watching(pipe, len(batch)) as watched:
+        output: Any = pipe(
+            num_frames=one["num_frames"],
+            strength=one.get("strength"),
+            generator=[torch.Generator().manual_seed(each["seed"]) for each in batch],
+            output_type="np" if ends else "latent",
+            **options,
+        )
+    maps: list[list[WordMap]] = [[]] * len(batch)
+    if words is not None and watched is not None:
+        said = [words[each["prompt"]] for each in batch]
+        maps = maps_of(watched, said, one["num_frames"], pipe.strides, pipe.transformer.patch_size)
     wanted = set(map(id, settings))
-    for each, clip in zip(batch, output.frames, strict=True):
+    for each, clip, own in zip(batch, output.frames, maps, strict=True):
         if id(each) in wanted:
-            yield np.rint(clip * 255).astype(np.uint8) if ends else decoded(pipe.codec, clip)
+            yield np.rint(clip * 255).astype(np.uint8) if ends else decoded(pipe.codec, clip), own
 
 
 def _frames_of(name: str, settings: Mapping[str, Any]) -> np.ndarray:
@@ -278,7 +301,30 @@ def _frames_of(name: str, settings: Mapping[str, Any]) -> np.ndarray:
     return read_clip(file, count, fps, start=max(0.0, start) if name == "video" else 0.0)
 
 
-def _write(path: Path, frames: np.ndarray | Iterator[np.ndarray], settings: Mapping[str, Any]) -> None:
+def _attention_folders(
+    pipe: VideoDiTPipeline, requests: Sequence[Request], paths: Sequence[Path], texts: Texts | None
+) -> list[Path]:
+    """Where maps of each clip's words go. ValueError where there can be none, or something else is there."""
+    check_watchable(pipe)
+    if texts is not None:
+        raise ValueError("attention maps are of words, and these texts are states: leave --text-states out")
+    if any(one.overlap or one.loop for one in requests):
+        raise ValueError("attention maps are of one walk, and a long clip or a loop is made in windows: leave them out")
+    folders = [path.with_suffix(ATTENTION) for path in paths]
+    for folder in folders:
+        check_replaceable(folder)
+    return folders
+
+
+def _write(
+    path: Path,
+    frames: np.ndarray | Iterator[np.ndarray],
+    settings: Mapping[str, Any],
+    maps: Sequence[WordMap] = (),
+) -> None:
+    if maps:
+        frames = np.stack(list(frames))
+        write_overlays(path.with_suffix(ATTENTION), frames, maps, settings["fps"])
     metadata = {"comment": json.dumps(settings), "title": settings["prompt"]}
     path.with_suffix(".json").unlink(missing_ok=True)  # the clip is made when its settings stand beside it
     write_video(path, frames, settings["fps"], metadata=metadata)

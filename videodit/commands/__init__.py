@@ -22,6 +22,8 @@ COMMANDS = {
     "convert": "bring a model in, give it back, or verify it",
     "inflate": "make a video model of an image model",
     "average": "another length of average, after training",
+    "describe": "what a model is made of, and where its cost lies",
+    "plot": "loss against steps, compute and clips, with fitted power laws",
     "benchmark": "speed and memory against what users would take instead",
     "make-emoji": "make the training set of the packaged model",
 }

@@ -178,6 +178,11 @@ def parse() -> argparse.Namespace:
         help="every so many steps show the clip so far in OUT.preview.png",
     )
     parser.add_argument(
+        "--attention-maps",
+        action="store_true",
+        help="show which word acted where and when: a clip a word, and a sheet of all, in the folder OUT.attention",
+    )
+    parser.add_argument(
         "--out", type=argument(File), help="a file, or a folder (default: sample.mp4, or samples/ for several)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there, whoever made it")
@@ -247,6 +252,9 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
                 )
             ]
         )
+    for option, given in (("--compile", args.compile), ("--cache", args.cache), ("--text-states", args.text_states)):
+        if args.attention_maps and given:
+            raise ValueError(f"--attention-maps looks at every word in every block and step: take {option} out")
     if args.quantize and args.layerwise_casting:
         raise ValueError("--quantize and --layerwise-casting both say how the weights are kept: give one")
     cuts = {
@@ -307,6 +315,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         keeps_text_encoder=False,
         batch_size=args.batch_size,
         preview=args.preview,
+        attention=args.attention_maps,
         inputs=[file for file in (args.prompts_file, args.text_states) if file is not None],
         overwrite=args.overwrite,
         renew=one,

@@ -5,6 +5,7 @@ from videodit.text.encoder import TextEncoder
 from videodit.text.family import PARTS, ROWS, FamilyText, load_text, numbers_of_text, text_pipeline
 from videodit.text.load import words_of
 from videodit.text.states import OwnStates, TextStates, padded, told_in
+from videodit.text.words import Word
 
 __all__ = [
     "PARTS",
@@ -13,6 +14,7 @@ __all__ = [
     "OwnStates",
     "TextEncoder",
     "TextStates",
+    "Word",
     "load_text",
     "numbers_of_text",
     "padded",

@@ -27,7 +27,7 @@ from videodit.text.learned import LearnedCaptions
 from videodit.text.load import loaded_parts, numbers_of, width_of
 from videodit.text.own import own_parts
 from videodit.text.states import TextStates
-from videodit.text.words import known_words, nearest_words, says_something
+from videodit.text.words import Word, known_words, nearest_words, says_something, words_of_tokens
 
 DEFAULT_MAX_LENGTH = 120
 _UNSTATED_LENGTH = 10**6  # transformers writes a huge number where a tokenizer states no length
@@ -180,7 +180,7 @@ class TextEncoder(nn.Module):
     def _states(self, prompts: list[str], padding: str) -> tuple[Tensor, Tensor]:
         """All states (b m e), padding included, and the mask (b m), which the encoder sees."""
         tokens = self.tokenizer(
-            [prompt.lower().strip() if self.lowercase else prompt for prompt in prompts],
+            [self._as_read(prompt) for prompt in prompts],
             padding=padding,
             truncation=True,
             max_length=self.max_length,
@@ -191,6 +191,9 @@ class TextEncoder(nn.Module):
         device = torch.device("cpu") if device.type == "meta" else device  # offloaded by parts, which fetch their input
         output = self.text_encoder(input_ids=ids.to(device), attention_mask=mask.to(device).long())
         return output.last_hidden_state, mask
+
+    def _as_read(self, prompt: str) -> str:
+        return prompt.lower().strip() if self.lowercase else prompt
 
     def padded_states(self, prompts: list[str], length: int) -> Tensor:
         """States (b m e) of prompts padded or cut to `length` tokens, those of the padding included.
@@ -217,6 +220,16 @@ class TextEncoder(nn.Module):
         spans = [(token.start, token.end) for token in self._content_tokens(prompt) if token.id == unknown]
         parts = [prompt[start:end].strip() for start, end in dict.fromkeys(spans)]  # a letter's bytes share its span
         return [part for part in parts if says_something(part)]
+
+    def words(self, prompt: str) -> list[Word]:
+        """The words of the prompt that are read, in order, each with the numbers of its tokens among the states' m.
+
+        A word is one of the tokenizer's, which has several tokens where it spells words from pieces; it stands as the
+        tokenizer is given it. What is only punctuation is no word.
+        """
+        text = self._as_read(prompt)
+        tokens = self.tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=self.max_length)
+        return words_of_tokens(text, zip(tokens.word_ids(), tokens["offset_mapping"], strict=True))
 
     def nearest_words(self, word: str) -> list[str]:
         """Known words that may be meant by an unknown one, at most three; none of a tokenizer of pieces of words."""

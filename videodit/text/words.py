@@ -1,4 +1,5 @@
-"""The words that a tokenizer knows, and those among them that are nearest to one that it does not know."""
+"""The words that a tokenizer knows, those among them that are nearest to one that it does not know, and the words of a
+text with their tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import difflib
 import re
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from tokenizers import models
 from transformers import PreTrainedTokenizerBase
@@ -24,6 +26,36 @@ def nearest_words(word: str, known: Sequence[str], most: int = 3) -> list[str]:
     word = word.lower()
     kin = [other for other in known if _stem(other) == _stem(word)]
     return kin[:most] or difflib.get_close_matches(word, known, most, cutoff=0.75)
+
+
+class Word(NamedTuple):
+    """A word as it stands in a text, and the numbers of its tokens among all of the text's."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+def words_of_tokens(text: str, tokens: Iterable[tuple[int | None, tuple[int, int]]]) -> list[Word]:
+    """The words of a text, in order, put together from its tokens.
+
+    Args:
+        tokens: of each the number of its word, as the tokenizer has it (None: a special token), and the characters that
+            it stands for, from and to. Where a tokenizer takes several words for one, spaces part them; punctuation is
+            left out where it is a token of its own.
+    """
+    found: list[tuple[int, int, tuple[int, ...]]] = []
+    before: tuple[int | None, int] = (None, 0)
+    for number, (owner, (start, end)) in enumerate(tokens):
+        goes_on = owner == before[0] and not re.search(r"\s", text[before[1] : start] + text[start:end][:1])
+        if owner is not None and says_something(text[start:end]):
+            start += len(text[start:end]) - len(text[start:end].lstrip())
+            if goes_on and found:
+                begin, last, numbers = found[-1]
+                found[-1] = begin, max(last, end), (*numbers, number)
+            else:
+                found.append((start, end, (number,)))
+            before = owner, end
+    return [Word(text[start:end].strip(), numbers) for start, end, numbers in found]
 
 
 def says_something(token: str) -> bool:

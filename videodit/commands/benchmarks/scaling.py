@@ -11,10 +11,10 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from videodit.commands.benchmarks.devices import add_device, machine, named_device, peak_memory
-from videodit.commands.benchmarks.plot import loglog
 from videodit.commands.benchmarks.turns import print_rows, rows, take_turns
 from videodit.config.kinds import File, Positive, argument
 from videodit.disk import replace_text
+from videodit.drawing import Curve, loglog
 from videodit.models.transformer import VideoDiT
 
 CHANNELS, TEXT = 4, (120, 512)  # text tokens and their width
@@ -66,9 +66,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for name in names:
         print(f"  {name:30}time {exponents['median'][name]:.2f}, memory {exponents['peak_bytes'][name]:.2f}")
     if args.plot:
-        curves = {name: [table["rows"][i]["median"] for table in tables] for i, name in enumerate(names)}
+        times = {name: [table["rows"][i]["median"] for table in tables] for i, name in enumerate(names)}
+        curves = {name: Curve(lengths, seconds) for name, seconds in times.items()}
         title = f"{2 * args.layers} blocks, {args.width} wide, {places} x {places} places"
-        replace_text(args.plot, loglog(title, "frames", "seconds, forward pass", lengths, curves))
+        replace_text(args.plot, loglog(title, "frames", "seconds, forward pass", curves, lengths))
     return {"what": "scaling", "machine": machine(device), "tables": tables, "exponents": exponents}
 
 

@@ -3,8 +3,7 @@
     python docs/tiny.py          trains, and writes tiny.gif
 
 What videodit does, without what makes it fast, general and safe: no VAE (pixels are few here), no text encoder (a row
-of a table a word), no files (the world of shapes draws its clips). Read it top-down: tokens, attention, the block, the
-model, the loss, the sampler, the training.
+of a table a word), no files (the world of shapes draws its clips).
 
 `b` clips, `c` colours, `f` frames, `h w` rows and columns; tokens are `b f s d`: s places in a frame, d numbers each.
 """
@@ -13,7 +12,7 @@ import sys
 from itertools import pairwise
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, mse_loss, scaled_dot_product_attention, silu
@@ -21,11 +20,11 @@ from torch.nn.functional import layer_norm, mse_loss, scaled_dot_product_attenti
 from videodit.geometry import ClipSize
 from videodit.shapes import ShapesWorld, vocabulary_captions
 
-FRAMES, SIDE, PATCH = 8, 16, (2, 4, 4)  # a clip, and the piece of it that becomes a token: 2 frames of 4x4 pixels
+FRAMES, SIDE = 8, 16  # of a clip, and the piece of it that becomes a token: 2 frames of 4x4 pixels
+PATCH = {"pt": 2, "ph": 4, "pw": 4}
 WIDTH, HEADS, LAYERS = 64, 4, 3  # a layer is two blocks: along space, along time
 WORDS = ["<start>", *sorted({word for text in vocabulary_captions() for word in text.split()})]
 CUT = "b c (f pt) (h ph) (w pw) -> b f (h w) (c pt ph pw)"
-SIZES = dict(zip(("pt", "ph", "pw"), PATCH, strict=True))
 
 
 def tokenize(captions: list[str], length: int = 16) -> tuple[Tensor, Tensor]:
@@ -44,16 +43,14 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor, seen: Tensor, mask: Tensor | None = None) -> Tensor:
-        parts = (self.q(x), self.k(seen), self.v(seen))
-        q, k, v = (rearrange(part, "n m (h e) -> n h m e", h=self.heads) for part in parts)
+        q, k, v = (rearrange(y, "n m (h e) -> n h m e", h=self.heads) for y in (self.q(x), self.k(seen), self.v(seen)))
         return self.out(rearrange(scaled_dot_product_attention(q, k, v, mask), "n h m e -> n m (h e)"))
 
 
 class Block(nn.Module):
     """The image DiT's block; its axis says which tokens see each other: those of a frame, or those of a place.
 
-    What the time of diffusion has to say comes as six vectors: shift, scale and gate of the self-attention, and of the
-    MLP (adaLN-single: shared by all blocks, plus a table of its own).
+    The time of diffusion sets shift, scale and gate of two parts (adaLN-single: one for all blocks, and a table here).
     """
 
     def __init__(self, width: int, heads: int, axis: str):
@@ -67,8 +64,7 @@ class Block(nn.Module):
         b, f, s, d = x.shape
         told = rearrange(modulation, "b (k d) -> k b 1 1 d", k=6) + rearrange(self.table, "k d -> k 1 1 1 d")
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = told
-        normed = layer_norm(x, (d,), eps=1e-6) * (1 + scale_1) + shift_1
-        tokens = rearrange(normed, f"b f s d -> {self.group}")
+        tokens = rearrange(layer_norm(x, (d,), eps=1e-6) * (1 + scale_1) + shift_1, f"b f s d -> {self.group}")
         x = x + gate_1 * rearrange(self.look(tokens, tokens), f"{self.group} -> b f s d", b=b, s=s, f=f)
         asked = self.read(rearrange(x, "b f s d -> b (f s) d"), text, rearrange(mask, "b m -> b 1 1 m"))
         x = x + rearrange(asked, "b (f s) d -> b f s d", f=f)
@@ -76,13 +72,13 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """A noised clip b c f h w, how noised it is (b, in [0, 1]) and words b m -> the velocity, b c f h w."""
+    """A noised clip b c f h w, how noised it is (b, in [0, 1]) and words b m -> the clip as it guesses, b c f h w."""
 
     def __init__(self) -> None:
         super().__init__()
-        numbers = 3 * PATCH[0] * PATCH[1] * PATCH[2]
+        numbers = 3 * PATCH["pt"] * PATCH["ph"] * PATCH["pw"]
         self.embed, self.head = nn.Linear(numbers, WIDTH), nn.Linear(WIDTH, numbers)
-        self.places = nn.Parameter(0.02 * torch.randn(FRAMES // PATCH[0], (SIDE // PATCH[1]) ** 2, WIDTH))
+        self.places = nn.Parameter(0.02 * torch.randn(FRAMES // PATCH["pt"], (SIDE // PATCH["ph"]) ** 2, WIDTH))
         self.words = nn.Embedding(len(WORDS), WIDTH)
         self.time = nn.Sequential(nn.Linear(64, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
         self.modulation = nn.Linear(WIDTH, 6 * WIDTH)
@@ -90,32 +86,36 @@ class Model(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward(self, x: Tensor, t: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        tokens = self.embed(rearrange(x, CUT, **SIZES)) + self.places
+        tokens = self.embed(rearrange(x, CUT, **PATCH)) + self.places
         waves = 1000 * t[:, None] * torch.logspace(0, -4, 32)
         modulation = self.modulation(silu(self.time(torch.cat([waves.sin(), waves.cos()], dim=1))))
         for block in self.blocks:
             tokens = block(tokens, modulation, self.words(words), mask)
         out = self.head(layer_norm(tokens, (WIDTH,)))
-        return rearrange(out, " -> ".join(reversed(CUT.split(" -> "))), h=SIDE // PATCH[1], **SIZES)
+        return rearrange(out, " -> ".join(reversed(CUT.split(" -> "))), h=SIDE // PATCH["ph"], **PATCH)
 
 
-def loss(model: Model, clips: Tensor, captions: list[str]) -> Tensor:
-    """Flow matching: on the straight line from a clip (t = 0) to noise (t = 1), guess where it leads: noise - clip."""
-    t, noise = torch.randn(len(clips)).mul(1.2).add(0.8).sigmoid(), torch.randn_like(clips)
+def velocity(model: nn.Module, x: Tensor, t: Tensor, words: tuple[Tensor, Tensor]) -> Tensor:
+    """Where the line through x leads, noise - clip. The clip is what the model guesses: it is simple, noise is not."""
+    return (x - model(x, t, *words)) / rearrange(t.clamp(min=0.05), "b -> b 1 1 1 1")
+
+
+def loss(model: nn.Module, clips: Tensor, captions: list[str]) -> Tensor:
+    """Flow matching: on the straight line from a clip (t = 0) to noise (t = 1), guess where it leads."""
+    t, noise = torch.randn(len(clips)).add(0.5).sigmoid(), torch.randn_like(clips)
     along = rearrange(t, "b -> b 1 1 1 1")
     told = [text if torch.rand(()) > 0.1 else "" for text in captions]  # that it knows what no caption means
-    return mse_loss(model((1 - along) * clips + along * noise, t, *tokenize(told)), noise - clips)
+    return mse_loss(velocity(model, (1 - along) * clips + along * noise, t, tokenize(told)), noise - clips)
 
 
 @torch.no_grad()
-def sample(model: Model, prompts: list[str], steps: int = 30, guidance: float = 3.0) -> Tensor:
+def sample(model: nn.Module, prompts: list[str], steps: int = 30, guidance: float = 3.0) -> Tensor:
     """From noise to clips against the velocity, b c f h w, going past what no caption says (Ho & Salimans 2022)."""
     words, nothing = tokenize(prompts), tokenize(["" for _ in prompts])
     x, times = torch.randn(len(prompts), 3, FRAMES, SIDE, SIDE), torch.linspace(1, 0, steps + 1)
     times = 3 * times / (1 + 2 * times)  # more steps where there is much noise: there it is decided what moves where
     for now, then in pairwise(times):
-        t = repeat(now, "-> b", b=len(x))
-        told, untold = model(x, t, *words), model(x, t, *nothing)
+        told, untold = (velocity(model, x, now.expand(len(x)), which) for which in (words, nothing))
         x = x + (then - now) * (untold + guidance * (told - untold))
     return x.clamp(-1, 1)
 
@@ -143,7 +143,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     things = ("red circle moving right", "blue square rises", "green star moving left", "yellow heart falls")
     prompts = [f"a large {thing} on a black background" for thing in things]
-    made = sample(train(int(sys.argv[1]) if sys.argv[1:] else 600), prompts)
+    made = sample(train(int(sys.argv[1]) if sys.argv[1:] else 500), prompts)
     shown = rearrange(((made + 1) * 127.5).round().byte(), "b c f h w -> f h (b w) c").numpy()
     pictures = [Image.fromarray(frame).resize((512, 128), Image.Resampling.NEAREST) for frame in shown]
     pictures[0].save("tiny.gif", save_all=True, append_images=pictures[1:], duration=250, loop=0)

@@ -105,7 +105,8 @@ def imported(modules: dict[str, None]) -> dict[str, str]:
     In another process, since a library built for another machine ends the one that imports it; then what is left is
     tried in the next.
     """
-    left, broken = list(modules), {}
+    left = list(modules)
+    broken: dict[str, str] = {}
     while left:
         words = [sys.executable, "-c", "from videodit.commands.doctor import tell; tell()", *left]
         here = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -8,7 +8,7 @@ PIP = .venv/bin/python -m pip
 PYTEST = PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 TORCH = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
-.PHONY: help demo test check shipped clean
+.PHONY: help demo test check docs shipped clean
 
 help:  ## say what the targets do (the default)
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -24,13 +24,16 @@ check: .venv/.stamp  ## format, lint, types, fast tests: what a change must pass
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m mypy & types=$$!; $(PYTEST) -m "not slow"; tests=$$?; wait $$types && exit $$tests
 
+docs: .venv/.stamp  ## build the site of docs/ into site/, where a warning is an error
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
+
 shipped: .venv/.stamp  ## train the packaged model anew (hours on two cores) into runs/shipped
 	.venv/bin/videodit train-vae --config configs/shapes.yaml
 	.venv/bin/videodit train --config configs/shapes.yaml
 	.venv/bin/videodit convert --from runs/shapes/pipeline --to runs/shipped --dtype float16
 
 clean:  ## remove the environment, caches and demo.mp4 (runs/ stays)
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.mp4 demo.json
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.mp4 demo.json
 	find videodit tools tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # .building marks an installation that did not end: it is thrown away. torch comes first and alone, so that pip

@@ -113,9 +113,10 @@ def long_clip(
     closing = step if loop else 0
     if ends:
         closing = strides.time if ends[0] == "last_image" else len(options[ends[0]])
-    sides = {name: options.get(name) or getattr(pipe.default_size, name) for name in ("height", "width")}
+    sides = {name: options.get(name) or getattr(pipe.default_size, name) for name in ("height", "width", "fps")}
     shown = replace(pipe.default_size, num_frames=size, **sides)
     check_decode(pipe.codec, (1, *shown.latent(strides, pipe.transformer.patch_size)), whole=False)
+    pipe.tell_of_size(shown)
     return _made(pipe, prompt, Windows(num_frames, size, overlap, closing, loop, step), shown, seed, options)
 
 
@@ -161,7 +162,8 @@ def _window(
 ) -> np.ndarray:
     """`count` frames without the first `shared`, which were shown before."""
     generator = torch.Generator().manual_seed(seed)
-    made: Any = pipe(prompt, num_frames=count, generator=[generator], output_type="latent", **options)
+    with pipe.size_is_told():
+        made: Any = pipe(prompt, num_frames=count, generator=[generator], output_type="latent", **options)
     return np.concatenate([to_frames(piece)[0] for piece in pipe.codec.decode_chunks(made.frames, shared, carry)])
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "train-vae": "train a VAE",
     "encode": "encode a run's clips, once",
     "prepare": "make clips to train on out of raw videos",
+    "caption": "describe clips, by a model that you have",
     "evaluate": "measure clips, or a model",
     "convert": "bring a model in, give it back, or verify it",
     "inflate": "make a video model of an image model",
@@ -26,6 +27,8 @@ COMMANDS = {
     "plot": "loss against steps, compute and clips, with fitted power laws",
     "benchmark": "speed and memory against what users would take instead",
     "make-emoji": "make the training set of the packaged model",
+    "doctor": "what is installed, what is wrong, and the fix",
+    "completion": "for bash, zsh or fish",
 }
 
 

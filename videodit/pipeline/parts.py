@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Union
@@ -25,6 +28,8 @@ from videodit.pipeline.lora import Adapters
 from videodit.text import PARTS, FamilyText, TextEncoder
 from videodit.text.learned import LearnedCaptions
 from videodit.weights import check_finite, loading
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from typing import Self
@@ -52,6 +57,7 @@ class Parts(DiffusionPipeline, Adapters):
             and UniPC or DPM++ with flow sigmas; epsilon and v: DDIM, DDPM, DPM++, UniPC).
         default_num_frames, default_height, default_width, default_fps: what a call takes unless told otherwise: the
             size that the model was trained at.
+        trained_sizes: (frames, rows, columns, fps) of all that it was trained at, where that was not one alone.
         default_num_inference_steps, default_guidance_scale: likewise: what this model is best sampled with.
         transformer_2, boundary_ratio: a second expert (Wan 2.2 A14B), for times below this share of them; `transformer`
             then has the noisier ones.
@@ -61,6 +67,7 @@ class Parts(DiffusionPipeline, Adapters):
         vae_strides: how the VAE compresses (`geometry.Strides`), for calls without it; None: as it says.
     """
 
+    _size_is_told = False
     model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->transformer->transformer_2->vae"
     _optional_components: ClassVar[list[str]] = [*PARTS, "transformer_2", "learned"]
 
@@ -89,6 +96,7 @@ class Parts(DiffusionPipeline, Adapters):
         vae_strides: list | None = None,
         text_pipeline: str | None = None,
         text_max_length: int | None = None,
+        trained_sizes: list | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -118,6 +126,7 @@ class Parts(DiffusionPipeline, Adapters):
             prediction_type=prediction_type or prediction_of(scheduler),
             text_pipeline=text_pipeline,
             text_max_length=text_max_length,
+            trained_sizes=trained_sizes,
             vae_strides=vae_strides if vae is None else list(astuple(self.codec.strides)),
         )
 
@@ -240,6 +249,22 @@ class Parts(DiffusionPipeline, Adapters):
     def default_size(self) -> ClipSize:
         c = self.config
         return ClipSize(c.default_num_frames, c.default_height, c.default_width, c.default_fps)
+
+    def tell_of_size(self, size: ClipSize) -> None:
+        """Warns where a size is far from all that the model was trained at; not within `size_is_told`."""
+        trained = [self.default_size, *(ClipSize(*one) for one in self.config.trained_sizes or ())]
+        far = min((size.far_from(one) for one in trained), key=len)
+        if far and not self._size_is_told:
+            log.warning("far from what the model was trained at, so the clip may fall apart: %s", far)
+
+    @contextmanager
+    def size_is_told(self) -> Iterator[None]:
+        """Within, calls warn of no size: whoever makes a clip by several calls has told once of the one asked for."""
+        self._size_is_told = True
+        try:
+            yield
+        finally:
+            self._size_is_told = False
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of the prompt that the tokenizer does not know, so that the model cannot show them."""

@@ -11,7 +11,6 @@ nothing but import this class.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -30,8 +29,6 @@ from videodit.memory import check_decode
 from videodit.pipeline.ends import VideoDiTPipelineOutput, check_call, each_of, noise_of, present
 from videodit.pipeline.parts import Parts
 from videodit.pipeline.passes import guided_prediction, passes_of, with_text_memory
-
-log = logging.getLogger(__name__)
 
 
 class VideoDiTPipeline(Parts):
@@ -224,8 +221,7 @@ class VideoDiTPipeline(Parts):
             check_decode(self.codec, shape)
         scales = scales_of_steps(self._between, guidance_interval, steps)
         image_scales = scales_of_steps(image_guidance_scale, guidance_interval, steps, "image_guidance_scale")
-        if far := size.far_from(default):
-            log.warning("far from what the model was trained at, so the clip may fall apart: %s", far)
+        self.tell_of_size(size)
         if guidance_scale_2 is not None:
             if self.transformer_2 is None:
                 raise ValueError("guidance_scale_2 is of a second expert, and this model has one alone: leave it out")

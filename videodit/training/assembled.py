@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from videodit.config import Run
+from videodit.data.buckets import sizes_of
 from videodit.data.cache import Sample
 from videodit.data.sampler import Sampler
 from videodit.models.extended import TimeExtended
@@ -342,6 +344,7 @@ class Assembled:
             default_height=data.height,
             default_width=data.width,
             default_fps=data.fps,
+            trained_sizes=[list(astuple(size)) for size in dict.fromkeys(sizes_of(data))] if data.buckets else None,
             **own,
         )
 

@@ -1,0 +1,1 @@
+"""Measurements against what users would take instead, a file each."""

@@ -120,11 +120,11 @@ def sample(model: nn.Module, prompts: list[str], steps: int = 30, guidance: floa
     return x.clamp(-1, 1)
 
 
-def train(steps: int, clips: int = 1024, batch: int = 16) -> Model:
-    world = ShapesWorld(ClipSize(FRAMES, SIDE, SIDE, fps=4.0), num_things=1)
-    drawn = [world[number] for number in range(4 * clips) if world.scene(number).background == "black"]
+def train(steps: int, scenes: int = 2048, batch: int = 16) -> Model:
+    model, world = Model(), ShapesWorld(ClipSize(FRAMES, SIDE, SIDE, fps=4.0), num_things=1)
+    world.allowed = [one for one in world.allowed if one[2] in ("left", "right", "up", "down")]  # a minute is short
+    drawn = [world[number] for number in range(scenes) if world.scene(number).background == "black"]
     pixels = torch.stack([rearrange(torch.from_numpy(one.frames), "f h w c -> c f h w") for one in drawn])
-    model = Model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.99))
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):

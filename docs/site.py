@@ -16,7 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 MOVED = {**PAGES, "docs/": "", "first_model.ipynb": "first_model.md", "tiny.py": "tiny.md"}
 API = {  # what the public surface is, room by room
-    "The pipeline": ["videodit.pipeline.pipeline.VideoDiTPipeline", "videodit.long.long_clip"],
+    "The pipeline": [
+        "videodit.pipeline.pipeline.VideoDiTPipeline",
+        "videodit.pipeline.parts.Parts",
+        "videodit.long.long_clip",
+    ],
     "The model": [
         "videodit.models.transformer.VideoDiT",
         "videodit.models.block.DiTBlock",

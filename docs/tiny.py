@@ -78,7 +78,7 @@ class Model(nn.Module):
         super().__init__()
         numbers = 3 * PATCH["pt"] * PATCH["ph"] * PATCH["pw"]
         self.embed, self.head = nn.Linear(numbers, WIDTH), nn.Linear(WIDTH, numbers)
-        self.places = nn.Parameter(0.02 * torch.randn(FRAMES // PATCH["pt"], (SIDE // PATCH["ph"]) ** 2, WIDTH))
+        self.places = nn.Parameter(torch.randn(FRAMES // PATCH["pt"], (SIDE // PATCH["ph"]) ** 2, WIDTH))
         self.words = nn.Embedding(len(WORDS), WIDTH)
         self.time = nn.Sequential(nn.Linear(64, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
         self.modulation = nn.Linear(WIDTH, 6 * WIDTH)
@@ -120,21 +120,21 @@ def sample(model: nn.Module, prompts: list[str], steps: int = 30, guidance: floa
     return x.clamp(-1, 1)
 
 
-def train(steps: int, clips: int = 1024, batch: int = 32) -> Model:
-    world = ShapesWorld(ClipSize(FRAMES, SIDE, SIDE, fps=4.0), num_things=1)
-    drawn = [world[number] for number in range(clips)]
+def train(steps: int, scenes: int = 2048, batch: int = 16) -> Model:
+    model, world = Model(), ShapesWorld(ClipSize(FRAMES, SIDE, SIDE, fps=4.0), num_things=1)
+    world.allowed = [one for one in world.allowed if one[2] in ("left", "right", "up", "down")]  # a minute is short
+    drawn = [world[number] for number in range(scenes) if world.scene(number).background == "black"]
     pixels = torch.stack([rearrange(torch.from_numpy(one.frames), "f h w c -> c f h w") for one in drawn])
-    model = Model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.99))
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
-        chosen = torch.randint(clips, (batch,))
+        chosen = torch.randint(len(drawn), (batch,))
         error = loss(model, pixels[chosen] / 127.5 - 1, [drawn[number].captions[step % 4] for number in chosen])
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
         rate.step()
-        if step % 50 == 0 or step == steps - 1:
+        if step % 100 == 0 or step == steps - 1:
             print(f"step {step}: loss {error.item():.3f}", flush=True)
     return model
 
@@ -143,7 +143,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     things = ("red circle moving right", "blue square rises", "green star moving left", "yellow heart falls")
     prompts = [f"a large {thing} on a black background" for thing in things]
-    made = sample(train(int(sys.argv[1]) if sys.argv[1:] else 500), prompts)
+    made = sample(train(int(sys.argv[1]) if sys.argv[1:] else 800), prompts)
     shown = rearrange(((made + 1) * 127.5).round().byte(), "b c f h w -> f h (b w) c").numpy()
     pictures = [Image.fromarray(frame).resize((512, 128), Image.Resampling.NEAREST) for frame in shown]
     pictures[0].save("tiny.gif", save_all=True, append_images=pictures[1:], duration=250, loop=0)

@@ -84,7 +84,9 @@ def test_each_command_ends_so_and_has_its_door() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")
-@pytest.mark.parametrize(("code", "said"), [(HIDDEN, "None False"), (SILENT, "True True")])
+@pytest.mark.parametrize(
+    ("code", "said"), [(HIDDEN, "None False"), (SILENT, "True True"), ("import torch" + SILENT, "True True")]
+)
 def test_torchao_is_hidden_or_imported_in_silence(code: str, said: str) -> None:
     done = python("-c", code)
     assert (done.stdout.split("\n")[0], done.stderr) == (said, "")

@@ -61,6 +61,7 @@ def test_the_search_for_dead_links_sees_what_it_should(tmp_path: Path) -> None:
         "# Here\n[1](b.md) [2](b.md#a-title-with-signs) [3](#here) [4](https://example.org/x) `[5](gone.md)`\n"
         "[6](gone.md) [7](b.md#no-title) [8](#there) ![9](gone.png)\n```\n[10](gone.md)\n```\n"
     )
+    (tmp_path / "a.md").write_text(text)
     assert list(dead_links(tmp_path / "a.md", text)) == [
         "a.md: gone.md",
         "a.md: b.md#no-title",

@@ -89,7 +89,7 @@ def test_a_model_that_knows_the_clip_comes_back_to_it_and_has_no_loss(page: Modu
 
 @pytest.mark.slow
 def test_it_trains_and_samples(page: ModuleType) -> None:
-    model = page.train(steps=3, clips=4, batch=2)
+    model = page.train(steps=3, scenes=16, batch=2)
     assert model.head.weight.abs().max() > 0
     made = page.sample(model, ["a red circle rises"], steps=2)
     assert made.shape == (1, 3, page.FRAMES, page.SIDE, page.SIDE)

@@ -70,7 +70,10 @@ def import_torchao() -> None:
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
-            import torchao.quantization  # noqa: F401
+            import torchao.quantization
+
+            with contextlib.suppress(ImportError):  # what diffusers would import next, with words of its own
+                import torchao.prototype.mx_formats  # noqa: F401
         finally:
             logging.disable(logged)
 

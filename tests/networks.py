@@ -2,6 +2,7 @@
 
 import string
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -17,6 +18,9 @@ from transformers import (
     ViTConfig,
     ViTImageProcessorPil,
     ViTModel,
+    VJEPA2Config,
+    VJEPA2ForVideoClassification,
+    VJEPA2Model,
 )
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -71,6 +75,24 @@ def save_videomae(folder: Path) -> VideoMAEModel:
     model = VideoMAEModel(VideoMAEConfig(**SIZES, **LOUD, image_size=32, patch_size=16)).eval()
     model.save_pretrained(folder)
     VideoMAEImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return model
+
+
+def save_vjepa(folder: Path, *, probed: bool = False) -> Any:
+    """V-JEPA 2 of 32 x 32, and its probe where it has one."""
+    sizes = {"num_hidden_layers": 2, "pred_hidden_size": 12, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 1}
+    config = VJEPA2Config(
+        **sizes,
+        hidden_size=24,
+        num_attention_heads=2,
+        crop_size=32,
+        frames_per_clip=16,
+        num_pooler_layers=1,
+        num_labels=3,
+    )
+    torch.manual_seed(0)
+    model = (VJEPA2ForVideoClassification if probed else VJEPA2Model)(config).eval()
+    model.save_pretrained(folder)
     return model
 
 

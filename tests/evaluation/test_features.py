@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from standin import LEFT_EMPTY
 
+from videodit.evaluation.measure.feature_metrics import FEATURE_METRICS
 from videodit.evaluation.measure.features import (
-    FEATURE_METRICS,
     consistency,
     load_clip,
     load_dino,
@@ -285,11 +285,16 @@ def test_metrics_say_what_they_are() -> None:
         "vbench_subject_consistency",
         "vbench_background_consistency",
         "clip_text_alignment",
+        "vbench_aesthetic_quality",
+        "vbench_dynamic_degree",
+        *(f"clip_{way}_r{k}" for way in ("text_to_video", "video_to_text") for k in (1, 5, 10)),
         "lpips_temporal",
         "lpips_paired",
     ]
     for name, metric in FEATURE_METRICS.items():
         assert metric.name == name
         assert metric.rewards_stillness == ("consistency" in name or name == "lpips_temporal")
-        assert metric.better == ("lower" if "lpips" in name else "higher")
+        assert metric.better == (
+            "lower" if "lpips" in name else "neither" if name == "vbench_dynamic_degree" else "higher"
+        )
         assert metric.variant in VARIANTS if "consistency" in name else metric.variant == ""

@@ -11,7 +11,6 @@ from videodit.evaluation.measure.pixels import (
     box_means,
     box_reduced,
     frame_consistency,
-    is_still,
     motion_per_second,
     psnr,
     ssim,
@@ -85,12 +84,6 @@ def test_motion_of_a_brightening_clip_is_its_rate() -> None:
     blue = np.zeros((2, 4, 4, 3))
     blue[1, ..., 2] = 1
     assert motion_per_second(blue, fps=1) == pytest.approx(0.0722)  # BT.709: blue is dark
-
-
-def test_a_static_clip_is_still_and_a_moving_one_is_not() -> None:
-    static = np.repeat(noise(1, 8, 8, 3), 3, axis=0)
-    assert is_still(motion_per_second(static, 8))
-    assert not is_still(motion_per_second(np.roll(static, 1, axis=2) * np.arange(3)[:, None, None, None], 8))
 
 
 def test_ssim_of_black_and_white_is_its_closed_form() -> None:

@@ -3,35 +3,23 @@
 The page's policy forbids eval, so what is waited for is written as a function: an expression would be evaluated.
 """
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import CHROMIUM
 from reports import CONSISTENCY, HOSTILE, MOTION, WARPING, clip_result, frames_of, full_example, results_of
 
 from videodit.evaluation.report.page import write_report
 from videodit.evaluation.report.results import ClipResult
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM, reason="no chromium on PATH: apt-get install chromium"),
 ]
 
-SWITCHES = [
-    "--no-sandbox",  # which root cannot have
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 RESULTS, OTHER = full_example()
 CLIPS = {clip.name: clip for clip in RESULTS.clips}
 # The gray of the strip at the bottom of the picture on screen, which is 15 times the frame's number.
@@ -45,43 +33,9 @@ STRIP_ON_SCREEN = """video => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     return write_report(path, RESULTS, frames_of, other=OTHER, other_frames=frames_of)
-
-
-@pytest.fixture
-def opened(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a report in a page of its own; at the end no page may have met an error or asked the network."""
-    wrong: list[str] = []
-    contexts = []
-
-    def open_page(path: Path, **options: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("console", lambda message: wrong.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url[:100]}"))
-        page.on(
-            "request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or wrong.append(request.url)
-        )
-        page.goto(path.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
 
 
 def card_of(page: Any, name: str) -> Any:

@@ -9,7 +9,8 @@ import torch
 from networks import save_clip, save_dino, save_dinov2
 from standin import LEFT_EMPTY
 
-from videodit.evaluation.measure.features import FEATURE_METRICS, consistency, load_clip, load_dino
+from videodit.evaluation.measure.feature_metrics import FEATURE_METRICS
+from videodit.evaluation.measure.features import consistency, load_clip, load_dino
 from videodit.evaluation.report.results import ClipResult, Failure, Metric, Protocol, Results, Score, Summary
 from videodit.evaluation.report.vbench import (
     CLIP_PREPROCESSING,

@@ -11,8 +11,9 @@
 
 With CLIPS, --out receives results.json (every number with its protocol, every clip with its curves; --schema prints
 what is in it) and report.html: one file that plays the clips, the worst first, and shows where they break. Without
-weights it measures consistency, flicker, smoothness, warping error, motion, cuts, freezes. Clips that do not move are
-flagged, and left out of means that would reward it. Scores depend on the frame rate: clips of several rates need --fps.
+weights it measures consistency, flicker, smoothness, warping error, motion, cuts, freezes. Clips that are worth nothing
+(still, of one colour, noise, the same for several prompts) are flagged, and left out of means that would reward them.
+Scores depend on the frame rate: clips of several rates need --fps.
 They depend on what a codec did too: measure lossless files where you can.
 
 With --world shapes, clips are made from prompts that name combinations no training clip had, and a judge that measures
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from videodit.video.guarded import Guarded
 
 OURS = re.compile(rb'\s*{\s*"(schema|settings)"')  # how results.json begins
+NETWORKS = ("clip", "dino", "aesthetic", "videomae", "vjepa", "i3d")  # whose features are kept
 PLACE, FILE, COUNT = argument(Place), argument(File), argument(Positive)
 
 
@@ -97,8 +99,12 @@ def parse() -> argparse.Namespace:
     clips.add_argument("--clip", type=PLACE, help="CLIP weights: consistency and text alignment (hub name or folder)")
     clips.add_argument("--dino", type=PLACE, help="DINO weights: subject consistency (hub name or folder)")
     clips.add_argument(
+        "--aesthetic", type=PLACE, help="LAION's linear head on --clip: VBench's aesthetic quality (file)"
+    )
+    clips.add_argument(
         "--videomae", type=PLACE, help="VideoMAE weights, for distances to --reference (hub name, folder)"
     )
+    clips.add_argument("--vjepa", type=PLACE, help="V-JEPA 2 weights, for JEDi to --reference (hub name, folder)")
     clips.add_argument("--i3d", type=PLACE, help="I3D as TorchScript, for FVD to --reference (a file)")
     clips.add_argument("--i3d-frames", type=COUNT, default=16, help="that it reads of each clip, its first (16)")
     clips.add_argument("--lpips", action="store_true", help="LPIPS too; needs the packages lpips and torchvision")
@@ -174,15 +180,8 @@ def evaluate_clips(args: argparse.Namespace) -> str:
         raise ValueError("--model goes with --world; a model to sample from stands in the place of CLIPS")
     if args.given:
         raise ValueError("--given goes with --world; rows of --prompts name files of their own (image, video ...)")
-    extractors = Extractors.load(
-        clip=args.clip,
-        dino=args.dino,
-        videomae=args.videomae,
-        i3d=args.i3d,
-        i3d_frames=args.i3d_frames,
-        lpips=args.lpips,
-        raft=args.raft,
-    )
+    weights = {name: getattr(args, name) for name in (*NETWORKS, "raft")}
+    extractors = Extractors.load(**weights, i3d_frames=args.i3d_frames, lpips=args.lpips)
     share_cores(args.workers)
     if args.compare and is_model(args.compare):
         raise ValueError(
@@ -248,7 +247,7 @@ def measured(
         raise ValueError(
             f"--reference {args.reference}: none of it can be read; first: {broken[0].name}: {broken[0].why}"
         )
-    networks = any((args.clip, args.dino, args.videomae, args.i3d))
+    networks = any(getattr(args, name) for name in NETWORKS)
     results = evaluate(
         clips,
         reference=reference,

@@ -78,6 +78,12 @@ class Train(Section):
     keep_best: Count = Field(0, description="and so many with the lowest validation loss")
     validate_every: Positive = 500
     sample_every: Positive = 1000
+    evaluate_every: Positive | None = Field(None, description="steps between measures of sampled clips; null: none")
+    measures: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="of `prompts` then: what videodit evaluate takes without weights, and nearest: to training clips",
+    )
     prompts: tuple[Prompt, ...] = Field(
         (), strict=False, description="sampled while training; none: validation captions"
     )
@@ -94,6 +100,11 @@ class Train(Section):
             raise ValueError(
                 f"keep_best needs a validation at each checkpoint: checkpoint_every={self.checkpoint_every} must be a "
                 f"multiple of validate_every={self.validate_every}"
+            )
+        if bool(self.evaluate_every) != bool(self.measures):
+            raise ValueError(
+                f"evaluate_every={self.evaluate_every} and measures={list(self.measures)} go together: give both or "
+                "none"
             )
         if self.muon_learning_rate and self.optimizer != "muon":
             raise ValueError("muon_learning_rate is read with optimizer: muon only; leave it out, or choose muon")

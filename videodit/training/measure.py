@@ -86,9 +86,9 @@ def losses(errors: Callable[[Batch], Tensor], batches: Iterator[Batch], path: pa
 
 
 def sample_clips(
-    pipe: VideoDiTPipeline, prompts: list[str], folder: Path, told: list[dict[str, Any]] | None = None
-) -> None:
-    """A clip of each prompt, always from the same noise, into a folder, and their contact sheet `<folder>.png`.
+    pipe: VideoDiTPipeline, prompts: list[str], told: list[dict[str, Any]] | None = None
+) -> list[np.ndarray]:
+    """A clip of each prompt, uint8 f h w 3, always from the same noise.
 
     Args:
         told: of each prompt its states, as `encode_prompt` gives them; then clips are made one by one, in less memory.
@@ -100,8 +100,12 @@ def sample_clips(
     else:
         made: Any = (pipe(**one, generator=rng) for one, rng in zip(told, generators, strict=True))
         frames = np.concatenate([one.frames for one in made])
-    clips = list(np.rint(frames * 255).astype(np.uint8))
+    return list(np.rint(frames * 255).astype(np.uint8))
+
+
+def write_samples(clips: list[np.ndarray], prompts: list[str], folder: Path, fps: float) -> None:
+    """Clips into a folder, and their contact sheet `<folder>.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, clip in enumerate(clips):
-        write_video(folder / f"{i:02d}.mp4", clip, pipe.default_size.fps, metadata={"prompt": prompts[i]})
+        write_video(folder / f"{i:02d}.mp4", clip, fps, metadata={"prompt": prompts[i]})
     contact_sheet(clips, folder.with_suffix(".png"), labels=prompts)

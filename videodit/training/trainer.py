@@ -12,6 +12,7 @@ import math
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from videodit.training import checkpoint, inputs, measure, parallel
 from videodit.training.assembled import Assembled
 from videodit.training.batches import Batch
 from videodit.training.loop import SKIPS, Loop
+from videodit.training.scores import Scores, true_clips
 from videodit.video.index import VideoError
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ class Trainer(Assembled):
     def __init__(self, config: Run, *, allow_changed_data: bool = False):
         super().__init__(config, allow_changed_data=allow_changed_data)
         self._skipped = 0
+        shown = partial(true_clips, self.train_clips, self.codec, self.accelerator.device)
+        self.scores = Scores(config.train.measures, shown) if config.train.measures else None
         self.bad: dict[str, str] = {}  # clips that had to be replaced, and why
 
     # --- one step ----------------------------------------------------------------------------------------------------
@@ -78,8 +82,12 @@ class Trainer(Assembled):
                 found = self.validate()
                 loop.write(step, found)
                 loop.metric = found.get("validation_loss")
-            if loop.due(step, train.sample_every):
-                self.sample(step)
+            shows = loop.due(step, train.sample_every)
+            scores = train.evaluate_every is not None and loop.due(step, train.evaluate_every)
+            if shows or scores:
+                found = self.sample(step, shows=shows, scores=scores)
+                if scores:
+                    loop.write(step, found)
             if self.powers and loop.due(step, train.checkpoint_every) and not loop.goes_back:
                 self.save_powers(step + 1)
             loop.checkpoint(step, self.save_checkpoint)
@@ -223,21 +231,27 @@ class Trainer(Assembled):
             found |= {_tail(name): value for name, value in losses().items()}
         return {f"validation_loss{name}": value for name, value in found.items()}
 
-    def sample(self, step: int) -> None:
-        """Clips of the configured prompts (or of held-out captions) and a contact sheet, into `<output>/samples`."""
+    def sample(self, step: int, *, shows: bool = True, scores: bool = False) -> dict[str, float]:
+        """Clips of the configured prompts, or of held-out captions: with `shows` into `<output>/samples`, with a
+        contact sheet; with `scores` what is measured of them, on the main process. What fails there fails on all."""
         train = self.config.train
         samples = self.validation_clips.samples or self.train_clips.samples
         prompts = list(train.prompts) or [s.captions[0] for s in samples[:8]]
-        with self.averaged_pipeline(to_save=False) as pipe:
+        found: dict[str, float] = {}
+        with parallel.all_or_none(f"step {step}: sampling"), self.averaged_pipeline(to_save=False) as pipe:
             if pipe is not None:
                 with self.accelerator.autocast():
                     told = self._told(pipe, prompts)
                     if pipe.transformer is not self.raw_model.transformer:  # which lies where it should
                         pipe.transformer.to(self.accelerator.device)
                     pipe.vae.to(self.accelerator.device)
-                    measure.sample_clips(pipe, prompts, self.folder / "samples" / f"step_{step + 1:08d}", told)
+                    clips, fps = measure.sample_clips(pipe, prompts, told), pipe.default_size.fps
+                    if shows:
+                        measure.write_samples(clips, prompts, self.folder / "samples" / f"step_{step + 1:08d}", fps)
+                    if scores and self.scores:
+                        found = self.scores(clips, prompts, fps)
                 pipe.vae.to("cpu")
-        self.accelerator.wait_for_everyone()
+        return found
 
     def _told(self, pipe: VideoDiTPipeline, prompts: list[str]) -> list[dict[str, Any]] | None:
         """What prompts say to an encoder that is not trained, which is on the device for that alone; None: it is."""

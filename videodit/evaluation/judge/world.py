@@ -22,7 +22,8 @@ import numpy as np
 from tqdm import tqdm
 
 from videodit.evaluation.judge import OTHER, Seen, Verdict, compare, judge
-from videodit.evaluation.measure.pixels import frame_consistency, is_still, motion_per_second
+from videodit.evaluation.measure.pixels import frame_consistency, motion_per_second
+from videodit.evaluation.measure.worth import is_still
 from videodit.geometry import ClipSize
 from videodit.shapes import MOTIONS, SHAPES, Scene, ShapesWorld, caption, render, rng_for
 
@@ -75,6 +76,7 @@ class Row:
     verdicts: list[Verdict]
     consistency: float  # consecutive; 1 for an image
     motion: float  # luma a second; 0 for an image
+    still: bool
 
     def right(self, fact: str) -> bool:
         """Whether every thing's `fact` (of `FACTS`) is as asked."""
@@ -225,6 +227,7 @@ def _row(scene: Scene, seed: int, frames: np.ndarray, size: ClipSize) -> Row:
         verdicts=compare(seen, scene),
         consistency=float(frame_consistency(frames)) if moving else 1.0,
         motion=float(motion_per_second(frames, size.fps)) if moving else 0.0,
+        still=is_still(frames),
     )
 
 
@@ -252,7 +255,7 @@ def _mean(rows: Sequence[Row], name: str) -> float:
 
 
 def _still(rows: Sequence[Row]) -> int:
-    return int(sum(bool(is_still(row.motion)) for row in rows))
+    return sum(row.still for row in rows)
 
 
 def _percent(share: Share) -> str:

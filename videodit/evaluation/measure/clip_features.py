@@ -1,6 +1,6 @@
 """What is seen in a whole clip, as one vector, for distances between sets of clips.
 
-Without weights there are pixels; with weights that the user has, VideoMAE and I3D. Only distances on I3D
+Without weights there are pixels; with weights that the user has, VideoMAE, V-JEPA 2 and I3D. Only distances on I3D
 may be called FVD. Features come as they leave the network, not normalized.
 """
 
@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from einops import rearrange
-from transformers import VideoMAEModel
+from PIL import Image
+from transformers import AutoConfig, VideoMAEModel, VJEPA2ForVideoClassification, VJEPA2Model
 
 from videodit.evaluation.measure.pixels import LUMA, Undefined
 from videodit.evaluation.measure.weights import (
@@ -30,9 +31,13 @@ from videodit.evaluation.measure.weights import (
     pick_device,
     short_name,
 )
+from videodit.geometry import covering
 from videodit.weights import state_hash
 
 VIDEOMAE_SOURCE = "MCG-NJU/videomae-base"
+VJEPA_SOURCE = "facebook/vjepa2-vitl-fpc16-256-ssv2"
+VJEPA_FRAMES = 16  # of a clip, as JEDi reads
+VJEPA_NORM = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 I3D_FILE = "i3d_torchscript.pt"
 
 
@@ -105,6 +110,44 @@ class VideoMAEFeatures:
         return tokens.mean(dim=1)[0].float().cpu().numpy()
 
 
+class VJEPAFeatures:
+    """V-JEPA 2 (Assran et al. 2025, arXiv 2506.09985) of 16 frames, evenly: what its probe pools, or the mean of its
+    tokens.
+
+    JEDi (Luo et al. 2024, arXiv 2410.05203) has it so of V-JEPA's ViT-H/16, pooled by the probe of Something-Something
+    v2; its numbers are of that network, which transformers does not have, and are not those on V-JEPA 2. Frames are
+    scaled to the network's side and cut to the middle square, as it is trained.
+    """
+
+    num_frames = VJEPA_FRAMES
+    sampling = f"{VJEPA_FRAMES} evenly"
+
+    def __init__(self, model: Any, name: str, device: Device = None) -> None:
+        self.hash = state_hash(model.state_dict())
+        self.device = pick_device(device)
+        self._model = model.eval().to(self.device)
+        pooled = isinstance(model, VJEPA2ForVideoClassification)
+        self.name = f"{name} {'probe' if pooled else 'mean'}"
+        self._side: int = model.config.crop_size
+        self._encoder = model.vjepa2 if pooled else model
+        self._pooler = model.pooler if pooled else lambda tokens: tokens.mean(dim=1)
+        self.preprocessing = f"short side {self._side} bicubic antialias, center-crop {self._side}x{self._side}"
+
+    def frame_indices(self, num_frames: int) -> list[int]:
+        """Which frames of a clip it wants, see `evenly`. Raises Undefined for fewer than 16."""
+        return evenly(num_frames, self.num_frames, self.name)
+
+    @torch.inference_mode()
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """Those frames, uint8 f h w 3, to float32 d."""
+        check_frames(frames, count=self.num_frames)
+        mean, deviation = VJEPA_NORM
+        pixels = (np.stack([_square(frame, self._side) for frame in frames]) / 255 - mean) / deviation
+        clip = rearrange(torch.from_numpy(pixels).float(), "f h w c -> 1 f c h w").to(self.device)
+        tokens = self._encoder(pixel_values_videos=clip, skip_predictor=True).last_hidden_state  # 1 s d
+        return self._pooler(tokens)[0].float().cpu().numpy()
+
+
 class I3DFeatures:
     """I3D on Kinetics-400, the features of FVD (Unterthiner et al. 2018, arXiv 1812.01717): 400 logits of a clip.
 
@@ -163,6 +206,20 @@ def load_videomae(source: Source, device: Device = None) -> VideoMAEFeatures:
     return VideoMAEFeatures(model, short_name(source), processor, device)
 
 
+def load_vjepa(source: Source, device: Device = None) -> VJEPAFeatures:
+    """V-JEPA 2 from a hub name or a folder, in float32; one with a probe (`VJEPA2ForVideoClassification`) is pooled by
+    it.
+
+    Raises MissingWeightsError if it cannot be had, or is none; says why and how to get it.
+    """
+    with missing_weights("V-JEPA 2", source, VJEPA_SOURCE):
+        probed = "VJEPA2ForVideoClassification" in (
+            AutoConfig.from_pretrained(source, trust_remote_code=False).architectures or ()
+        )
+        model = load_model(source, {"vjepa2": VJEPA2ForVideoClassification if probed else VJEPA2Model})
+    return VJEPAFeatures(model, short_name(source), device)
+
+
 def load_i3d(path: Source, num_frames: int = 16, device: Device = None) -> I3DFeatures:
     """I3D from StyleGAN-V's TorchScript file. Its hash is that of the file: sha256sum shows it.
 
@@ -193,6 +250,15 @@ def load_i3d(path: Source, num_frames: int = 16, device: Device = None) -> I3DFe
             f"StyleGAN-V, which takes rescale, resize, return_features; {how}"
         )
     return I3DFeatures(model, Path(path).stem, digest[:12], num_frames, device)
+
+
+def _square(frame: np.ndarray, side: int) -> np.ndarray:
+    """The middle square of a frame whose short side is `side` pixels, uint8 side side 3."""
+    height, width = frame.shape[:2]
+    size = covering(height, width, side, side)
+    image = Image.fromarray(frame).resize(size[::-1], Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)))
 
 
 def _boxes(length: int) -> np.ndarray:

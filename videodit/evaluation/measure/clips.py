@@ -138,6 +138,11 @@ def clip_from_file(
     return clip
 
 
+def one_rate(first: float, second: float) -> bool:
+    """Whether two numbers of frames a second are one: 24 are 23.98, and 23.99 where stamps are rounded."""
+    return max(first, second) <= 1.01 * min(first, second)
+
+
 def without_ending(name: str) -> str:
     """A clip's name without the ending of a video or image file, if it has one: the same clip may be .mkv or .mp4."""
     stem, dot, ending = name.rpartition(".")
@@ -164,8 +169,8 @@ def _even_times(
 ) -> tuple[list[float], float]:
     """Times at a rate, and the rate: a file up to a hundredth slower (29.97 for 30) is taken at its own."""
     own = info["fps"]
-    rate = own if own < fps <= 1.01 * own else fps
-    if rate > 1.01 * own and path.suffix.lower() not in IMAGE_SUFFIXES:  # in which a picture that stays is stored once
+    rate = own if own < fps and one_rate(own, fps) else fps
+    if rate > own and path.suffix.lower() not in IMAGE_SUFFIXES:  # in which a picture that stays is stored once
         raise VideoError(f"{path} has {own:.3f} frames a second, fewer than {fps:g}: measure at its rate or less")
     last = info["duration"] if end is None else min(end, info["duration"])
     count = max(0, math.ceil((last - start) * rate - LAST_SHARE))

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-Kernel = Literal["polynomial", "rbf"]
+Kernel = Literal["polynomial", "rbf", "square"]
 
 NUM_SIZES = 8
 FEWEST_TO_EXTRAPOLATE = 16  # below, the eight sizes between N / 2 and N are not eight
@@ -97,7 +97,8 @@ def mmd(a: np.ndarray, b: np.ndarray, kernel: Kernel = "polynomial", *, sigma: f
     - "polynomial": (x . y / d + 1)^3, the kernel inception distance's (Binkowski et al. 2018), here over all samples
       and not averaged over subsets;
     - "rbf": exp(-|x - y|^2 / (2 sigma^2)), that of CMMD (Jayasumana et al. 2024), which takes CLIP features of norm 1,
-      sigma = 10, the biased estimator, and prints 1000 times the value.
+      sigma = 10, the biased estimator, and prints 1000 times the value;
+    - "square": (x . y / d)^2, that of `jedi`.
 
     a, b: features n d and m d. Memory is bounded by the features themselves; time goes with (n + m)^2 d.
     Raises ValueError for another kernel, a sigma that is not positive, and as `frechet_distance` does.
@@ -112,6 +113,19 @@ def mmd(a: np.ndarray, b: np.ndarray, kernel: Kernel = "polynomial", *, sigma: f
         a, b = (a - center) / sigma, (b - center) / sigma
     within = [_sum_within(x, kernel) / (len(x) * (len(x) - 1)) for x in (a, b)]
     return float(sum(within) - 2 * _sum_between(a, b, kernel) / (len(a) * len(b)))
+
+
+def jedi(a: np.ndarray, b: np.ndarray) -> float:
+    """JEDi's distance of two sets: 100 times the biased squared MMD with the kernel (x . y / d)^2 (Luo et al. 2024).
+
+    Biased: a sample is compared with itself too, so the value is 0 or more, and falls with N. It is 100 |M_a - M_b|^2 /
+    d^2 with M the mean of x x^T over a set: two sets of equal second moments are at 0.
+
+    a, b: features n d and m d, which the paper takes from V-JEPA. Raises ValueError as `frechet_distance` does.
+    """
+    a, b = _pair(a, b)
+    within = [_sum_between(x, x, "square") / len(x) ** 2 for x in (a, b)]
+    return 100 * float(sum(within) - 2 * _sum_between(a, b, "square") / (len(a) * len(b)))
 
 
 def _frechet(a: np.ndarray, b: np.ndarray) -> float:
@@ -156,6 +170,8 @@ def _kernel(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> np.ndarray:
     if kernel == "polynomial":
         base = products / x.shape[1] + 1
         return base * base * base
+    if kernel == "square":
+        return (products / x.shape[1]) ** 2
     squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * products
     # Less 1, which the MMD does not see: with sigma = 10 and unit vectors every value is near 1, and digits are saved.
     return np.expm1(-np.maximum(squares, 0) / 2)  # a square just below 0 is rounding

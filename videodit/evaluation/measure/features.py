@@ -32,7 +32,6 @@ from videodit.evaluation.measure.weights import (
     pick_device,
     short_name,
 )
-from videodit.evaluation.report.results import Metric
 from videodit.evaluation.report.vbench import (
     CLIP_PREPROCESSING,
     DINO_PREPROCESSING,
@@ -266,75 +265,6 @@ def load_dino(
             f"VBench's subject consistency is defined on DINO, {short_name(source)} is a DINOv2: {DINO_SOURCE}"
         )
     return DINOFrames(model, short_name(source), pixels, text, model.config.hidden_size, device, batch_size)
-
-
-_FIRST_PREV = "Mean over frames of the cosines with the first and with the previous one, each at least 0, halved, on "
-_VARIANTS: tuple[tuple[str, ConsistencyVariant, str], ...] = (
-    ("consecutive", "consecutive", "Mean cosine of neighbouring frames, on "),
-    ("all pairs", "all-pairs", "Mean cosine of all pairs of frames (Tune-A-Video's competition code), on "),
-    ("first prev", "first+prev", _FIRST_PREV),
-)
-
-
-def _consistency_metric(title: str, variant: ConsistencyVariant, definition: str, network: str) -> Metric:
-    return Metric(
-        name=title.lower().replace(" ", "_"),
-        title=title,
-        definition=definition,
-        variant=variant,
-        rewards_stillness=True,
-        needs=f"{network} weights",
-    )
-
-
-def _consistency_metrics(network: str, features: str) -> list[Metric]:
-    return [
-        _consistency_metric(f"{network} consistency {words}", variant, rule + features, network.lower())
-        for words, variant, rule in _VARIANTS
-    ]
-
-
-FEATURE_METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        *_consistency_metrics("CLIP", "CLIP's projected image features"),
-        *_consistency_metrics("DINO", "DINO's class token"),
-        _consistency_metric(
-            "VBench subject consistency",
-            "first+prev",
-            f"{_FIRST_PREV}DINO's class token, frames prepared as in VBench (Huang et al. 2024)",
-            "dino",
-        ),
-        _consistency_metric(
-            "VBench background consistency",
-            "first+prev",
-            f"{_FIRST_PREV}CLIP's projected image features, frames prepared as in VBench (Huang et al. 2024)",
-            "clip",
-        ),
-        Metric(
-            name="clip_text_alignment",
-            title="CLIP text alignment",
-            definition="Mean over frames of the cosine between CLIP's features of frame and prompt, neither clamped "
-            "nor scaled, as CLIPScore is (Hessel et al. 2021)",
-            needs="clip weights",
-        ),
-        Metric(
-            name="lpips_temporal",
-            title="LPIPS between neighbouring frames",
-            definition="Mean LPIPS (Zhang et al. 2018, AlexNet, version 0.1) between neighbouring frames",
-            better="lower",
-            rewards_stillness=True,
-            needs="lpips",
-        ),
-        Metric(
-            name="lpips_paired",
-            title="LPIPS to the reference",
-            definition="Mean LPIPS (Zhang et al. 2018, AlexNet, version 0.1) between each frame and the reference's",
-            better="lower",
-            needs="lpips",
-        ),
-    )
-}
 
 
 def _prepared_by(processor: Any) -> tuple[Callable[[np.ndarray], Tensor], str]:

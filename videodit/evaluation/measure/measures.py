@@ -3,8 +3,9 @@
 `MEASURES` are of one clip, `PAIRED` of a clip and its reference, frame by frame; `measure` and `measure_pair` take them
 in one pass over the frames (`streaming`). The same frames give the same numbers, on any number of threads.
 
-A clip that does not move scores best in most of them (`rewards_stillness`): print motion beside them, and leave still
-clips out of their means. All depend on the size of the frames and, but for what is "a second", on the frame rate.
+A clip that does not move scores best in most of them (`rewards_stillness`), and noise moves (`rewards_emptiness`):
+print motion beside them, and leave such clips out of their means. All depend on the size of the frames and, but for
+what is "a second", on the frame rate.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ from functools import partial
 import numpy as np
 
 from videodit.evaluation.measure.flow import DIS, Flow, midpoint, warp
-from videodit.evaluation.measure.pixels import STILL_BELOW, Undefined, ssim
+from videodit.evaluation.measure.pixels import REPEATED_BELOW, Undefined, ssim
 from videodit.evaluation.measure.streaming import Curve, Measure, Picture, Running, Window, follow
-from videodit.evaluation.measure.whole import AllPairs, Cuts, HighFrequency
+from videodit.evaluation.measure.whole import VBENCH_FPS, VBENCH_PIXELS, VBENCH_SIDE, AllPairs, Cuts, HighFrequency
 from videodit.evaluation.report.results import Better, Metric, Score
 
-VBENCH_FPS, VBENCH_PIXELS, VBENCH_SIDE = 8, 6, 256  # dynamic degree: 6 pixels of 256, from frame to frame at 8 fps
 DYNAMIC_SPEED = VBENCH_FPS * VBENCH_PIXELS / VBENCH_SIDE  # short sides a second
 
 
@@ -124,7 +124,7 @@ def _change(window: Window) -> float:
 
 
 def _frozen(window: Window) -> float:
-    return float(_change(window) < STILL_BELOW)
+    return float(_change(window) < REPEATED_BELOW)
 
 
 def _warping_error(window: Window) -> float | None:
@@ -190,6 +190,7 @@ def _measure(
     variant: str = "",
     needs: str = "",
     still_is_best: bool = False,
+    noise_counts: bool = False,
 ) -> Measure:
     metric = Metric(
         name=name,
@@ -199,6 +200,7 @@ def _measure(
         unit=unit,
         variant=variant,
         rewards_stillness=still_is_best,
+        rewards_emptiness=noise_counts,
         needs=needs or ("cv2" if looks_at == "flow" else ""),
     )
     return Measure(metric, start, looks_at)
@@ -212,6 +214,7 @@ MEASURES = _table(
         "pixels-centred",
         better="higher",
         title="Frame consistency, consecutive",
+        unit="cosine",
         variant="consecutive",
         still_is_best=True,
     ),
@@ -222,6 +225,7 @@ MEASURES = _table(
         "pixels-centred",
         better="higher",
         title="Frame consistency, all pairs",
+        unit="cosine",
         variant="all-pairs",
         still_is_best=True,
     ),
@@ -233,6 +237,7 @@ MEASURES = _table(
         "pixels-centred",
         better="higher",
         title="Frame consistency, first and previous",
+        unit="cosine",
         variant="first+prev",
         still_is_best=True,
     ),
@@ -257,6 +262,7 @@ MEASURES = _table(
         "segments of 32 frames, half overlapping, detrended, Hann window; 8-bit rounding added to the whole)",
         HighFrequency,
         "luma",
+        unit="share",
         variant="welch-32",
         still_is_best=True,
     ),
@@ -277,6 +283,7 @@ MEASURES = _table(
         "flow",
         better="neither",
         unit="short sides/s",
+        noise_counts=True,
     ),
     _measure(
         "change_per_second",
@@ -285,6 +292,7 @@ MEASURES = _table(
         "luma",
         better="neither",
         unit="1/s",
+        noise_counts=True,
     ),
     _measure(
         "dynamic_degree",
@@ -293,7 +301,9 @@ MEASURES = _table(
         partial(Curve, _top_speed, summary=_is_dynamic),
         "flow",
         better="neither",
+        unit="share",
         variant="at least one",
+        noise_counts=True,
     ),
     _measure(
         "warping_error",
@@ -309,6 +319,7 @@ MEASURES = _table(
         "Share of pixels that the warping error looks at",
         partial(Curve, _visible_share),
         "flow",
+        unit="share",
         better="neither",
     ),
     _measure(
@@ -342,9 +353,10 @@ MEASURES = _table(
     ),
     _measure(
         "frozen_share",
-        f"Share of transitions in which luma changes by less than {STILL_BELOW:g} a second",
+        f"Share of transitions in which luma changes by less than {REPEATED_BELOW:g} a second",
         partial(Curve, _frozen),
         "luma",
+        unit="share",
     ),
 )
 

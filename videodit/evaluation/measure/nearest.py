@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from torch.nn.functional import interpolate
 FRAMES = 12  # of a clip that are compared, at even distances
 SIDE = 32  # pixels
 AT_ONCE = 64  # true clips
+AMONG = 64  # true clips whose distance to the others is taken
+CLOSE = 0.5  # of the median of these distances: a clip that is nearer is remembered
 LITTLE = 1e-3  # of the frame: less that is clear is taken for none
 
 
@@ -72,7 +75,22 @@ class TrueClips:
 
     def nearest(self, clip: np.ndarray, count: int = 1) -> list[Near]:
         """The `count` nearest of all, the nearest first, to a clip uint8 f h w 3."""
-        ours = _frames(clip)
+        return self._nearest(_frames(clip), count)
+
+    @cached_property
+    def apart(self) -> float:
+        """How far true clips are from the nearest other, in the median over `AMONG` of them: two at least."""
+        chosen = sorted({round(i) for i in np.linspace(0, len(self) - 1, min(AMONG, len(self)))})
+        found = ((index, self._nearest(self._shown[index], count=2)) for index in chosen)
+        others = [next(one.distance for one in near if one.index != index) for index, near in found]
+        return float(np.median(others))
+
+    @property
+    def close(self) -> float:
+        """What is nearer to a true clip is remembered: half of `apart`; of one true clip alone, nothing is known."""
+        return CLOSE * self.apart if len(self) > 1 else 0.0
+
+    def _nearest(self, ours: Tensor, count: int) -> list[Near]:
         found = [self._distances(ours, slice(at, at + AT_ONCE)) for at in range(0, len(self), AT_ONCE)]
         squares = torch.cat(found) / ours.numel()
         best, phases = squares.min(dim=1)

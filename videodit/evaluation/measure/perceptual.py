@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
-from videodit.evaluation.measure.features import FEATURE_METRICS
+from videodit.evaluation.measure.feature_metrics import FEATURE_METRICS
 from videodit.evaluation.measure.flow import Flow
 from videodit.evaluation.measure.pixels import Undefined
 from videodit.evaluation.measure.streaming import Curve, Measure, Window

@@ -17,7 +17,7 @@ ConsistencyVariant = Literal["consecutive", "all-pairs", "first+prev"]
 
 LUMA = np.array([0.2126, 0.7152, 0.0722])  # BT.709
 SSIM_WINDOW, SSIM_SIGMA, SSIM_C1, SSIM_C2 = 11, 1.5, 0.01**2, 0.03**2  # of Wang et al., for values in [0, 1]
-STILL_BELOW = 0.0005  # luma a second: an eighth of a gray level; the least moving clip of the shapes world has 0.0009
+REPEATED_BELOW = 0.0005  # luma a second: an eighth of a gray level, less than any change of a picture leaves
 
 
 class Undefined(ValueError):
@@ -75,11 +75,6 @@ def motion_per_second(frames: np.ndarray, fps: float) -> np.ndarray:
     Raises ValueError for fewer than two frames.
     """
     return np.abs(np.diff(luma(_clip(frames)), axis=-3)).mean(axis=(-3, -2, -1)) * fps
-
-
-def is_still(motion: np.ndarray | float) -> np.ndarray:
-    """Whether a clip's `motion_per_second` is so low that its consistency says nothing."""
-    return np.asarray(motion) < STILL_BELOW
 
 
 def luma(frames: np.ndarray) -> np.ndarray:

@@ -9,18 +9,21 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+from videodit.evaluation.measure.aesthetic import AESTHETIC_CLIP, AESTHETIC_FILE, Aesthetic, load_aesthetic
 from videodit.evaluation.measure.clip_features import (
     I3D_FILE,
     VIDEOMAE_SOURCE,
+    VJEPA_SOURCE,
     ClipFeatures,
     PixelFeatures,
     load_i3d,
     load_videomae,
+    load_vjepa,
 )
+from videodit.evaluation.measure.feature_metrics import FEATURE_METRICS
 from videodit.evaluation.measure.features import (
     CLIP_SOURCE,
     DINO_SOURCE,
-    FEATURE_METRICS,
     FrameFeatures,
     load_clip,
     load_dino,
@@ -28,7 +31,9 @@ from videodit.evaluation.measure.features import (
 from videodit.evaluation.measure.flow import DIS, Flow
 from videodit.evaluation.measure.measures import MEASURES, PAIRED
 from videodit.evaluation.measure.perceptual import load_lpips, load_raft
+from videodit.evaluation.measure.retrieval import PREFIXES
 from videodit.evaluation.measure.streaming import Measure
+from videodit.evaluation.measure.whole import VBENCH_DYNAMIC
 from videodit.evaluation.report.results import Metric
 
 ALWAYS = ("change_per_second", "frozen_share")  # motion stands beside everything else
@@ -36,16 +41,21 @@ HOW = {
     "clip": f"give --clip with a hub name or folder, as {CLIP_SOURCE}",
     "dino": f"give --dino with a hub name or folder, as {DINO_SOURCE}",
     "videomae": f"give --videomae with a hub name or folder, as {VIDEOMAE_SOURCE}",
+    "vjepa": f"give --vjepa with a hub name or folder, as {VJEPA_SOURCE}",
     "i3d": f"give --i3d with the file {I3D_FILE}",
+    "aesthetic": f"give --aesthetic with the file {AESTHETIC_FILE}, and --clip {AESTHETIC_CLIP}",
+    "raft": "give --raft with a file of RAFT's weights; pip install torchvision",
     "lpips": "give --lpips; pip install lpips torchvision",
 }
 PACKAGES = {"cv2": "opencv-python-headless", "scenedetect": "scenedetect-headless"}
 
 _FRECHET = "Squared Fréchet distance between Gaussians fitted to the features of both sets (Heusel et al. 2017), on "
 _MMD = "Unbiased squared MMD with the kernel (x.y/d + 1)^3 (Binkowski et al. 2018), on "
+_JEDI = "100 times the biased squared MMD with the kernel (x.y/d)^2 (Luo et al. 2024, whose V-JEPA is the first), on "
 _SETS = {
     "pixels": "luma averaged over 8x8 boxes at 8 frames",
     "videomae": "VideoMAE's mean hidden state",
+    "vjepa": "what V-JEPA 2 sees in 16 frames, pooled by its probe where it has one",
     "i3d": "the logits of I3D on Kinetics-400 (Unterthiner et al. 2018)",
 }
 
@@ -55,19 +65,27 @@ class Extractors:
     """Networks to measure with. What is None is not to be had; `missing` may say why, by the same names.
 
     `clip` and `dino` look at frames as their own processor prepares them, `vbench_clip` and `vbench_dino` as VBench
-    does; `videomae` and `i3d` make a vector of a whole clip; `lpips` compares two frames; `flow` finds motion.
+    does; `aesthetic` scores frames; `videomae`, `vjepa` and `i3d` make a vector of a whole clip; `lpips` compares two
+    frames; `flow` finds motion.
     """
 
     clip: Any = None
     dino: FrameFeatures | None = None
     vbench_clip: FrameFeatures | None = None
     vbench_dino: FrameFeatures | None = None
+    aesthetic: Aesthetic | None = None
     videomae: ClipFeatures | None = None
+    vjepa: ClipFeatures | None = None
     i3d: ClipFeatures | None = None
     lpips: Any = None
     flow: Flow = DIS
     pixels: ClipFeatures = field(default_factory=PixelFeatures)
     missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def raft(self) -> Flow | None:
+        """The flow, where it is RAFT's."""
+        return self.flow if self.flow.name.startswith("raft") else None
 
     @classmethod
     def load(
@@ -75,14 +93,16 @@ class Extractors:
         *,
         clip: str | None = None,
         dino: str | None = None,
+        aesthetic: str | None = None,
         videomae: str | None = None,
+        vjepa: str | None = None,
         i3d: str | None = None,
         i3d_frames: int = 16,
         lpips: bool = False,
         raft: str | None = None,
     ) -> Extractors:
-        """Those that are named: `clip`, `dino` and `videomae` by hub name or folder, `i3d` and `raft` by file; of a
-        clip, I3D reads the first `i3d_frames`.
+        """Those that are named: `clip`, `dino`, `videomae` and `vjepa` by hub name or folder, `aesthetic`, `i3d` and
+        `raft` by file; of a clip, I3D reads the first `i3d_frames`.
 
         What cannot be had is in `missing`, with the reason. Raises MissingWeightsError for `raft`, in whose place no
         other flow may stand.
@@ -94,7 +114,9 @@ class Extractors:
             "vbench_clip": (clip, lambda: load_clip(str(clip), "vbench")),
             "dino": (dino, lambda: load_dino(str(dino))),
             "vbench_dino": (dino, lambda: load_dino(str(dino), "vbench")),
+            "aesthetic": (aesthetic, lambda: load_aesthetic(str(aesthetic), found.get("vbench_clip"))),
             "videomae": (videomae, lambda: load_videomae(str(videomae))),
+            "vjepa": (vjepa, lambda: load_vjepa(str(vjepa))),
             "i3d": (i3d, lambda: load_i3d(str(i3d), i3d_frames)),
             "lpips": (lpips, load_lpips),
         }
@@ -109,7 +131,8 @@ class Extractors:
 
 def _distance(name: str, title: str, definition: str, extractor: str) -> Metric:
     needs = "" if extractor == "pixels" else f"{extractor} weights"
-    variant = "polynomial kernel, unbiased" if name.startswith("mmd") else ""
+    variants = {"mmd": "polynomial kernel, unbiased", "jedi": "kernel of degree 2, biased, times 100"}
+    variant = variants.get(name.partition("_")[0], "")
     return Metric(name=name, title=title, definition=definition, better="lower", variant=variant, needs=needs)
 
 
@@ -121,6 +144,7 @@ DISTANCES: dict[str, tuple[str, Metric]] = {
         ("mmd_pixels_8x8x8", "MMD on pixels 8x8x8", _MMD, "pixels"),
         ("fd_videomae", "Fréchet distance on VideoMAE", _FRECHET, "videomae"),
         ("mmd_videomae", "MMD on VideoMAE", _MMD, "videomae"),
+        ("jedi_vjepa2", "JEDi on V-JEPA 2", _JEDI, "vjepa"),
         ("fvd", "FVD", _FRECHET, "i3d"),
         ("mmd_i3d", "MMD on I3D", _MMD, "i3d"),
     )
@@ -134,13 +158,19 @@ def all_metrics() -> dict[str, Metric]:
     return of_pixels | FEATURE_METRICS | of_pairs | {name: metric for name, (_, metric) in DISTANCES.items()}
 
 
+_VBENCH = {
+    "vbench_subject_consistency": "vbench_dino",
+    "vbench_background_consistency": "vbench_clip",
+    "vbench_aesthetic_quality": "aesthetic",
+    "vbench_dynamic_degree": "raft",
+}
+
+
 def extractor_of(name: str) -> str:
     """Which of the `Extractors` a measure of `FEATURE_METRICS`, or a distance, is taken with."""
     if name in DISTANCES:
         return DISTANCES[name][0]
-    if name == "vbench_subject_consistency":
-        return "vbench_dino"
-    return "vbench_clip" if name == "vbench_background_consistency" else name.split("_")[0]
+    return _VBENCH.get(name, name.split("_")[0])
 
 
 def needs_reference(name: str) -> bool:
@@ -167,12 +197,16 @@ class Plan:
         taken = [name for name in self.metrics if name not in self.why_not]
         self.streaming: dict[str, Measure] = {name: MEASURES[name] for name in taken if name in MEASURES}
         self.paired: dict[str, Measure] = {name: PAIRED[name] for name in taken if name in PAIRED}
-        self.on_frames = [name for name in taken if name in FEATURE_METRICS and not name.startswith("lpips")]
         self.distances = {name: DISTANCES[name][0] for name in taken if name in DISTANCES}
         if "lpips_temporal" in taken:
             self.streaming["lpips_temporal"] = extractors.lpips.temporal
         if "lpips_paired" in taken:
             self.paired["lpips_paired"] = extractors.lpips.paired
+        if "vbench_dynamic_degree" in taken:
+            self.streaming["vbench_dynamic_degree"] = VBENCH_DYNAMIC
+        self.retrieval = [name for name in taken if name.startswith(PREFIXES)]
+        others = {*self.streaming, *self.paired, *self.retrieval}
+        self.on_frames = [name for name in taken if name in FEATURE_METRICS and name not in others]
 
     def _chosen(self, patterns: Sequence[str] | None, known: list[str]) -> list[str]:
         if patterns is None:

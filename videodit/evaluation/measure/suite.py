@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import groupby, islice
@@ -22,12 +22,15 @@ import numpy as np
 from tqdm import tqdm
 
 from videodit.evaluation.measure.clip_features import ClipFeatures
-from videodit.evaluation.measure.clips import Clip, without_ending
+from videodit.evaluation.measure.clips import Clip, one_rate, without_ending
 from videodit.evaluation.measure.feature_cache import FeatureCache
-from videodit.evaluation.measure.features import FEATURE_METRICS, FrameFeatures, consistency, text_alignment
-from videodit.evaluation.measure.pixels import STILL_BELOW, Undefined
+from videodit.evaluation.measure.feature_metrics import FEATURE_METRICS
+from videodit.evaluation.measure.features import FrameFeatures, consistency, text_alignment
+from videodit.evaluation.measure.pixels import Undefined
 from videodit.evaluation.measure.plan import DISTANCES, Extractors, Plan, extractor_of
+from videodit.evaluation.measure.retrieval import recalls
 from videodit.evaluation.measure.streaming import follow
+from videodit.evaluation.measure.worth import Looks, duplicates
 from videodit.evaluation.report.results import ClipResult, Failure, Flag, Moment, Results, Score
 from videodit.evaluation.report.statistics import worst
 from videodit.evaluation.report.summaries import Circumstances, Vectors, distance, summary
@@ -35,7 +38,8 @@ from videodit.video import VideoError
 
 SIDE = 256  # pixels
 BATCH = 16  # frames that go to a network together
-FROZEN_SECONDS = 0.5  # a clip in which nothing changes for so long, or for half of it, is flagged
+FROZEN_SECONDS = 0.5  # a clip whose frames repeat for so long, or for half of it, is flagged
+STILL_SHARE = 0.9  # of its steps: then it is still, but for a moment
 
 
 def evaluate(
@@ -84,7 +88,9 @@ def evaluate(
     good = [one for one in seen if isinstance(one, _Seen)]
     compared = hashlib.sha256(" ".join(sorted(f"{clip.name} {clip.digest}" for clip in reference)).encode())
     around = Circumstances(plan, side, resampled, fps, compared.hexdigest()[:12] if reference else "")
-    results = [one.result for one in good]
+    good = _with_recalls(plan, good)
+    same = duplicates([(one.result, one.shown) for one in good])
+    results = [_flagged(one.result, "duplicate") if one.result.name in same else one.result for one in good]
     theirs = [one for one in others if not isinstance(one, Failure)]
     broken = [one for one in (*seen, *others) if isinstance(one, Failure)]
     return Results(
@@ -111,7 +117,7 @@ def _common_rate(clips: Sequence[Clip]) -> float | None:
     if not rates:
         return None
     (slowest, slow), (fastest, fast) = rates[0], rates[-1]
-    if fastest > 1.01 * slowest:
+    if not one_rate(slowest, fastest):
         raise ValueError(
             f"{slow} has {slowest:g} frames a second, {fast} {fastest:g}, and scores depend on it: measure all at one "
             f"rate with --fps, {slowest:g} or less"
@@ -137,14 +143,19 @@ def _partners(clips: Sequence[Clip], reference: Sequence[Clip]) -> list[Clip | N
 class _Seen:
     result: ClipResult
     vectors: Vectors
+    shown: np.ndarray  # what it is told from others by
+    found: np.ndarray | None = None  # what it is found by, among all
 
 
 def _look(plan: Plan, side: int | None, cache: FeatureCache, clip: Clip, partner: Clip | None) -> _Seen | Failure:
     """Everything about one clip, or why it cannot be read to its end."""
+    looks = Looks(clip.num_frames)
     try:
-        scores = follow([clip.stream(side)], clip.fps or 1.0, plan.streaming, plan.extractors.flow)
+        scores = follow([looks.watching(clip.stream(side))], clip.fps or 1.0, plan.streaming, plan.extractors.flow)
         scores |= _paired(plan, side, clip, partner)
-        scores |= _on_frames(plan, cache, clip)
+        of_frames = partial(_features_once, plan, cache, clip, {})
+        scores |= _on_frames(plan, of_frames, clip)
+        found = _pooled(of_frames("clip")) if plan.retrieval and clip.prompt is not None else None
         vectors = _vectors(plan, cache, clip)
     except (VideoError, RuntimeError) as error:  # RuntimeError: a network that cannot take it, or memory
         return Failure(name=clip.name, why=" ".join(str(error).split()))
@@ -159,11 +170,11 @@ def _look(plan: Plan, side: int | None, cache: FeatureCache, clip: Clip, partner
         fps=clip.fps,
         height=height,
         width=width,
-        flags=_flags(scores, clip.fps),
+        flags=_flags(looks, scores, clip.fps),
         scores={name: scores[name] for name in plan.metrics if name in scores},
         worst=tuple(_worst(plan, scores, clip.fps)),
     )
-    return _Seen(result, vectors)
+    return _Seen(result, vectors, looks.print, found)
 
 
 def _paired(plan: Plan, side: int | None, clip: Clip, partner: Clip | None) -> dict[str, Score]:
@@ -184,23 +195,56 @@ def _paired(plan: Plan, side: int | None, clip: Clip, partner: Clip | None) -> d
     return {name: Score(value=None, why=why) for name in plan.paired}
 
 
-def _on_frames(plan: Plan, cache: FeatureCache, clip: Clip) -> dict[str, Score]:
+def _on_frames(plan: Plan, of_frames: Callable[[str], np.ndarray], clip: Clip) -> dict[str, Score]:
     """Measures on what networks see in each frame."""
-    features: dict[str, np.ndarray] = {}
     scores = {}
     for name in plan.on_frames:
-        which = extractor_of(name)
-        if which not in features:
-            features[which] = _features(getattr(plan.extractors, which), cache, clip)
         try:
-            value, curve = _score(plan, name, features[which], clip)
+            value, curve = _score(plan, name, of_frames(extractor_of(name)), clip)
             scores[name] = Score(value=value, curve=curve)
         except Undefined as error:
             scores[name] = Score(value=None, why=str(error))
     return scores
 
 
+def _features_once(plan: Plan, cache: FeatureCache, clip: Clip, known: dict[str, np.ndarray], which: str) -> np.ndarray:
+    if which not in known:
+        known[which] = _features(getattr(plan.extractors, which), cache, clip)
+    return known[which]
+
+
+def _pooled(features: np.ndarray) -> np.ndarray:
+    return (features / np.linalg.norm(features, axis=1, keepdims=True)).mean(axis=0, dtype=np.float64)
+
+
+def _with_recalls(plan: Plan, seen: Sequence[_Seen]) -> list[_Seen]:
+    """Those with a prompt, with the places at which prompts and clips find each other among all."""
+    if not plan.retrieval:
+        return list(seen)
+    without = {name: Score(value=None, why="the clip has no prompt") for name in plan.retrieval}
+    asked = [one for one in seen if one.found is not None]
+    prompts = list(dict.fromkeys(str(one.result.prompt) for one in asked))
+    scores: dict[str, dict[str, Score]] = {}
+    if asked:
+        texts = plan.extractors.clip.text(prompts).astype(np.float64)
+        found = recalls(
+            [x for one in asked if (x := one.found) is not None],
+            texts,
+            [prompts.index(str(one.result.prompt)) for one in asked],
+        )
+        scores = {one.result.name: score for one, score in zip(asked, found, strict=True)}
+    return [replace(one, result=_scored(one.result, plan, scores.get(one.result.name, without))) for one in seen]
+
+
+def _scored(clip: ClipResult, plan: Plan, more: Mapping[str, Score]) -> ClipResult:
+    scores = {**clip.scores, **more}
+    return clip.model_copy(update={"scores": {name: scores[name] for name in plan.metrics if name in scores}})
+
+
 def _score(plan: Plan, name: str, features: np.ndarray, clip: Clip) -> tuple[float, tuple[float | None, ...]]:
+    if name == "vbench_aesthetic_quality":
+        scores = features[:, 0].astype(np.float64)
+        return float(scores.mean()), tuple(scores.tolist())
     if name != "clip_text_alignment":
         variant: Any = FEATURE_METRICS[name].variant
         return consistency(features, variant)
@@ -254,18 +298,22 @@ def _vectors_or_failure(plan: Plan, cache: FeatureCache, clip: Clip) -> Vectors 
         return Failure(name=f"reference {clip.name}", why=str(error))
 
 
-def _flags(scores: Mapping[str, Score], fps: float) -> tuple[Flag, ...]:
-    flags: list[Flag] = []
-    change, frozen, cuts = (scores.get(name) for name in ("change_per_second", "frozen_share", "cuts"))
-    if change is not None and change.value is not None and change.value < STILL_BELOW:
-        flags.append("still")
-    elif frozen is not None and frozen.value is not None:
+def _flags(looks: Looks, scores: Mapping[str, Score], fps: float) -> tuple[Flag, ...]:
+    flags = list(looks.flags)
+    frozen, cuts = (scores.get(name) for name in ("frozen_share", "cuts"))
+    if "still" not in flags and frozen is not None and frozen.value is not None:
         runs = [len(list(group)) for value, group in groupby(frozen.curve[1:]) if value]
-        if max(runs, default=0) >= min(FROZEN_SECONDS * fps, (len(frozen.curve) - 1) / 2):
+        if frozen.value >= STILL_SHARE:
+            flags.append("still")
+        elif max(runs, default=0) >= min(FROZEN_SECONDS * fps, (len(frozen.curve) - 1) / 2):
             flags.append("frozen")
     if cuts is not None and cuts.value:
         flags.append("cut")
     return tuple(flags)
+
+
+def _flagged(clip: ClipResult, flag: Flag) -> ClipResult:
+    return clip.model_copy(update={"flags": (flag, *clip.flags)})
 
 
 def _worst(plan: Plan, scores: Mapping[str, Score], fps: float) -> Iterator[Moment]:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from videodit.evaluation.measure.feature_metrics import FEATURE_METRICS
 from videodit.evaluation.measure.pixels import box_means
-from videodit.evaluation.measure.streaming import Window, too_few
+from videodit.evaluation.measure.streaming import Measure, Window, too_few
 from videodit.evaluation.report.results import Score
 
 CUT_THRESHOLD = 3.0  # of PySceneDetect's AdaptiveDetector: its default
 SEGMENT, FEWEST, CELLS = 32, 8, 16  # frames of a spectrum, at most and at least; boxes on a side
+VBENCH_FPS, VBENCH_PIXELS, VBENCH_SIDE = 8, 6, 256  # dynamic degree: 6 pixels of 256, from frame to frame at 8 fps
 ROUNDING = 1 / 12 / 255**2  # energy of rounding to 8 bits
 
 
@@ -86,6 +88,43 @@ def spectrum(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     energies = np.square(np.abs(np.fft.rfft(rest * hann[:, None], axis=0))).mean(axis=1) / (count * (hann**2).sum())
     frequencies = np.fft.rfftfreq(count)
     return frequencies, energies * np.where((frequencies == 0) | (frequencies == 0.5), 1, 2)
+
+
+class VBenchDynamic:
+    """VBench's dynamic degree of a clip: frames an eighth of a second apart, the fastest 5 % of their pixels.
+
+    By its code (vbench/dynamic_degree.py). It calls each clip of two such frames moving, so these have no value here.
+    """
+
+    def __init__(self) -> None:
+        self._kept: np.ndarray | None = None
+        self._curve: list[float | None] = []
+        self._count = self._needed = 0
+        self._limit = 0.0
+
+    def see(self, *windows: Window) -> None:
+        window = windows[0]
+        self._curve.append(None)
+        if window.index % max(1, round(window.fps / VBENCH_FPS)):
+            return
+        frame = window.current.pixels
+        if self._kept is not None:
+            flow = window.flow.between(self._kept, frame)
+            speeds = np.sort(np.hypot(flow[..., 0], flow[..., 1]).reshape(-1))
+            self._curve[-1] = float(speeds[-max(1, int(0.05 * speeds.size)) :].mean(dtype=np.float64))
+        self._kept = frame
+        self._count += 1
+        self._needed = round(4 * self._count / 16)
+        self._limit = max(1.0, VBENCH_FPS / window.fps) * VBENCH_PIXELS * window.short_side / VBENCH_SIDE
+
+    def score(self) -> Score:
+        if self._count < 3:
+            return Score(value=None, why=too_few(self._count, 3) + " at 8 a second")
+        moving = sum(speed is not None and speed > self._limit for speed in self._curve)
+        return Score(value=float(moving >= self._needed), curve=tuple(self._curve))
+
+
+VBENCH_DYNAMIC = Measure(FEATURE_METRICS["vbench_dynamic_degree"], VBenchDynamic, "flow")
 
 
 class Cuts:

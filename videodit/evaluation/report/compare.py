@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from videodit.evaluation.measure.clips import without_ending
+from videodit.evaluation.measure.clips import one_rate, without_ending
 from videodit.evaluation.report.results import ClipResult, Comparison, Difference, Distance, Protocol, Results, Summary
 from videodit.evaluation.report.statistics import paired_difference
 
@@ -97,8 +97,8 @@ def _difference(mine: Summary, other: Summary | None, pairs: Sequence[tuple[Clip
         a, b = (each.scores[name].value if name in each.scores else None for each in (clip, partner))
         if (clip.height, clip.width) != (partner.height, partner.width):
             left_out["of another size"] += 1
-        elif mine.metric.rewards_stillness and ("still" in clip.flags or "still" in partner.flags):
-            left_out["still"] += 1
+        elif flag := clip.left_out(mine.metric) or partner.left_out(mine.metric):
+            left_out[flag] += 1
         elif a is None or b is None:
             left_out["undefined"] += 1
         else:
@@ -146,8 +146,7 @@ def _incomparable(mine: Summary | Distance, other: Summary | Distance | None) ->
             return f"skipped {which}: {each.why}"
     fields = [f for f in Protocol.model_fields if f not in ("n", "fps")]
     fields = [f for f in fields if getattr(mine.protocol, f) != getattr(other.protocol, f)]
-    rates = mine.protocol.fps or 0.0, other.protocol.fps or 0.0
-    if max(rates) > 1.01 * min(rates):  # 24 frames a second are 23.99 where stamps are rounded
+    if not one_rate(mine.protocol.fps or 0.0, other.protocol.fps or 0.0):
         fields.append("fps")
     said = ", ".join(f"{f} {getattr(mine.protocol, f)!r} and {getattr(other.protocol, f)!r}" for f in fields)
     return f"measured in another way: {said}" if said else ""

@@ -2,8 +2,9 @@
 
 The file stands alone: it opens from disk, without a network, in any browser. `report.html` beside this module is its
 page (style and script); this module puts the data in. The results are JSON in a script element, and so is each clip,
-its video as base64 H.264, and JPEG thumbnails of its worst moments. The page builds all from those and sets every text
-as text, so a prompt with markup in it is only ever read; a Content-Security-Policy allows its own script alone.
+its video as base64 H.264, and JPEG thumbnails of its worst moments, beside one for the view of all. The page builds
+from those what is looked at, some clips at a time, and sets every text as text, so a prompt with markup in it is only
+ever read; a Content-Security-Policy allows its own script alone.
 
 What is seen are compressed copies, 256 px on the short side at most; what is measured are the frames themselves.
 """
@@ -25,7 +26,7 @@ from PIL import Image
 
 from videodit.disk import whole, writing
 from videodit.evaluation.measure.clips import Clip
-from videodit.evaluation.report.results import ClipResult, Nearest, Results
+from videodit.evaluation.report.results import EMPTY, ClipResult, Nearest, Results
 from videodit.video.index import VideoError
 from videodit.video.writer import write_video
 
@@ -57,7 +58,8 @@ def write_report(
     that is nearest to it.
 
     Of more than `max_clips` clips those shown are the worst by the first measure (`consistency_consecutive`, else the
-    first with a curve), with up to a quarter of the places for clips that it cannot rank: still, or without a value.
+    first with a curve), with up to a quarter of the places for clips that it cannot rank: worthless, or without a
+    value.
     The page counts the others.
 
     The file is written under a temporary name beside `path` and renamed when complete.
@@ -81,9 +83,10 @@ def write_report(
     ):
         file.write(head + _script(_overview(results, other, choice), 'id="results"') + middle)
         for clip in choice.clips:
-            file.write(_script(_side(clip, frames, Path(folder)), 'class="clip"'))
+            poster, side = _side(clip, frames, Path(folder))
+            file.write(_script(poster, 'class="poster"') + _script(side, 'class="clip"'))
             if clip.name in partners and other_frames is not None:
-                partner = _side(partners[clip.name], other_frames, Path(folder))
+                _, partner = _side(partners[clip.name], other_frames, Path(folder))
                 file.write(_script(partner, 'class="partner"'))
             elif clip.nearest is not None and nearest_frames is not None and other is None:
                 file.write(_script(_nearest(clip, nearest_frames, Path(folder)), 'class="partner"'))
@@ -111,13 +114,13 @@ def _choose(results: Results, max_clips: int) -> _Choice:
     metric = _first_metric(results)
     ranked, unranked = _ranking(results, metric)
     if len(results.clips) <= max_clips:
-        return _Choice(metric, (*ranked, *sorted(unranked, key=_is_still)), "")
+        return _Choice(metric, (*ranked, *sorted(unranked, key=_is_worthless)), "")
     places = max(min(len(unranked), max_clips // 4), max_clips - len(ranked))
-    shown = (*ranked[: max_clips - places], *sorted(unranked[:places], key=_is_still))
+    shown = (*ranked[: max_clips - places], *sorted(unranked[:places], key=_is_worthless))
     title = results.summaries[metric].metric.title if metric else "any measure"
     statement = (
         f"Shown are {max_clips - places} of the {len(ranked)} clips that {title} ranks, worst first, and {places} of "
-        f"the {len(unranked)} that it does not (still, or without a value), in the order of the results. "
+        f"the {len(unranked)} that it does not (worthless, or without a value), in the order of the results. "
         f"{len(results.clips) - len(shown)} more clips are in results.json, not shown here."
     )
     return _Choice(metric, shown, statement)
@@ -137,7 +140,7 @@ def _first_metric(results: Results) -> str | None:
 
 
 def _ranking(results: Results, metric: str | None) -> tuple[list[ClipResult], list[ClipResult]]:
-    """Clips worst first; and those without a rank, still ones or without a value, in the results' order.
+    """Clips worst first; and those without a rank, worthless ones or without a value, in the results' order.
 
     Where neither way is better, the highest come first. The page's script orders by the same rule.
     """
@@ -147,13 +150,13 @@ def _ranking(results: Results, metric: str | None) -> tuple[list[ClipResult], li
         return None if score is None else score.value
 
     sign = 1 if metric and results.summaries[metric].metric.better == "higher" else -1
-    ranked = [(sign * v, clip) for clip in results.clips if not _is_still(clip) and (v := value(clip)) is not None]
-    unranked = [clip for clip in results.clips if _is_still(clip) or value(clip) is None]
+    ranked = [(sign * v, clip) for clip in results.clips if not _is_worthless(clip) and (v := value(clip)) is not None]
+    unranked = [clip for clip in results.clips if _is_worthless(clip) or value(clip) is None]
     return [clip for _, clip in sorted(ranked, key=lambda pair: pair[0])], unranked
 
 
-def _is_still(clip: ClipResult) -> bool:
-    return "still" in clip.flags
+def _is_worthless(clip: ClipResult) -> bool:
+    return bool({*EMPTY, "still"} & set(clip.flags))
 
 
 def _partners(results: Results, other: Results | None, other_frames: Frames | None) -> dict[str, ClipResult]:
@@ -181,9 +184,14 @@ def _overview(results: Results, other: Results | None, choice: _Choice) -> dict[
         "points": [_point(clip) | {"card": cards.get(id(clip))} for clip in results.clips],
         "other_points": [_point(clip) for clip in other.clips] if other else [],
         "metric": choice.metric,
+        "curved": [name for name in results.summaries if any(_has_curve(clip, name) for clip in choice.clips)],
         "motion": next((name for name in MOTIONS if name in measured), None),
         "statement": choice.statement,
     }
+
+
+def _has_curve(clip: ClipResult, name: str) -> bool:
+    return name in clip.scores and bool(clip.scores[name].curve)
 
 
 def _point(clip: ClipResult) -> dict[str, Any]:
@@ -191,14 +199,14 @@ def _point(clip: ClipResult) -> dict[str, Any]:
     return {"name": clip.name, "flags": clip.flags, "values": values}
 
 
-def _side(clip: ClipResult, frames: Frames, folder: Path) -> dict[str, Any]:
-    """A clip with all that its card needs."""
+def _side(clip: ClipResult, frames: Frames, folder: Path) -> tuple[str, dict[str, Any]]:
+    """A clip's picture among many, base64 of a JPEG, and all that its card needs."""
     shown = _Shown(clip, frames)
     kind, source = _media(clip, shown, folder)
     notes = [shown.why] if shown.why else []
     if kind != "none" and shown.count != clip.num_frames:
         notes.append(f"shown are {shown.count} frames, measured were {clip.num_frames}")
-    return {
+    return shown.poster, {
         "clip": clip.model_dump(mode="json"),
         "media": {"kind": kind, "source": source, "frames": shown.count},
         "thumbnails": shown.thumbnails,
@@ -216,7 +224,7 @@ def _nearest(clip: ClipResult, frames: Callable[[Nearest], Iterable[np.ndarray]]
     partner = ClipResult(
         name=near.name, digest="", num_frames=len(shown), fps=rate, height=height, width=width, nearest=near
     )
-    return _side(partner, lambda _: shown, folder)
+    return _side(partner, lambda _: shown, folder)[1]
 
 
 def _media(clip: ClipResult, shown: _Shown, folder: Path) -> tuple[str, str]:
@@ -240,6 +248,7 @@ class _Shown:
         self.count = 0
         self.why = ""
         self.thumbnails: dict[int, str] = {}
+        self.poster = ""
 
     def __iter__(self) -> Iterator[np.ndarray]:
         wanted = {frame for moment in self.clip.worst for frame in (moment.frame - 1, moment.frame)}
@@ -250,6 +259,8 @@ class _Shown:
                 return
             for frame in frames:
                 fitted = self._fitted(frame)
+                if self.count == self.clip.num_frames // 2:
+                    self.poster = _jpeg(_scaled(frame, THUMBNAIL_SIDE), quality=70)
                 if self.count in wanted:
                     self.thumbnails[self.count] = _jpeg(_scaled(frame, THUMBNAIL_SIDE), quality=80)
                 self.count += 1
@@ -284,7 +295,7 @@ def _jpeg(frame: np.ndarray, quality: int) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _script(data: dict[str, Any], attribute: str) -> str:
+def _script(data: dict[str, Any] | str, attribute: str) -> str:
     """Data as a script element that nothing in it can close: `<` only occurs as its JSON escape."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return f'<script type="application/json" {attribute}>{text}</script>\n'

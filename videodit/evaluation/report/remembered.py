@@ -19,9 +19,6 @@ from videodit.evaluation.report.results import Nearest, Nearness, Results
 from videodit.video import VideoError, probe, read_frames
 from videodit.video.guarded import Guarded
 
-AMONG = 64  # true clips whose distance to the others is taken
-CLOSE = 0.5  # of the median of these distances: a clip that is nearer is remembered
-
 
 class TrueFiles:
     """True clips in files.
@@ -54,9 +51,7 @@ class TrueFiles:
         """The results with each clip's nearest true clip, and a summary."""
         frames = {clip.name: _some(clip) for clip in clips if clip.name in {one.name for one in results.clips}}
         found = {name: self.clips.nearest(shown)[0] for name, shown in tqdm(frames.items(), desc="nearest")}
-        own = self._own()
-        close = CLOSE * float(np.median(own))
-        remembered = tuple(name for name, near in found.items() if near.distance < close)
+        remembered = tuple(name for name, near in found.items() if near.distance < self.clips.close)
         return results.model_copy(
             update={
                 "clips": tuple(
@@ -66,8 +61,8 @@ class TrueFiles:
                     source=source,
                     n=len(self.files),
                     mean=float(np.mean([near.distance for near in found.values()])),
-                    among_median=float(np.median(own)),
-                    close=close,
+                    among_median=self.clips.apart,
+                    close=self.clips.close,
                     remembered=remembered,
                     left_out=self.failures,
                 ),
@@ -79,16 +74,6 @@ class TrueFiles:
         shown = self._shown[[name for _, name in self.files].index(near.name)]
         frames = shown.over_black if shown.over_white is None else shown.over_white
         yield from np.roll(frames, -near.phase, axis=0)
-
-    def _own(self) -> list[float]:
-        """Of some of the true clips the distance to the nearest other."""
-        count = min(AMONG, len(self.files))
-        chosen = sorted({round(i) for i in np.linspace(0, len(self.files) - 1, count)})
-        found = []
-        for index in tqdm(chosen, desc="true clips among themselves", disable=None):
-            near = self.clips.nearest(self._shown[index].over_black, count=2)
-            found.append(next(one.distance for one in near if one.index != index))
-        return found
 
     def _told(self, near: Near) -> Nearest:
         return Nearest(name=self.files[near.index][1], distance=near.distance, phase=near.phase)

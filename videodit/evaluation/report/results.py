@@ -12,10 +12,9 @@ and is None where the measure has no value there (the first frame; frames that a
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,7 +22,9 @@ Schema = Literal["videodit.evaluation/1"]
 SCHEMA: Schema = "videodit.evaluation/1"
 Better = Literal["higher", "lower", "neither"]
 Status = Literal["measured", "skipped"]
-Flag = Literal["still", "frozen", "cut"]
+NAMED = 8  # clips in a line of text; the rest is counted
+Flag = Literal["black", "white", "blank", "noise", "duplicate", "still", "frozen", "cut"]
+EMPTY: tuple[Flag, ...] = ("black", "white", "blank", "noise", "duplicate")  # worth nothing, whatever they score
 
 
 class Record(BaseModel):
@@ -41,6 +42,9 @@ class Metric(Record):
     variant: str = Field("", description="which of the definitions in use: consecutive, all-pairs, first+prev ...")
     rewards_stillness: bool = Field(
         False, description="a clip that does not move scores best, so still clips are left out of its mean"
+    )
+    rewards_emptiness: bool = Field(
+        False, description="gray, noise or one clip for all prompts can score well, so these are left out of its mean"
     )
     needs: str = Field("", description="what it cannot do without: '', a package, or 'clip', 'dino' ... weights")
 
@@ -131,6 +135,13 @@ class ClipResult(Record):
     worst: tuple[Moment, ...] = ()
     nearest: Nearest | None = None
 
+    def left_out(self, metric: Metric) -> Flag | None:
+        """What keeps the clip out of the mean of a measure, which it would win by being worth nothing."""
+        if metric.rewards_stillness and "still" in self.flags:
+            return "still"
+        rewarded = metric.rewards_stillness or metric.rewards_emptiness
+        return next((flag for flag in self.flags if flag in EMPTY and rewarded), None)
+
 
 class Summary(Record):
     """A measure over all clips: the mean and its 95 % interval, or why there is none."""
@@ -214,8 +225,9 @@ class Results(Record):
         """A line a measure, and what could not be measured, for people to read."""
         found: list[Summary | Distance] = [*self.summaries.values(), *self.distances.values()]
         lines = [_line(one) for one in found if one.value is not None]
-        flags = Counter(flag for clip in self.clips for flag in clip.flags)
-        lines += [f"{count} of {len(self.clips)} clips: {flag}" for flag, count in sorted(flags.items())]
+        for flag in get_args(Flag):
+            if flagged := [clip.name for clip in self.clips if flag in clip.flags]:
+                lines.append(f"{len(flagged)} of {len(self.clips)} clips: {flag} ({_some(flagged)})")
         lines += [f"skipped: {one.metric.name}: {one.why}" for one in found if one.status == "skipped"]
         lines += [f"failed: {failure.name}: {failure.why}" for failure in self.failures]
         if self.nearest:
@@ -226,6 +238,10 @@ class Results(Record):
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1, by_alias=True) + "\n"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _line(one: Summary | Distance) -> str:
@@ -239,7 +255,7 @@ def _line(one: Summary | Distance) -> str:
 
 
 def _nearness_lines(found: Nearness, clips: int) -> list[str]:
-    remembered = f"; remembered: {', '.join(found.remembered[:8])}" if found.remembered else ""
+    remembered = f"; remembered: {_some(found.remembered)}" if found.remembered else ""
     return [
         f"nearest of {found.n} true clips: at {found.mean:.3f} on average, where true clips are "
         f"{found.among_median:.3f} apart; {len(found.remembered)} of {clips} are nearer than {found.close:.3f}"
@@ -258,7 +274,8 @@ def _comparison_lines(found: Comparison, summaries: Mapping[str, Summary]) -> li
         either = name in summaries and summaries[name].metric.better == "neither"
         more, less = ("higher", "lower") if either else ("better", "worse")
         test = f"{more} {one.wins}, {less} {one.losses}, equal {one.ties}, p {one.p:.3g}" if one.p is not None else ""
-        lines.append(f"{name:28} {one.value:+#12.4g}  {interval:24} {test}".rstrip())
+        unit = summaries[name].metric.unit if name in summaries else ""
+        lines.append(f"{name:28} {one.value:+#12.4g}  {interval:24} {unit:16} {test}".rstrip())
     return lines
 
 

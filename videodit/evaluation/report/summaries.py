@@ -1,7 +1,7 @@
 """From clips to one number with its interval and its protocol, and from two sets to a distance.
 
-Clips that do not move are left out of the mean of measures that reward it, and counted. Intervals are by prompt: clips
-of one prompt with several seeds stand or fall together.
+Clips that are worth nothing are left out of the mean of measures that reward it, and counted. Intervals are by prompt:
+clips of one prompt with several seeds stand or fall together.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videodit.evaluation.measure.distances import frechet_extrapolated, mmd
-from videodit.evaluation.measure.features import FEATURE_METRICS
+from videodit.evaluation.measure.distances import frechet_extrapolated, jedi, mmd
+from videodit.evaluation.measure.feature_metrics import FEATURE_METRICS
 from videodit.evaluation.measure.plan import DISTANCES, Plan, extractor_of, needs_reference
 from videodit.evaluation.report.results import ClipResult, Distance, Protocol, Summary
 from videodit.evaluation.report.statistics import bootstrap_mean
@@ -56,8 +56,8 @@ def summary(name: str, clips: Sequence[ClipResult], around: Circumstances) -> Su
     metric, values, groups, left_out = around.plan.metrics[name], [], [], Counter[str]()
     for clip in clips:
         score = clip.scores.get(name)
-        if metric.rewards_stillness and "still" in clip.flags:
-            left_out["still"] += 1
+        if flag := clip.left_out(metric):
+            left_out[flag] += 1
         elif score is not None and score.value is not None:
             values.append(score.value)
             groups.append(clip.prompt if clip.prompt is not None else clip.name)
@@ -67,22 +67,12 @@ def summary(name: str, clips: Sequence[ClipResult], around: Circumstances) -> Su
     why = around.plan.why_not.get(name, "")
     if not values and not why:
         why = f"no clip is left: {', '.join(f'{n} of them: {reason}' for reason, n in left_out.items())}"
-    if why:
-        return Summary(
-            metric=metric,
-            status="skipped",
-            why=why,
-            left_out=dict(left_out),
-            protocol=protocol,
-            signature=protocol.signature(),
-        )
-    found = bootstrap_mean(values, groups)
+    found = None if why else bootstrap_mean(values, groups)
     return Summary(
         metric=metric,
-        status="measured",
-        value=found.value,
-        low=found.low,
-        high=found.high,
+        status="skipped" if found is None else "measured",
+        why=why,
+        **({} if found is None else {"value": found.value, "low": found.low, "high": found.high}),
         left_out=dict(left_out),
         protocol=protocol,
         signature=protocol.signature(),
@@ -100,8 +90,9 @@ def distance(name: str, mine: Sequence[Vectors], others: Sequence[Vectors], arou
     value = extrapolated = None
     without = ""
     if not why:
-        if name.startswith("mmd"):
-            value = mmd(np.stack(a), np.stack(b))
+        plain = {"mmd": mmd, "jedi": jedi}.get(name.partition("_")[0])
+        if plain:
+            value = plain(np.stack(a), np.stack(b))
         else:
             found = frechet_extrapolated(np.stack(a), np.stack(b))
             value, extrapolated, without = found.value, found.intercept, found.why

@@ -15,6 +15,7 @@ FLOORS = {
     "pipeline": 3,
     "long": 3.5,
     **dict.fromkeys(("training", "exchange", "extending", "clipset"), 4),
+    "app": 4.5,
     "commands": 5,
     "__main__": 5.5,
     "tools": 6,

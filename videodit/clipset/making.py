@@ -15,7 +15,7 @@ import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from videodit.caching import set_cache
-from videodit.clipset.decoding import Preview, decoded
+from videodit.clipset.decoding import Preview, Watch, decoded
 from videodit.clipset.outputs import check_outputs, clear_left, is_made
 from videodit.clipset.requests import FILES, Request
 from videodit.clipset.texts import Texts, embeds_of, encode_texts, prompts_of
@@ -81,6 +81,7 @@ def make_clips(
     keeps_text_encoder: bool = True,
     batch_size: int = 8,
     preview: int | None = None,
+    watch: Watch | None = None,
     inputs: Sequence[str | Path] = (),
     overwrite: bool = False,
     renew: bool = False,
@@ -97,6 +98,8 @@ def make_clips(
         keeps_text_encoder: False lets go of it once they are, and the pipeline with none.
         batch_size: clips of one size made together.
         preview: after how many steps each a clip that is being made is shown beside its file (`Preview`); None: never.
+        watch: told after each step how many are made of how many, of the clips that are being made (for a long clip: of
+            the window); what it raises ends the making, and nothing is left of a clip that was not ready.
         inputs: files that must stay as they are, beside those that the requests name.
         overwrite: make again what is there with other settings, or was not made here, instead of an error.
         renew: make again what is there and was made here.
@@ -147,7 +150,8 @@ def make_clips(
         free_text_encoder(pipe)
     done = 0
     for batch in batches:
-        look = Preview(preview, [paths[i] for i in batch]) if preview is not None and writes else None
+        every = preview if writes else None
+        look = Preview(every, [paths[i] for i in batch], watch) if every is not None or watch is not None else None
         lacking = [i for i in batch if missing[i]]
         clips = _sample(pipe, [settings[i] for i in lacking], texts, look, [settings[i] for i in batch])
         for index, frames in zip(lacking, clips, strict=True):

@@ -19,6 +19,7 @@ COMMANDS = {
     "encode": "encode a run's clips, once",
     "prepare": "make clips to train on out of raw videos",
     "evaluate": "measure clips, or a model",
+    "app": "a page to make, compare and look at clips",
     "convert": "bring a model in, give it back, or verify it",
     "inflate": "make a video model of an image model",
     "average": "another length of average, after training",

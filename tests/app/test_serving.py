@@ -101,6 +101,14 @@ def test_a_name_from_elsewhere_that_points_here_is_refused(address: str) -> None
     assert asked(address, "/clips/kept.txt", Host="localhost:80")[0] == 200
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1"])
+def test_a_page_of_another_site_is_answered_nothing(origin: str, address: str) -> None:
+    assert asked(address, "/clips/kept.txt", Origin=origin)[0] == 403
+    assert asked(address, "/gradio_api/queue/join", Origin=origin)[0] == 403
+    assert asked(address, "/clips/kept.txt", Origin=address) == (200, b"kept")
+
+
 def test_a_busy_port_is_one_line_with_its_fix(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

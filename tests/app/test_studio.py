@@ -91,9 +91,10 @@ def test_a_clip_can_be_had_in_other_formats_with_its_settings(studio: Studio, tm
     scratch = tmp_path / "scratch"
     for suffix in (".gif", ".webp"):
         copy = studio.copy("0000", suffix, scratch)
-        assert copy == scratch / f"0000{suffix}"
+        assert (copy.parent, copy.suffix) == (scratch, suffix)
+        assert studio.copy("0000", suffix, scratch) == copy
         assert json.loads(read_metadata(copy)["comment"])["seed"] == 3
-    ours, theirs = (read_clip(file, 5, 8.0) for file in (studio.out / "0000.mp4", scratch / "0000.webp"))
+    ours, theirs = (read_clip(file, 5, 8.0) for file in (studio.out / "0000.mp4", copy))
     assert np.array_equal(ours, theirs)
     assert studio.copy("0000", ".mp4", scratch) == studio.out / "0000.mp4"
     for name, suffix in (("0001", ".gif"), ("0000", ".exe"), ("../0000", ".gif"), ("given/a", ".gif")):
@@ -153,6 +154,11 @@ def test_two_sides_are_compared_on_the_same_seeds_and_votes_are_kept_once(studio
     assert not studio.vote(pairs[0], "second")  # another voted before
     assert [pair.choice for pair in load_votes(studio.votes_file).pairs] == ["first"] + [None] * 5
     assert studio.entries() == []  # the history is of prompts alone
+    shown = studio.clips(pairs[1])
+    assert shown is not None
+    assert [clip.path.name for clip in shown] == list(pairs[1].clips)
+    shown[0].path.unlink()
+    assert studio.clips(pairs[1]) is None
     with pytest.raises(ValueError, match="both sides are alike"):
         studio.compare("me", asked, (sides[0], sides[0]))
     own = Sampling().resolved(studio.pipe("tiny"))  # said by name, and left empty

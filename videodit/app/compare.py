@@ -26,23 +26,28 @@ def compare_tab(studio: Studio, blocks: gr.Blocks) -> None:
         with gr.Row():
             sides = [_side(studio, "One side", 0), _side(studio, "The other", -1)]
         with gr.Row():
-            make = gr.Button("Make pairs", variant="primary")
-            stop = gr.Button("Cancel", interactive=False)
+            make = gr.Button("Make pairs", variant="primary", min_width=120)
+            stop = gr.Button("Cancel", interactive=False, min_width=120)
     status = gr.HTML(elem_id="compare-status")
     shown = gr.HTML(elem_id="pair")
     waiting = gr.State()
     with gr.Row():
-        buttons = [gr.Button(label, interactive=False) for label in CHOICES]
+        buttons = [gr.Button(label, interactive=False, min_width=90) for label in CHOICES]
     with gr.Accordion("Votes so far (this tells who is who)", open=False, elem_classes="v-fold"):
         tell = gr.Button("Show")
         result = gr.HTML(elem_id="votes")
     outputs = [status, shown, waiting, *buttons, make, stop]
 
     def next_pair() -> dict[Any, Any]:
-        left = [pair for pair in studio.votes().pairs if pair.choice is None]
-        first = left[0] if left else None
+        left = [(pair, studio.clips(pair)) for pair in studio.votes().pairs if pair.choice is None]
+        there = [(pair, clips) for pair, clips in left if clips]
+        first, clips = there[0] if there else (None, None)
         can = {button: gr.Button(interactive=first is not None) for button in buttons}
-        return {shown: looks.pair(first, len(left)), waiting: first and first.model_dump(mode="json"), **can}
+        return {
+            shown: looks.pair(clips, len(there), len(left) - len(there)),
+            waiting: first and first.model_dump(mode="json"),
+            **can,
+        }
 
     def begin(request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
         said, first, many, length, *rest = values

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from videodit.app.studio import COPIES, Entry
 from videodit.app.work import Job
-from videodit.evaluation.report.votes import Pair, Preference
+from videodit.evaluation.report.votes import Preference
 
 SHARP = 256  # pixels of a side, up to which a clip is shown enlarged with its pixels sharp
 TOLD = {  # settings under a clip, in this order
@@ -113,17 +113,18 @@ def given(files: Sequence[tuple[str, Path]]) -> str:
     return f'<div class="v-given">{shown}</div>' if shown else ""
 
 
-def pair(one: Pair | None, left: int) -> str:
+def pair(clips: tuple[Entry, Entry] | None, left: int, gone: int) -> str:
     """Two clips beside each other, of whom nobody says which is whose."""
-    if one is None:
-        return '<p class="v-empty">No pair waits for a vote. Make some above.</p>'
-    clips = "".join(
-        f'<figure class="v-clip">{_shown(f"/clips/compare/{quote(name)}", {"prompt": side}, controls=True)}'
+    lost = f" Of {gone} pairs the clips are gone." if gone else ""
+    if clips is None:
+        return f'<p class="v-empty">No pair waits for a vote. Make some above.{lost}</p>'
+    shown = "".join(
+        f'<figure class="v-clip">{_shown(f"/clips/compare/{quote(clip.path.name)}", clip.settings, controls=True)}'
         f"<figcaption>{side}</figcaption></figure>"
-        for name, side in zip(one.clips, ("Left", "Right"), strict=True)
+        for clip, side in zip(clips, ("Left", "Right"), strict=True)
     )
-    more = f"{left} to vote on"
-    return f'<div class="v-pair">{clips}</div><p class="v-prompt">{escape(one.prompt)} <small>· {more}</small></p>'
+    said = f"{escape(clips[0].settings['prompt'])} <small>· {left} to vote on.{lost}</small>"
+    return f'<div class="v-pair">{shown}</div><p class="v-prompt">{said}</p>'
 
 
 def votes(found: Sequence[Preference]) -> str:
@@ -163,8 +164,8 @@ def _sheet(job: Job) -> str:
 
 def _shown(url: str, settings: dict[str, Any], *, controls: bool = False, playing: bool = True) -> str:
     """A picture or a video, by its ending."""
-    small = max(settings.get("height", 0), settings.get("width", 0))
-    sharp = ' class="v-sharp"' if small <= SHARP else ""
+    side = max(settings.get("height", 0), settings.get("width", 0))
+    sharp = ' class="v-sharp"' if 0 < side <= SHARP else ""
     said = escape(str(settings["prompt"]))
     if url.endswith((".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")):
         how = "autoplay loop" if playing else 'preload="metadata" tabindex="-1"'

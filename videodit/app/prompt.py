@@ -29,9 +29,9 @@ def prompt_tab(studio: Studio, blocks: gr.Blocks) -> None:
             status = gr.HTML(elem_id="status", container=False)
             player = gr.HTML(elem_id="player")
             with gr.Row():
-                another = gr.Button("Again with another seed", size="md", scale=2, interactive=False)
-                take = gr.Button("Into the form", size="md", interactive=False)
-    gr.Markdown("## Made so far")
+                another = gr.Button("Again with another seed", size="md", scale=2, min_width=180, interactive=False)
+                take = gr.Button("Into the form", size="md", min_width=110, interactive=False)
+    gr.Markdown("## Made so far", elem_classes="v-title")
     history = gr.HTML(elem_id="history", js_on_load=CHOOSE)
     chosen = gr.State()
     shown = [status, player, history, chosen, make, stop, another, take]
@@ -133,7 +133,8 @@ def _form(studio: Studio) -> tuple[dict[str, Any], gr.Button, gr.Button, gr.HTML
         number("count", "Clips", value="1")
         number("num_frames", "Frames")
     with gr.Row():
-        make, stop = gr.Button("Make", variant="primary"), gr.Button("Cancel", interactive=False)
+        make = gr.Button("Make", variant="primary", min_width=120)
+        stop = gr.Button("Cancel", interactive=False, min_width=120)
     with gr.Accordion("Size, steps, guidance", open=False, elem_classes="v-fold"):
         gr.Markdown("What is left empty is the model's own.", elem_classes="v-hint")
         several = len(studio.models) > 1
@@ -164,11 +165,11 @@ def _form(studio: Studio) -> tuple[dict[str, Any], gr.Button, gr.Button, gr.HTML
         with gr.Row():
             number("given_frames", "Video frames", hint="1")
             number("last_given_frames", "Last video frames")
-            number("strength", "Strength", hint="to remake: 0 to 1")
+            number("strength", "Strength", hint="0 to 1")
         form["loop"] = gr.Checkbox(label="Loop: the clip goes on from its end to its beginning")
         with gr.Row():
-            number("overlap", "Overlap", hint="of long clips")
-            number("window", "Window", hint="frames at once")
+            number("overlap", "Overlap", hint="frames")
+            number("window", "Window", hint="frames")
             number("image_guidance_scale", "Image guidance", hint="1")
     return form, make, stop, given
 

@@ -12,7 +12,8 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from videodit.disk import locked
 from videodit.evaluation.report.results import load_results
@@ -72,6 +73,23 @@ def serve(taken: socket.socket, host: str, studio: Studio, reports: Sequence[Pat
             studio.close()
 
 
+class OwnPages:
+    """Answers nothing that another site's page, or a report in its frame, asks for: a browser says who asks."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.datastructures import Headers
+        from starlette.responses import PlainTextResponse
+
+        said = Headers(scope=scope) if scope["type"] == "http" else {}
+        answer = self.app
+        if "origin" in said and urlsplit(said["origin"]).netloc != said.get("host"):
+            answer = PlainTextResponse("this page answers its own scripts alone\n", 403)
+        await answer(scope, receive, send)
+
+
 def application(studio: Studio, reports: Sequence[Path], scratch: Path, host: str = "127.0.0.1") -> FastAPI:
     """The web application. `scratch` is for uploads and copies, and goes with the process."""
     os.environ["GRADIO_TEMP_DIR"] = str(scratch)
@@ -87,12 +105,13 @@ def application(studio: Studio, reports: Sequence[Path], scratch: Path, host: st
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     if host in HERE:  # a page elsewhere whose name is pointed at this machine gets nothing
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*HERE, "[::1]"])
+    app.add_middleware(OwnPages)
     app.mount("/clips", StaticFiles(directory=studio.out))
 
     @app.get("/copies/{name}")
     def copy(name: str) -> FileResponse:
         try:
-            return FileResponse(studio.copy(Path(name).stem, Path(name).suffix, scratch))
+            return FileResponse(studio.copy(Path(name).stem, Path(name).suffix, scratch), filename=name)
         except (ValueError, OSError) as error:
             raise HTTPException(404, str(error)) from error
 

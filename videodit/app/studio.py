@@ -192,16 +192,20 @@ class Studio:
 
     def entry(self, name: str) -> Entry | None:
         """The clip of a name, as "0000"; None where there is none."""
-        clip = next(
-            (self.out / f"{name}{end}" for end in (".mp4", ".png") if (self.out / f"{name}{end}").is_file()), None
-        )
-        if clip is None or not name.isdecimal():
-            return None
+        return self._entry(self.out / name) if name.isdecimal() else None
+
+    def clips(self, pair: Pair) -> tuple[Entry, Entry] | None:
+        """The clips of a pair; None where one is gone."""
+        left, right = (self._entry(self.out / "compare" / Path(name).stem) for name in pair.clips)
+        return (left, right) if left and right else None
+
+    def _entry(self, stem: Path) -> Entry | None:
+        clip = next((file for end in (".mp4", ".png") if (file := stem.with_suffix(end)).is_file()), None)
         try:
-            settings = json.loads(clip.with_suffix(".json").read_text(encoding="utf-8"))
+            settings = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8")) if clip else None
         except (OSError, ValueError):
             return None
-        return Entry(clip, settings) if isinstance(settings, dict) and "prompt" in settings else None
+        return Entry(clip, settings) if clip and isinstance(settings, dict) and "prompt" in settings else None
 
     def copy(self, name: str, suffix: str, folder: Path) -> Path:
         """A clip of the folder in another format, written into a folder of copies unless it is there.
@@ -214,7 +218,7 @@ class Studio:
             raise ValueError(f"{name}{suffix}: there is no such clip here")
         if entry.path.suffix == suffix:
             return entry.path
-        copied = folder / f"{name}{suffix}"
+        copied = folder / f"{name}-{entry.path.stat().st_mtime_ns}{suffix}"  # of this clip, not of one before it
         if not copied.exists():
             frames = (frame for _, frame in stream_frames(entry.path))
             said = {"comment": json.dumps(entry.settings), "title": entry.settings["prompt"]}

@@ -15,6 +15,7 @@ FLOORS = {
     "pipeline": 3,
     **dict.fromkeys(("long", "attention_maps", "describing"), 3.5),
     **dict.fromkeys(("training", "exchange", "extending", "clipset", "scaling"), 4),
+    "app": 4.5,
     "commands": 5,
     "__main__": 5.5,
     "tools": 6,

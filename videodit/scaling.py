@@ -84,7 +84,9 @@ class History:
         found = [self.folder / "pipeline", *sorted((self.folder / "checkpoints").glob("*"), reverse=True)]
         whole = [folder for folder in found if (folder / "model_index.json").is_file()]
         if not whole:
-            raise ValueError(f"{self.folder}: no checkpoint says yet what is trained: wait for one, or plot against steps")
+            raise ValueError(
+                f"{self.folder}: no checkpoint says yet what is trained: wait for one, or plot against steps"
+            )
         return describe(whole[0], num_frames=num_frames)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +26,34 @@ def decoded(codec: VideoCodec, latents: Tensor) -> Iterator[np.ndarray]:
         yield from to_frames(piece)[0]
 
 
+Watch = Callable[[int, int], None]
+
+
 class Preview:
     """A pipeline's `callback_on_step_end` that writes, every so many steps, what the clips would be by now.
 
     Beside each clip's file stands a sheet, `.preview.png`: a row for each look, the newest last, of a few frames from
     the first to the last. Where a clip is made window after window it is of the newest window.
+
+    Args:
+        every: None: no sheets.
+        watch: told after each step how many are made, of how many; what it raises ends the call.
     """
 
-    tensor_inputs = ("pred_original_sample",)
-
-    def __init__(self, every: int, paths: Sequence[Path]):
-        self.every, self.paths = every, [path.with_suffix(PREVIEW) for path in paths]
+    def __init__(self, every: int | None, paths: Sequence[Path], watch: Watch | None = None):
+        self.every, self.paths, self.watch = every, [path.with_suffix(PREVIEW) for path in paths], watch
+        self.tensor_inputs = () if every is None else ("pred_original_sample",)
         self.rows: list[list[np.ndarray]] = []
 
     def __call__(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if step == 0:
             self.rows = [[] for _ in self.paths]
-        if (step + 1) % self.every == 0:
+        if self.every is not None and (step + 1) % self.every == 0:
             for path, rows, latents in zip(self.paths, self.rows, tensors["pred_original_sample"], strict=True):
                 rows.append(_thumbnails(pipe.codec, latents))
                 contact_sheet(rows, path, columns=COLUMNS)
+        if self.watch is not None:
+            self.watch(step + 1, pipe.num_timesteps)
         return {}
 
 

@@ -25,7 +25,7 @@ from videodit.attention_maps import (
     write_overlays,
 )
 from videodit.caching import set_cache
-from videodit.clipset.decoding import Preview, decoded
+from videodit.clipset.decoding import Preview, Watch, decoded
 from videodit.clipset.outputs import check_outputs, clear_left, is_made
 from videodit.clipset.requests import FILES, Request
 from videodit.clipset.texts import Texts, embeds_of, encode_texts, prompts_of
@@ -93,6 +93,7 @@ def make_clips(
     batch_size: int = 8,
     preview: int | None = None,
     attention: bool = False,
+    watch: Watch | None = None,
     inputs: Sequence[str | Path] = (),
     overwrite: bool = False,
     renew: bool = False,
@@ -111,6 +112,8 @@ def make_clips(
         preview: after how many steps each a clip that is being made is shown beside its file (`Preview`); None: never.
         attention: maps of its words beside each clip (`attention_maps.write_overlays`), in a folder of its name
             that ends with `.attention`; a clip that is there without them is made again.
+        watch: told after each step how many are made of how many, of the clips that are being made (for a long clip: of
+            the window); what it raises ends the making, and nothing is left of a clip that was not ready.
         inputs: files that must stay as they are, beside those that the requests name.
         overwrite: make again what is there with other settings, or was not made here, instead of an error.
         renew: make again what is there and was made here.
@@ -164,7 +167,8 @@ def make_clips(
         free_text_encoder(pipe)
     done = 0
     for batch in batches:
-        look = Preview(preview, [paths[i] for i in batch]) if preview is not None and writes else None
+        every = preview if writes else None
+        look = Preview(every, [paths[i] for i in batch], watch) if every is not None or watch is not None else None
         lacking = [i for i in batch if missing[i]]
         clips = _sample(pipe, [settings[i] for i in lacking], texts, look, [settings[i] for i in batch], words)
         for index, (frames, maps) in zip(lacking, clips, strict=True):

@@ -20,6 +20,7 @@ COMMANDS = {
     "prepare": "make clips to train on out of raw videos",
     "caption": "describe clips, by a model that you have",
     "evaluate": "measure clips, or a model",
+    "app": "a page to make, compare and look at clips",
     "convert": "bring a model in, give it back, or verify it",
     "inflate": "make a video model of an image model",
     "average": "another length of average, after training",

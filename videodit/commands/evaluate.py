@@ -6,6 +6,7 @@
   videodit evaluate CLIPS --nearest TRAINING_CLIPS                  are they new, or remembered?
   videodit evaluate MODEL --prompts prompts.txt                     a pipeline folder or hub name: it samples first
   videodit evaluate CLIPS --clip openai/clip-vit-base-patch32       with weights that you have
+  videodit evaluate --votes clips/compare/votes.json                who won of two that were compared on the page
   videodit evaluate --world shapes                                  the shipped model on 256 + 64 held-out prompts
   videodit evaluate --world emoji --art DIR HELD_OUT_DIR            a model of emoji: is the nearest true clip as asked?
 
@@ -76,6 +77,7 @@ def parse() -> argparse.Namespace:
         help="a video, a folder, a manifest; or a model, with --prompts",
     )
     what.add_argument("--world", choices=["shapes", "emoji"], help="judge a model on the prompts of this world")
+    what.add_argument("--votes", type=FILE, help="a file of votes of videodit app: win rates, and how sure they are")
     parser.add_argument("--out", type=FILE, default=Path("evaluation"), help="a folder (default: evaluation)")
     parser.add_argument("--schema", action=PrintSchema, nargs=0, help="print the JSON schema of results.json, and end")
     parser.add_argument(
@@ -145,11 +147,22 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     args = parse()
     log_to_terminal(logging.WARNING)
+    if args.votes:
+        print(shown(votes_told(args.votes)))
+        return 0
     check_folder(args.out)
     text = evaluate_world(args) if args.world else evaluate_clips(args)
     print(shown(text))
     print(f"\nwritten to {args.out}")
     return 0
+
+
+def votes_told(file: Path) -> str:
+    from videodit.evaluation.report.votes import load_votes, preferences
+
+    votes = load_votes(file)
+    waiting = sum(pair.choice is None for pair in votes.pairs)
+    return "\n".join([*map(str, preferences(votes)), f"{len(votes.pairs) - waiting} votes, {waiting} pairs without"])
 
 
 def check_folder(out: Path) -> None:

@@ -3,7 +3,7 @@
   tools/evaluate.py CLIPS                                           a video, a folder of videos or a manifest
   tools/evaluate.py CLIPS --reference TRUE_CLIPS                    also frame by frame, and as sets (Fréchet, MMD)
   tools/evaluate.py CLIPS --compare OTHER_CLIPS                     paired differences, with how sure they are
-  tools/evaluate.py CLIPS --nearest TRAINING_CLIPS                  are they new, or remembered?
+  tools/evaluate.py CLIPS --nearest TRAINING_CLIPS                  are they new, or remembered? are they as asked?
   tools/evaluate.py MODEL --prompts prompts.txt                     a pipeline folder or hub name: it samples first
   tools/evaluate.py CLIPS --clip openai/clip-vit-base-patch32       with weights that you have
   tools/evaluate.py --world shapes                                  the shipped model on 256 + 64 held-out prompts
@@ -90,7 +90,9 @@ def parse() -> argparse.Namespace:
     clips.add_argument("--reference", type=PLACE, help="clips that should have come out: same kinds of source")
     clips.add_argument("--compare", type=PLACE, help="another set, measured now, or the --out folder of an earlier run")
     clips.add_argument(
-        "--nearest", type=PLACE, help="true clips, as those of training: the nearest to each, and how near"
+        "--nearest",
+        type=PLACE,
+        help="true clips, as those of training: the nearest to each, how near, and whether its caption is the prompt",
     )
     clips.add_argument("--metrics", nargs="+", help="names or patterns, as '*consistency*' (default: all that can be)")
     clips.add_argument(
@@ -198,7 +200,7 @@ def evaluate_clips(args: argparse.Namespace) -> str:
         results, clips = measured(args, args.clips, args.prompts, extractors, guard, named=args.clips)
         true = None
         if args.nearest:
-            true = TrueFiles([(file.path, file.name) for file in find_clips(args.nearest)], guard)
+            true = TrueFiles([(file.path, file.name, file.prompt) for file in find_clips(args.nearest)], guard)
             results = true.beside(results, list(clips.values()), args.nearest)
         replace_text(args.out / "results.json", results.to_json())  # whatever becomes of a comparison
         other: Results | None = None

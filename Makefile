@@ -14,7 +14,7 @@ help:  ## say what the targets do (the default)
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
 
 demo: .venv/.stamp  ## make a clip from a prompt with the packaged model: demo.mp4
-	.venv/bin/python tools/sample_video.py --prompt "a red circle moving right on a black background" --out demo.mp4
+	.venv/bin/videodit sample --prompt "a red circle moving right on a black background" --out demo.mp4
 
 test: .venv/.stamp  ## run all tests
 	$(PYTEST)
@@ -25,9 +25,9 @@ check: .venv/.stamp  ## format, lint, types, fast tests: what a change must pass
 	.venv/bin/python -m mypy & types=$$!; $(PYTEST) -m "not slow"; tests=$$?; wait $$types && exit $$tests
 
 shipped: .venv/.stamp  ## train the packaged model anew (hours on two cores) into runs/shipped
-	.venv/bin/python tools/train_vae.py --config configs/shapes.yaml
-	.venv/bin/python tools/train.py --config configs/shapes.yaml
-	.venv/bin/python tools/convert.py --from runs/shapes/pipeline --to runs/shipped --dtype float16
+	.venv/bin/videodit train-vae --config configs/shapes.yaml
+	.venv/bin/videodit train --config configs/shapes.yaml
+	.venv/bin/videodit convert --from runs/shapes/pipeline --to runs/shipped --dtype float16
 
 clean:  ## remove the environment, caches and demo.mp4 (runs/ stays)
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.mp4 demo.json

@@ -20,7 +20,7 @@ import torch
 from videodit import VideoDiTPipeline
 from videodit.caching import set_cache
 from videodit.evaluation.judge import compare, judge
-from videodit.evaluation.world import Share, held_out_scenes, prompt
+from videodit.evaluation.judge.world import Share, held_out_scenes, prompt
 
 BATCH = 4
 WAYS: dict[str, tuple[str | None, dict[str, Any]]] = {

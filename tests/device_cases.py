@@ -259,7 +259,7 @@ CASES["training: waiting"] = waiting
 def seen_by_clip(device: torch.device, folder: Path) -> Any:
     from networks import save_clip
 
-    from videodit.evaluation.features import load_clip
+    from videodit.evaluation.measure.features import load_clip
 
     save_clip(folder / "clip")
     clip = load_clip(folder / "clip", device=device)
@@ -272,7 +272,7 @@ def seen_by_clip(device: torch.device, folder: Path) -> Any:
 def seen_by_dino(device: torch.device, folder: Path) -> Any:
     from networks import save_dino
 
-    from videodit.evaluation.features import load_dino
+    from videodit.evaluation.measure.features import load_dino
 
     save_dino(folder / "dino")
     return load_dino(folder / "dino", device=device)(frames())
@@ -281,7 +281,7 @@ def seen_by_dino(device: torch.device, folder: Path) -> Any:
 def seen_by_videomae(device: torch.device, folder: Path) -> Any:
     from networks import save_videomae
 
-    from videodit.evaluation.clip_features import load_videomae
+    from videodit.evaluation.measure.clip_features import load_videomae
 
     save_videomae(folder / "videomae")
     return load_videomae(folder / "videomae", device=device)(np.concatenate([frames()] * 4)[:16])

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # as pytest has it
 
 from corruptions import CORRUPTIONS, FRAMES, SPARE, Corruption
 
-from videodit.evaluation.measures import MEASURES, measure
+from videodit.evaluation.measure.measures import MEASURES, measure
 from videodit.video import VIDEO_SUFFIXES, read_clip
 
 FPS, SIDE = 16.0, 256

@@ -1,4 +1,4 @@
-"""What the README tells its reader to type, run in this process, shared by the tests."""
+"""The package's commands, run in this process, and those that the README tells its reader to type."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ ROOT = Path(__file__).parent.parent
 
 
 def commands(section: str) -> list[list[str]]:
-    """The commands of a section's first block, without the interpreter, as words."""
+    """The commands of a section's first block as words, without `videodit` before them."""
     block = (ROOT / "README.md").read_text(encoding="utf-8").partition(f"## {section}\n")[2].partition("```")[2]
-    return [shlex.split(line, comments=True)[1:] for line in block.partition("```")[0].strip().splitlines()]
+    lines = [shlex.split(line, comments=True) for line in block.partition("```")[0].strip().splitlines()]
+    assert all(line[0] == "videodit" for line in lines)
+    return [line[1:] for line in lines]
 
 
-def tool(words: list[str]) -> int:
-    """The exit status of a tool, the first of the words, with the others as its arguments."""
-    sys.path.insert(0, str(ROOT / "tools"))
+def tool(name: str, *words: object) -> int:
+    """The exit status of `videodit NAME WORDS`."""
+    sys.argv = [f"videodit {name}", *map(str, words)]
     try:
-        sys.argv = words
-        return importlib.import_module(Path(words[0]).stem).main()
-    finally:
-        sys.path.pop(0)
+        return importlib.import_module(f"videodit.commands.{name.replace('-', '_')}").main()
+    except SystemExit as end:  # of its parser
+        return int(end.code or 0)

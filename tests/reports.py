@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from videodit.evaluation.results import (
+from videodit.evaluation.report.results import (
     ClipResult,
     Comparison,
     Difference,

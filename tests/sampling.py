@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import sample_video
+from videodit.commands import sample as sample_video
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: str | Path) -> int:

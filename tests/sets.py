@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from footage import pan
 
-from videodit.evaluation.clips import Clip, clip_from_array
+from videodit.evaluation.measure.clips import Clip, clip_from_array
 
 QUICK = ("consistency_*", "temporal_flickering", "motion_per_second")
 

@@ -14,6 +14,7 @@ import pytest
 from processes import begin, end_of, run_tool
 
 from videodit.command import command, hide_torchao, import_torchao
+from videodit.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 HIDDEN = """
@@ -42,17 +43,43 @@ def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def stopped() -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys, "argv", ["tools/sample_video.py"])
-    monkeypatch.setattr("videodit.command.hide_torchao", lambda: None)
-    assert command(stopped) == 130
-    assert capsys.readouterr().err.split("\n") == ["", "sample_video: stopped", ""]  # below a progress bar
-    assert command(lambda: 2) == 2
+    monkeypatch.setattr(sys, "argv", ["videodit sample"])
+    assert command(stopped)() == 130
+    assert capsys.readouterr().err.split("\n") == ["", "videodit sample: stopped", ""]  # below a progress bar
+    assert command(lambda: 2)() == 2
 
 
-def test_each_tool_ends_so() -> None:
-    for tool in (ROOT / "tools").glob("*.py"):
-        text = tool.read_text()
-        assert "sys.exit(command(main))" in text or "__main__" not in text, tool.name
+class Ended(Exception):
+    status = 143
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError, 2), (OSError, 2), (ImportError, 2), (FloatingPointError, 1), (Ended, 143)]
+)
+def test_what_a_user_can_mend_is_one_line_and_what_is_a_bug_is_raised(
+    error: type[Exception], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> int:
+        raise error("the disk\nis \x1b full")
+
+    monkeypatch.setattr(sys, "argv", ["tools/train.py"])
+    assert command(fails)() == status
+    assert capsys.readouterr().err == "train: the disk is \\x1b full\n"
+    with pytest.raises(RuntimeError):
+        command(bug)()
+
+
+def bug() -> int:
+    raise RuntimeError
+
+
+def test_each_command_ends_so_and_has_its_door() -> None:
+    assert len({door.read_text() for door in (ROOT / "tools").glob("*.py")}) == len(COMMANDS)
+    for name in COMMANDS:
+        assert (
+            "\n@command\ndef main() -> int:\n" in (ROOT / f"videodit/commands/{name.replace('-', '_')}.py").read_text()
+        )
+        assert any(f'run("{name}")' in door.read_text() for door in (ROOT / "tools").glob("*.py"))
 
 
 @pytest.mark.slow
@@ -81,7 +108,7 @@ def test_hiding_torchao_leaves_an_imported_one_and_showing_it_takes_the_curtain_
 @pytest.mark.slow
 def test_a_clip_of_the_packaged_model_is_one_bar_and_one_line(tmp_path: Path) -> None:
     words = ("--prompt", "a red circle moving right on a black background", "--steps", "2")
-    done = python("tools/sample_video.py", *words, "--out", str(tmp_path / "demo.mp4"))
+    done = python("-m", "videodit", "sample", *words, "--out", str(tmp_path / "demo.mp4"))
     assert done.returncode == 0
     assert done.stdout == f"{tmp_path / 'demo.mp4'}\n"
     lines = [line for line in re.split(r"[\r\n]+", done.stderr) if line.strip()]

@@ -1,6 +1,6 @@
 """A disk that is full, wherever: one line that names a file, nothing torn, and with room again the same end.
 
-Each tool runs with its output on a disk too small for it, then again when that has grown; `train.py` is in
+Each tool runs with its output on a disk too small for it, then again when that has grown; `videodit train` is in
 `training/test_killed.py`.
 """
 
@@ -38,8 +38,8 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Tool:
     """Runs a tool by its name and words, in this process: its exit status."""
 
     def run(name: str, *words: object) -> int:
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
-        return importlib.import_module(f"tools.{name}").main()
+        monkeypatch.setattr(sys, "argv", [f"videodit {name}", *map(str, words)])
+        return importlib.import_module(f"videodit.commands.{name}").main()
 
     return run
 
@@ -79,7 +79,7 @@ def check(
     for share in shares:
         out = disk(PAGE * max(1, int(share * size))) / f"{share}"
         assert tool(*words(out)) == 2
-        said = [line for line in capfd.readouterr().err.splitlines() if line.startswith(f"{words(out)[0]}: ")]
+        said = [line for line in capfd.readouterr().err.splitlines() if line.startswith(f"videodit {words(out)[0]}: ")]
         assert len(said) == 1, said
         assert re.search(rf"{out}.*No space left on device", said[0]), said
         there, good = seen(out), seen(whole)
@@ -98,22 +98,20 @@ def test_a_clip(
     tool: Tool, disk: Disk, capfd: pytest.CaptureFixture[str], tmp_path: Path, model: Path, ending: str
 ) -> None:
     how = ["--model", model, "--prompt", "a red circle", "--steps", "1", "--height", "64", "--width", "64"]
-    check(tool, disk, capfd, tmp_path, (0.2, 0.99), lambda out: ["sample_video", *how, "--out", out / f"c.{ending}"])
+    check(tool, disk, capfd, tmp_path, (0.2, 0.99), lambda out: ["sample", *how, "--out", out / f"c.{ending}"])
 
 
 @pytest.mark.slow
 def test_a_set_of_clips(tool: Tool, disk: Disk, capfd: pytest.CaptureFixture[str], tmp_path: Path, model: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red circle\ntwo blue stars\na red circle\n")
     how = ["--model", model, "--prompts-file", tmp_path / "prompts.txt", "--steps", "1", "--batch-size", "2"]
-    check(tool, disk, capfd, tmp_path, (0.2, 0.6), lambda out: ["sample_video", *how, "--out", out / "clips"])
+    check(tool, disk, capfd, tmp_path, (0.2, 0.6), lambda out: ["sample", *how, "--out", out / "clips"])
 
 
 def test_states_of_text(tool: Tool, disk: Disk, capfd: pytest.CaptureFixture[str], tmp_path: Path, model: Path) -> None:
     prompts = [f"a red circle {number}" for number in range(20)]
     how = ["--model", model, "--prompt", *prompts]
-    check(
-        tool, disk, capfd, tmp_path, (0.5,), lambda out: ["sample_video", *how, "--encode-text", out / "a.safetensors"]
-    )
+    check(tool, disk, capfd, tmp_path, (0.5,), lambda out: ["sample", *how, "--encode-text", out / "a.safetensors"])
 
 
 @pytest.mark.slow
@@ -127,7 +125,7 @@ def test_preparing_clips(tool: Tool, disk: Disk, capfd: pytest.CaptureFixture[st
         capfd,
         tmp_path,
         (0.1, 0.6, 0.9),
-        lambda out: ["prepare_clips", tmp_path / "raw", "--out", out, *how],
+        lambda out: ["prepare", tmp_path / "raw", "--out", out, *how],
     )
 
 

@@ -21,11 +21,11 @@ from processes import Here, start
 from runs import SMALL_VAE, TINY, equal, files, losses, run
 from tiny import tiny_pipeline
 
-from tools import train as tool
 from videodit.clipset import Request, Sampling, make_clips
+from videodit.commands import train as tool
 from videodit.config import Run
 from videodit.data import cache, cut, prepare, survey
-from videodit.data.sifting import Options
+from videodit.data.limits import Options
 from videodit.disk import LOCK
 from videodit.training import checkpoint, inputs, loop
 from videodit.training.trainer import Trainer

@@ -8,7 +8,7 @@ import torch
 
 from videodit import VideoDiTPipeline
 from videodit.data.transforms import to_frames, to_pixels
-from videodit.evaluation.pixels import psnr
+from videodit.evaluation.measure.pixels import psnr
 from videodit.geometry import ClipSize
 from videodit.pipeline import SHIPPED
 from videodit.shapes import ShapesWorld, vocabulary_captions

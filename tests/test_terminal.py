@@ -1,6 +1,7 @@
 """What is printed of names and captions is shown, and never obeyed."""
 
 import ast
+import importlib
 import logging
 import os
 import subprocess
@@ -55,7 +56,7 @@ def test_messages_are_shown_whatever_the_locale(locale):
 
 def test_a_tool_prints_no_name_raw(tmp_path, capsys, monkeypatch, caplog):
     """Of clips that it keeps, drops, cannot read, and in the error that ends it."""
-    tool = pytest.importorskip("tools.prepare_clips")
+    tool = importlib.import_module("videodit.commands.prepare")
     pytest.importorskip("scenedetect")
     write_video(tmp_path / "raw" / f"a{ESCAPE}.mp4", np.zeros((8, 32, 32, 3), np.uint8), 8)
     (tmp_path / "raw" / f"b{ESCAPE}.heic").write_bytes(b"x")
@@ -68,10 +69,12 @@ def test_a_tool_prints_no_name_raw(tmp_path, capsys, monkeypatch, caplog):
         assert said.out + said.err
 
 
-@pytest.mark.parametrize("tool", sorted(path.stem for path in (ROOT / "tools").glob("*.py")))
+@pytest.mark.parametrize("tool", sorted(path.stem for path in (ROOT / "videodit/commands").glob("*.py")))
 def test_what_a_tool_says_of_an_error_is_shown(tool):
     calls = [
-        node for node in ast.walk(ast.parse((ROOT / "tools" / f"{tool}.py").read_text())) if isinstance(node, ast.Call)
+        node
+        for node in ast.walk(ast.parse((ROOT / "videodit/commands" / f"{tool}.py").read_text()))
+        if isinstance(node, ast.Call)
     ]
     to_stderr = [ast.unparse(one) for one in calls if any(word.arg == "file" for word in one.keywords)]
     assert [one for one in to_stderr if one.startswith("print(") and "shown(" not in one] == []

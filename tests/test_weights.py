@@ -14,8 +14,8 @@ from diffusers import PixArtTransformer2DModel
 from safetensors.torch import load_file, save_file
 from tiny import PEER, tiny_dit
 
-from tools import convert
 from videodit import TextEncoder, VideoCodec, VideoDiT, VideoDiTPipeline
+from videodit.commands import convert
 from videodit.models.formats.files import from_checkpoint, from_diffusers
 from videodit.models.formats.table import ConversionError
 from videodit.weights import WeightsError, is_finite, verify

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from tools import sample_video
+from videodit.commands import sample as sample_video
 from videodit.conditions import encoded
 from videodit.pipeline import SHIPPED
 from videodit.text import TextEncoder, words_of

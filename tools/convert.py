@@ -1,112 +1,11 @@
-"""Rewrites a model in another form.
-
-  tools/convert.py --from PIPELINE --to DIR                       diffusers' Wan, Latte, PixArt, DiT -> VideoDiTPipeline
-  tools/convert.py --from wan2.1_t2v.safetensors --to DIR         a project's own weights -> VideoDiT
-  tools/convert.py --from DIR --to DIR --format wan               ours -> diffusers' class, where the structure allows
-  tools/convert.py --from DIR --to wan.safetensors --format wan   ours -> the project's own names, as ComfyUI reads them
-  tools/convert.py --from DIR --to DIR --dtype float16            half the size on disk
-  tools/convert.py --verify DIR                                   nothing: are all its weights whole and as saved?
-
-A model in half precision becomes float32 again when loaded (`VideoDiTPipeline.from_pretrained(folder)`), unless
-`dtype` says otherwise.
-"""
-
-from __future__ import annotations
+"""`videodit convert`, with the same arguments."""
 
 import sys
 from pathlib import Path
 
-from videodit.command import command
-from videodit.config.kinds import Amount, File, Place, Positive, argument
-from videodit.terminal import Parser, shown
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# of `videodit.models.formats`: diffusers' classes, and files by the projects' own names
-FORMATS = ("dit", "pixart", "latte", "wan", "stdit3")
-
-
-def main() -> int:
-    parser = Parser(__doc__)
-    parser.add_argument(
-        "--from",
-        dest="source",
-        type=argument(Place),
-        help="a pipeline or transformer: folder, hub name, checkpoint file",
-    )
-    parser.add_argument(
-        "--to", dest="target", type=argument(File), help="the folder or .safetensors to write; must not exist yet"
-    )
-    parser.add_argument(
-        "--verify",
-        metavar="DIR",
-        type=argument(Place),
-        help="read a folder's weights: whole, finite, and as their checksums say",
-    )
-    parser.add_argument("--format", choices=("videodit", *FORMATS), default="videodit", help="(videodit)")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the weights")
-    parser.add_argument(
-        "--num-attention-heads", type=argument(Positive), help="of a checkpoint file of no published width"
-    )
-    parser.add_argument(
-        "--interpolation-scale", type=argument(Amount), help="of a checkpoint file of no published size"
-    )
-    parser.add_argument(
-        "--sample-size", type=argument(Positive), help="of a checkpoint file without positions: tokens a side"
-    )
-    parser.add_argument(
-        "--partial", action="store_true", help="of a checkpoint file take what fits: the rest fresh, or left out"
-    )
-    args = parser.parse_args()
-    if (args.verify is None) == (args.source is None or args.target is None):
-        parser.error("give --from and --to, or --verify alone")
-    if args.verify is not None:
-        return verified(args.verify)
-    if args.target.exists():
-        print(shown(f"convert: {args.target} exists; choose another --to, or remove it"), file=sys.stderr)
-        return 2
-    if args.target.suffix == ".safetensors" and args.format == "videodit":
-        print(shown("convert: a single file has a project's own names: give --format wan, or another"), file=sys.stderr)
-        return 2
-    import torch
-
-    from videodit import VideoDiTPipeline
-    from videodit.exchange import open_model, pipeline_to_diffusers, save_file, save_whole
-    from videodit.models.formats.files import to_diffusers
-
-    try:
-        unsaid = ("num_attention_heads", "interpolation_scale", "sample_size", "partial")
-        file = {name: getattr(args, name) for name in unsaid}
-        model, report = open_model(args.source, dtype=getattr(torch, args.dtype), **file)
-        if args.target.suffix == ".safetensors":
-            save_file(model, args.format, args.target)
-        else:
-            if args.format != "videodit":
-                back = pipeline_to_diffusers if isinstance(model, VideoDiTPipeline) else to_diffusers
-                model = back(model, args.format)
-            save_whole(model, args.target, {"conversion.txt": f"{report}\n"} if report.copied else {})
-    except (ValueError, OSError) as error:
-        print("convert:", *shown(error).split(), file=sys.stderr)
-        return 2
-    if report.copied:
-        print(str(report).splitlines()[0] + (" (conversion.txt)" if args.target.is_dir() else ""))
-    print(args.target)
-    return 0
-
-
-def verified(name: str) -> int:
-    from videodit.disk import SUMS
-    from videodit.pipeline import named_folder
-    from videodit.weights import verify
-
-    try:
-        folder = Path(named_folder(name))
-        files, tensors = verify(folder)
-    except (ValueError, OSError) as error:
-        print(shown(f"convert: {error}"), file=sys.stderr)
-        return 2
-    known = "and its files are those that were saved" if (folder / SUMS).is_file() else f"but it has no {SUMS}"
-    print(f"{folder}: {tensors} tensors in {files} files are whole and finite, {known}")
-    return 0
-
+from videodit.commands import run
 
 if __name__ == "__main__":
-    sys.exit(command(main))
+    sys.exit(run("convert"))

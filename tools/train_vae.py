@@ -1,35 +1,11 @@
-"""Trains a small causal video VAE: `tools/train_vae.py --config configs/shapes.yaml [key=value ...]`."""
+"""`videodit train-vae`, with the same arguments."""
 
-from __future__ import annotations
-
-import logging
 import sys
+from pathlib import Path
 
-from videodit.command import command, load_without_bars
-from videodit.config.kinds import Place, argument
-from videodit.terminal import Parser, log_to_terminal
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-
-def main() -> int:
-    parser = Parser(__doc__)
-    parser.add_argument("--config", required=True, type=argument(Place), help="a YAML file of configs/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example vae.learning_rate=0.0005")
-    args = parser.parse_args()
-    log_to_terminal(logging.INFO)
-    load_without_bars()
-    from videodit.config import load_config
-    from videodit.training.loop import EXIT_STATUS, end
-    from videodit.training.parallel import one_run
-    from videodit.training.vae import train_vae
-
-    try:
-        run = load_config(args.config, args.overrides)
-        with one_run(run.output):
-            print(train_vae(run))
-    except tuple(EXIT_STATUS) as error:
-        return end("train_vae", error)
-    return 0
-
+from videodit.commands import run
 
 if __name__ == "__main__":
-    sys.exit(command(main))
+    sys.exit(run("train-vae"))

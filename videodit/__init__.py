@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from videodit.models.transformer import VideoDiT
     from videodit.pipeline import VideoDiTPipeline
     from videodit.text import TextEncoder
+    from videodit.text.learned import LearnedCaptions
 
 __all__ = [
+    "LearnedCaptions",
     "TextEncoder",
     "TimeExtended",
     "VideoCodec",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "LearnedCaptions": "text.learned",
     "TextEncoder": "text",
     "TimeExtended": "models.extended",
     "VideoCodec": "codec",

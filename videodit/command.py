@@ -1,4 +1,4 @@
-"""How a command begins and ends: without lines that its user can do nothing about, and with one line at Ctrl-C.
+"""How a command begins and ends: without lines that its user can do nothing about, and with one where it fails.
 
 torchao, where it is installed, is imported by diffusers and transformers as soon as either is, and prints five lines on
 machines that it was not built for. So it is hidden from them until something is to be quantized, and then is imported
@@ -8,6 +8,7 @@ with nothing said.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import logging
@@ -17,15 +18,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from videodit.terminal import shown
 
-def command(main: Callable[[], int]) -> int:
-    """A command's exit status: that of `main`, or 130 where its user stopped it, which one line says."""
-    hide_torchao()
-    try:
-        return main()
-    except KeyboardInterrupt:
-        print(f"\n{Path(sys.argv[0]).stem}: stopped", file=sys.stderr)
-        return 130
+# how a command ends: its user stopped it, a number that is none, what a user can mend
+STATUS: dict[type[BaseException], int] = {
+    KeyboardInterrupt: 130,
+    FloatingPointError: 1,
+    ValueError: 2,
+    OSError: 2,
+    ImportError: 2,
+}
+
+
+def command(main: Callable[[], int]) -> Callable[[], int]:
+    """A command's `main`, whose errors that a user can mend are one line under the command's name, and its status.
+
+    An error may bring a `status` of its own; others are bugs, and come with their traceback.
+    """
+
+    @functools.wraps(main)
+    def ends() -> int:
+        try:
+            return main()
+        except BaseException as error:
+            status = getattr(error, "status", next((s for kind, s in STATUS.items() if isinstance(error, kind)), None))
+            if status is None:
+                raise
+            below = "\n" if isinstance(error, KeyboardInterrupt) else ""  # a progress bar
+            said = str(error) or ("stopped" if isinstance(error, KeyboardInterrupt) else type(error).__name__)
+            print(f"{below}{Path(sys.argv[0]).stem}:", *shown(said).split(), file=sys.stderr)  # on one line
+            return status
+
+    return ends
 
 
 def hide_torchao() -> None:

@@ -182,8 +182,10 @@ def tells_apart(encoder: Encoder) -> bool:
 
 
 def encoded(encoder: Encoder, prompts: list[str], *, against: bool = False) -> TextStates:
-    """States of prompts, or (`against`) of negative ones, each distinct one encoded once; a warning tells unknown
-    words, with the nearest known ones."""
+    """States of prompts, or (`against`) of negative ones, each distinct one encoded once.
+
+    A warning tells unknown words with the nearest known ones, and a prompt far from all that the model was shown.
+    """
     distinct = list(dict.fromkeys(prompts))
     for prompt in distinct:
         if unknown := [_with_nearest(word, encoder.nearest_words(word)) for word in encoder.unknown_words(prompt)]:
@@ -191,6 +193,9 @@ def encoded(encoder: Encoder, prompts: list[str], *, against: bool = False) -> T
                 "%r: the model never saw the words %s; they have no effect it learned", prompt, ", ".join(unknown)
             )
     text = encoder(distinct, against=True) if against and tells_apart(encoder) else encoder(distinct)
+    for prompt, near in zip(distinct, [] if against else encoder.nearest_learned(text), strict=False):
+        if near:
+            log.warning("%r is far from all that the model was shown; nearest: %s", prompt, ", ".join(near))
     return text.rows(torch.tensor([distinct.index(p) for p in prompts], device=text.states.device))
 
 

@@ -132,7 +132,7 @@ def _remedies(codec: VideoCodec, whole: bool) -> list[str]:
     if whole or not codec.streams:
         fixes.append("fewer frames")
     if whole and codec.streams:
-        fixes.append("frame by frame: output_type='latent' and pipe.codec.decode_chunks, as tools/sample_video.py does")
+        fixes.append("frame by frame: output_type='latent' and pipe.codec.decode_chunks, as videodit sample does")
     if hasattr(codec.vae, "enable_tiling") and not codec.vae.use_tiling:
         fixes.append("tiles: --vae-tiling, or pipe.vae.enable_tiling()")
     if codec.dtype == torch.float32 and codec.device.type == "cuda":

@@ -165,7 +165,7 @@ def test_changed_bytes_are_noticed_when_read(tmp_path: Path, codec: VideoCodec, 
     facts.clear()
     save_file(tensors, file, metadata=metadata)
     with pytest.raises(
-        CacheError, match=r"its bytes have changed since it was written; delete it, and run tools/encode"
+        CacheError, match=r"its bytes have changed since it was written; delete it, and run videodit encode"
     ):
         latents[0, False]
     latents[1, False]

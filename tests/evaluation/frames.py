@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from footage import place
 
-from videodit.evaluation.flow import Flow
+from videodit.evaluation.measure.flow import Flow
 
 
 def flat(*levels: float, height: int = 24, width: int = 32) -> np.ndarray:

@@ -10,9 +10,9 @@ from networks import save_clip, save_i3d, save_videomae
 from PIL import Image
 from standin import TORCHSCRIPT
 
-from videodit.evaluation.clip_features import PixelFeatures, evenly, load_i3d, load_videomae
-from videodit.evaluation.pixels import Undefined
-from videodit.evaluation.weights import MissingWeightsError
+from videodit.evaluation.measure.clip_features import PixelFeatures, evenly, load_i3d, load_videomae
+from videodit.evaluation.measure.pixels import Undefined
+from videodit.evaluation.measure.weights import MissingWeightsError
 
 
 def frames(count: int = 16, height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from footage import pan
 
-from videodit.evaluation import clips as room
-from videodit.evaluation.clips import clip_from_array, clip_from_file
+from videodit.evaluation.measure import clips as room
+from videodit.evaluation.measure.clips import clip_from_array, clip_from_file
 from videodit.video import VideoError, write_video
 from videodit.video.guarded import Guarded
 

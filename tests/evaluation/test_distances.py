@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from videodit.evaluation import distances
-from videodit.evaluation.distances import Kernel, frechet_distance, frechet_extrapolated, mmd
+from videodit.evaluation.measure import distances
+from videodit.evaluation.measure.distances import Kernel, frechet_distance, frechet_extrapolated, mmd
 
 
 def gaussian(n: int, d: int, *, seed: int = 0, shift: float = 0.0) -> np.ndarray:

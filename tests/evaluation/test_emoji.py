@@ -12,8 +12,8 @@ from PIL import Image
 
 from videodit.emoji.make import manifest, training_scenes
 from videodit.emoji.things import GROUNDS, Thing, held_out, is_held_out, known
-from videodit.evaluation import emoji
-from videodit.evaluation.emoji import KINDS, answer, gallery, load_gallery, nearest_ground, questions, summary
+from videodit.evaluation.judge import emoji
+from videodit.evaluation.judge.emoji import KINDS, answer, gallery, load_gallery, nearest_ground, questions, summary
 
 SIDE = 32
 

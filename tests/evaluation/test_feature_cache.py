@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videodit.evaluation.feature_cache import FeatureCache
+from videodit.evaluation.measure.feature_cache import FeatureCache
 
 KEY = {"digest": "c0ffee", "sampling": "8fps/all", "preprocessing": "224 bicubic", "extractor": "clip@0123456789ab"}
 

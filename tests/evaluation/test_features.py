@@ -16,15 +16,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from standin import LEFT_EMPTY
 
-from videodit.evaluation.features import (
+from videodit.evaluation.measure.features import (
     FEATURE_METRICS,
     consistency,
     load_clip,
     load_dino,
     text_alignment,
 )
-from videodit.evaluation.pixels import ConsistencyVariant, Undefined
-from videodit.evaluation.weights import MissingWeightsError
+from videodit.evaluation.measure.pixels import ConsistencyVariant, Undefined
+from videodit.evaluation.measure.weights import MissingWeightsError
 from videodit.weights import state_hash
 
 VARIANTS = get_args(ConsistencyVariant)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from footage import place
 
-from videodit.evaluation.flow import DIS, dis, inside, midpoint, visible, warp
-from videodit.evaluation.pixels import Undefined
+from videodit.evaluation.measure.flow import DIS, dis, inside, midpoint, visible, warp
+from videodit.evaluation.measure.pixels import Undefined
 
 
 def views(dx: int, dy: int, height: int = 96, width: int = 120) -> tuple[np.ndarray, np.ndarray]:

@@ -11,12 +11,12 @@ import pytest
 from corruptions import parade
 from footage import place
 
-from videodit.evaluation.flow import DIS, Flow
-from videodit.evaluation.measures import MEASURES, PAIRED, measure
-from videodit.evaluation.pixels import frame_consistency, motion_per_second
-from videodit.evaluation.results import Score
-from videodit.evaluation.streaming import Measure, Window, follow
-from videodit.evaluation.whole import spectrum
+from videodit.evaluation.measure.flow import DIS, Flow
+from videodit.evaluation.measure.measures import MEASURES, PAIRED, measure
+from videodit.evaluation.measure.pixels import frame_consistency, motion_per_second
+from videodit.evaluation.measure.streaming import Measure, Window, follow
+from videodit.evaluation.measure.whole import spectrum
+from videodit.evaluation.report.results import Score
 
 from .frames import flat, known_flow, noise, sliding
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from videodit.evaluation.nearest import FRAMES, SIDE, TrueClip, TrueClips, in_halves
+from videodit.evaluation.measure.nearest import FRAMES, SIDE, TrueClip, TrueClips, in_halves
 from videodit.video.ground import lay
 
 

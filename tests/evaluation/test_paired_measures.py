@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from videodit.evaluation.measures import PAIRED, measure_pair
-from videodit.evaluation.pixels import psnr
+from videodit.evaluation.measure.measures import PAIRED, measure_pair
+from videodit.evaluation.measure.pixels import psnr
 
 from .frames import flat, known_flow, sliding
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from videodit.evaluation.perceptual import Lpips, load_lpips, load_raft
-from videodit.evaluation.pixels import Undefined
-from videodit.evaluation.streaming import follow
-from videodit.evaluation.weights import MissingWeightsError
+from videodit.evaluation.measure.perceptual import Lpips, load_lpips, load_raft
+from videodit.evaluation.measure.pixels import Undefined
+from videodit.evaluation.measure.streaming import follow
+from videodit.evaluation.measure.weights import MissingWeightsError
 
 
 def frames(count: int = 3, height: int = 64, width: int = 72) -> np.ndarray:

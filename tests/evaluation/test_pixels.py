@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from videodit.evaluation.pixels import (
+from videodit.evaluation.measure.pixels import (
     ConsistencyVariant,
     Undefined,
     box_means,

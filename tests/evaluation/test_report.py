@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from reports import CONSISTENCY, HOSTILE, WARPING, clip_result, frames_of, full_example, results_of
 
-from videodit.evaluation.report import write_report
-from videodit.evaluation.results import ClipResult, Metric
+from videodit.evaluation.report.page import write_report
+from videodit.evaluation.report.results import ClipResult, Metric
 from videodit.video.index import VideoError
 
 SCRIPT = re.compile(r'<script type="application/json" (?:id|class)="(\w+)">(.*?)</script>', re.DOTALL)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from reports import CONSISTENCY, HOSTILE, MOTION, WARPING, clip_result, frames_of, full_example, results_of
 
-from videodit.evaluation.report import write_report
-from videodit.evaluation.results import ClipResult
+from videodit.evaluation.report.page import write_report
+from videodit.evaluation.report.results import ClipResult
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = next(

@@ -7,9 +7,9 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from videodit.evaluation import statistics
-from videodit.evaluation.results import Better
-from videodit.evaluation.statistics import bootstrap_mean, paired_difference, robust_z, sign_test, worst
+from videodit.evaluation.report import statistics
+from videodit.evaluation.report.results import Better
+from videodit.evaluation.report.statistics import bootstrap_mean, paired_difference, robust_z, sign_test, worst
 
 
 def clustered(rng: np.random.Generator, num_groups: int, size: int) -> tuple[np.ndarray, list[str]]:

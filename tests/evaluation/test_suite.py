@@ -17,17 +17,17 @@ from networks import save_clip, save_dino, save_i3d, save_videomae
 from sets import QUICK, moving, some, still
 from standin import LEFT_EMPTY, TORCHSCRIPT
 
-from videodit.evaluation import clips as clips_room
-from videodit.evaluation.clips import Clip, clip_from_array, clip_from_file
-from videodit.evaluation.compare import compare
-from videodit.evaluation.distances import frechet_distance
-from videodit.evaluation.feature_cache import FeatureCache
-from videodit.evaluation.features import consistency, text_alignment
-from videodit.evaluation.measures import MEASURES, PAIRED, measure
-from videodit.evaluation.plan import Extractors, all_metrics
-from videodit.evaluation.results import Failure, Results, load_results
-from videodit.evaluation.statistics import bootstrap_mean
-from videodit.evaluation.suite import evaluate
+from videodit.evaluation.measure import clips as clips_room
+from videodit.evaluation.measure.clips import Clip, clip_from_array, clip_from_file
+from videodit.evaluation.measure.distances import frechet_distance
+from videodit.evaluation.measure.feature_cache import FeatureCache
+from videodit.evaluation.measure.features import consistency, text_alignment
+from videodit.evaluation.measure.measures import MEASURES, PAIRED, measure
+from videodit.evaluation.measure.plan import Extractors, all_metrics
+from videodit.evaluation.measure.suite import evaluate
+from videodit.evaluation.report.compare import compare
+from videodit.evaluation.report.results import Failure, Results, load_results
+from videodit.evaluation.report.statistics import bootstrap_mean
 from videodit.video import VideoError, write_video
 from videodit.video.guarded import Guarded
 

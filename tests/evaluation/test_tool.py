@@ -1,4 +1,4 @@
-"""tools/evaluate.py: what it writes, and how it names a user's mistakes."""
+"""videodit evaluate: what it writes, and how it names a user's mistakes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from footage import pan
 from networks import save_clip
 from standin import LEFT_EMPTY
 
-from tools import evaluate as tool
-from videodit.evaluation.results import load_results
-from videodit.evaluation.world import held_out_scenes
+from videodit.commands import evaluate as tool
+from videodit.evaluation.judge.world import held_out_scenes
+from videodit.evaluation.report.results import load_results
 from videodit.geometry import ClipSize, Strides
 from videodit.pipeline import VideoDiTPipeline
 from videodit.shapes import render, rng_for

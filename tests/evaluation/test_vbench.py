@@ -9,9 +9,9 @@ import torch
 from networks import save_clip, save_dino, save_dinov2
 from standin import LEFT_EMPTY
 
-from videodit.evaluation.features import FEATURE_METRICS, consistency, load_clip, load_dino
-from videodit.evaluation.results import ClipResult, Failure, Metric, Protocol, Results, Score, Summary
-from videodit.evaluation.vbench import (
+from videodit.evaluation.measure.features import FEATURE_METRICS, consistency, load_clip, load_dino
+from videodit.evaluation.report.results import ClipResult, Failure, Metric, Protocol, Results, Score, Summary
+from videodit.evaluation.report.vbench import (
     CLIP_PREPROCESSING,
     DINO_PREPROCESSING,
     clip_pixels,

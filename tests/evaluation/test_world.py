@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from videodit.evaluation.judge import compare, judge
-from videodit.evaluation.world import FACTS, Results, Share, evaluate_world, held_out_scenes, prompt
+from videodit.evaluation.judge.world import FACTS, Results, Share, evaluate_world, held_out_scenes, prompt
 from videodit.geometry import ClipSize
 from videodit.shapes import HELD_OUT, MOTIONS, SHAPES, Scene, Thing, render, rng_for
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from corruptions import CORRUPTIONS, parade
 
-from videodit.evaluation.clips import clip_from_array
-from videodit.evaluation.measures import MEASURES, measure
-from videodit.evaluation.suite import evaluate
+from videodit.evaluation.measure.clips import clip_from_array
+from videodit.evaluation.measure.measures import MEASURES, measure
+from videodit.evaluation.measure.suite import evaluate
 
 
 @pytest.mark.slow

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 from peers import tiny_wan_pipeline
+from readme import tool
 from safetensors.torch import save_file
 from tiny import awaken
 from torch import Tensor
@@ -167,12 +166,7 @@ def test_what_says_something_of_a_checkpoint_is_not_passed_over_where_there_is_n
         with pytest.raises(ConversionError, match=f"theirs: {option} is of a project's own checkpoint"):
             open_model(tmp_path / "theirs", **{option: value})
     assert open_model(tmp_path / "theirs", partial=False, sample_size=4)[0].config.in_channels == 4
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-    try:
-        sys.argv = ["convert.py", "--from", str(tmp_path / "theirs"), "--to", str(tmp_path / "new"), "--partial"]
-        assert importlib.import_module("convert").main() == 2
-    finally:
-        sys.path.pop(0)
+    assert tool("convert", "--from", tmp_path / "theirs", "--to", tmp_path / "new", "--partial") == 2
     assert "partial is of a project's own checkpoint" in capsys.readouterr().err
 
 

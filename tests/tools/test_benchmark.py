@@ -1,4 +1,4 @@
-"""`tools/benchmark.py` through its command, at tiny sizes: what is counted is exact, and who disagrees is not timed.
+"""`videodit benchmark` through its command, at tiny sizes: what is counted is exact, and who disagrees is not timed.
 
 No test goes by a time.
 """
@@ -16,10 +16,10 @@ import pytest
 import torch
 from footage import pan
 
-from tools import benchmark
-from tools.benchmarks import devices, peers, sample, scaling, turns
-from tools.benchmarks.turns import Disagreement
 from videodit import VideoDiTPipeline
+from videodit.commands import benchmark
+from videodit.commands.benchmarks import devices, peers, sample, scaling, turns
+from videodit.commands.benchmarks.turns import Disagreement
 from videodit.text import TextEncoder
 from videodit.training.precision import lacks_bfloat16
 from videodit.video.writer import write_video
@@ -98,7 +98,9 @@ def test_memory_is_counted_exactly(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_sample_compares_pipelines_and_states_a_caches_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("tools.benchmarks.sample.compiled", deepcopy)  # how long it takes is not what this is about
+    monkeypatch.setattr(
+        "videodit.commands.benchmarks.sample.compiled", deepcopy
+    )  # how long it takes is not what this is about
     args = ("sample", "--quick", "--tokens", "6", "--steps", "6", "--rounds", "1", "--cache", "taylorseer")
     (table,) = found(monkeypatch, tmp_path, *args)["tables"]
     by_name = {row["name"]: row for row in table["rows"]}
@@ -178,7 +180,7 @@ def test_train_sees_all_of_a_step(
 @pytest.mark.slow
 def test_data_reads_videos_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_video(tmp_path / "x.mp4", pan(40, 64, 96), 8)
-    monkeypatch.setattr("tools.benchmarks.data.os.cpu_count", lambda: 1)
+    monkeypatch.setattr("videodit.commands.benchmarks.data.os.cpu_count", lambda: 1)
     args = ("data", "--videos", tmp_path, "--rounds", "1", "--clips", "1", "--reads", "0")
     titles = {table["title"]: table["rows"][0]["name"] for table in found(monkeypatch, tmp_path, *args)["speed"]}
     assert titles == {"on one core": "videodit", "on all cores": "videodit, 1 guarded processes"}

@@ -1,4 +1,4 @@
-"""The lines of the README that bring an image model, on tiny random weights, and what `inflate.py` refuses of it."""
+"""The lines of the README that bring an image model, on tiny random weights; what `videodit inflate` refuses of it."""
 
 from __future__ import annotations
 
@@ -40,14 +40,12 @@ def test_bring_your_image_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         write_video(tmp_path / "my_clips" / f"{number}.mp4", frames, 8.0)
         (tmp_path / "my_clips" / f"{number}.txt").write_text("a red circle")
     bring, train, sample, again = commands("Bring your image model")
-    assert tool(bring) == 0
+    assert tool(*bring) == 0
     assert "time blocks, silent" in (tmp_path / "runs/sd3/growth.txt").read_text()
-    assert (
-        tool([*train, *(f"{part}.{key}={value}" for part, keys in SMALL.items() for key, value in keys.items())]) == 0
-    )
-    assert tool([*sample, *shlex.split("--num-frames 5 --height 16 --width 16 --steps 1 --out a.mp4")]) == 0
+    assert tool(*train, *(f"{part}.{key}={value}" for part, keys in SMALL.items() for key, value in keys.items())) == 0
+    assert tool(*sample, *shlex.split("--num-frames 5 --height 16 --width 16 --steps 1 --out a.mp4")) == 0
     assert json.loads((tmp_path / "a.json").read_text())["num_frames"] == 5
-    assert tool(again) == 0
+    assert tool(*again) == 0
     trained, put = (
         VideoDiTPipeline.from_pretrained(where).transformer for where in ("runs/sd3_video/pipeline", "runs/again")
     )
@@ -75,6 +73,6 @@ def test_what_does_not_fit_is_named(
     sd3_pipeline().save_pretrained("sd3")
     if "extended" in words:
         extend_in_time("sd3").save_pretrained("extended")
-    assert tool(["inflate.py", *words.split()]) == 2
+    assert tool("inflate", *words.split()) == 2
     assert why in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

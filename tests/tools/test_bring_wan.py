@@ -35,14 +35,12 @@ def test_bring_wan_in_five_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         write_video(tmp_path / "my_clips" / f"{number}.mp4", frames, 16.0)
         (tmp_path / "my_clips" / f"{number}.txt").write_text("a red circle")
     bring, train, sample, back, single = commands("Bring Wan")
-    assert tool(bring) == 0
-    assert (
-        tool([*train, *(f"{part}.{key}={value}" for part, keys in SMALL.items() for key, value in keys.items())]) == 0
-    )
-    assert tool([*sample, *shlex.split("--num-frames 5 --height 32 --width 32 --steps 1 --out a.mp4")]) == 0
+    assert tool(*bring) == 0
+    assert tool(*train, *(f"{part}.{key}={value}" for part, keys in SMALL.items() for key, value in keys.items())) == 0
+    assert tool(*sample, *shlex.split("--num-frames 5 --height 32 --width 32 --steps 1 --out a.mp4")) == 0
     assert json.loads((tmp_path / "a.json").read_text())["lora"] == ["runs/wan_lora/pipeline/lora"]
-    assert tool(back) == 0
-    assert tool(single) == 0
+    assert tool(*back) == 0
+    assert tool(*single) == 0
     theirs: Any = WanPipeline.from_pretrained("wan_pipeline")
     own = load_file("wan.safetensors")
     assert torch.equal(
@@ -51,7 +49,7 @@ def test_bring_wan_in_five_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_single_file_needs_the_name_of_its_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool(["convert.py", "--from", "shipped", "--to", str(tmp_path / "x.safetensors")]) == 2
+    assert tool("convert", "--from", "shipped", "--to", str(tmp_path / "x.safetensors")) == 2
     assert "give --format wan" in capsys.readouterr().err
-    assert tool(["convert.py", "--from", "shipped", "--to", str(tmp_path / "x.safetensors"), "--format", "wan"]) == 2
+    assert tool("convert", "--from", "shipped", "--to", str(tmp_path / "x.safetensors"), "--format", "wan") == 2
     assert "Wan needs axes=['joint'], but this model has ['space', 'time']" in capsys.readouterr().err

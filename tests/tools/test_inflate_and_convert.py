@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from diffusers import (
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
 )
+from readme import tool
 from tiny import awaken, tiny_dit
 
 from videodit import VideoDiT, VideoDiTPipeline
@@ -29,17 +28,6 @@ from videodit.text import TextEncoder
 from videodit.video.writer import write_video
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def tool(name: str, *args: object) -> int:
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        sys.argv = [name, *map(str, args)]
-        return importlib.import_module(name).main()
-    except SystemExit as end:  # of its parser
-        return int(end.code or 0)
-    finally:
-        sys.path.pop(0)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +101,7 @@ def test_from_pixart_to_a_video_model_of_ones_own(
     assert not torch.allclose(first.transformer(x, t, text).sample, video_model.transformer(x, t, text).sample)
     out = tmp_path / "clip.mp4"
     model = ["--model", tmp_path / "run" / "pipeline"]
-    assert tool("sample_video", "--prompt", "a red ball rolls", *model, "--steps", 2, "--out", out) == 0
+    assert tool("sample", "--prompt", "a red ball rolls", *model, "--steps", 2, "--out", out) == 0
     assert out.stat().st_size > 0
     final: Any = open_model(tmp_path / "run" / "pipeline")[0]
     theirs = image_model.text_encoder.state_dict()
@@ -187,7 +175,7 @@ def test_what_a_user_can_mend_is_one_line(name: str, tmp_path: Path, capsys: pyt
         assert tool(name, *args) == 2
         error = capsys.readouterr().err
         assert message in error
-        assert error.startswith(f"{name}: ")
+        assert error.startswith(f"videodit {name}: ")
         assert error.count("\n") == 1
         assert not (tmp_path / "out").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"model", "cut.pt"}  # no scratch either
@@ -205,7 +193,7 @@ def test_options_without_effect_are_refused(pixart: Path, tmp_path: Path, capsys
     ]:
         assert tool("inflate", "--from", source, "--to", tmp_path / "out", *options) == 2
         error = capsys.readouterr().err.splitlines()[-1]
-        assert error.startswith("inflate: ")
+        assert error.startswith("videodit inflate: ")
         assert message in error
     assert not (tmp_path / "out").exists()
 
@@ -217,7 +205,7 @@ def test_broken_folders_are_named(pixart: Path, tmp_path: Path, capsys: pytest.C
         (folder / part).write_bytes((folder / part).read_bytes()[:-100])
         assert tool("convert", "--from", folder, "--to", tmp_path / "out") == 2
         error = capsys.readouterr().err.splitlines()[-1]
-        assert error.startswith(f"convert: {folder}")
+        assert error.startswith(f"videodit convert: {folder}")
     index = pixart / "model_index.json"
     shutil.copytree(pixart, tmp_path / "odd")
     (tmp_path / "odd" / index.name).write_text(index.read_text().replace("PixArtAlphaPipeline", "NoPipeline"))

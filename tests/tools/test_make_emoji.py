@@ -1,4 +1,4 @@
-"""tools/make_emoji.py: what is missing is one line."""
+"""videodit make-emoji: what is missing is one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import make_emoji
+from videodit.commands import make_emoji
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:

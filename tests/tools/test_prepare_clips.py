@@ -1,4 +1,4 @@
-"""`tools/prepare_clips.py` as a user meets it."""
+"""`videodit prepare` as a user meets it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import pytest
 from footage import film, pan
 from tiny import tiny_wan
 
-from tools import prepare_clips, train
+from videodit.commands import prepare as prepare_clips
+from videodit.commands import train
 
-ROOT = Path(prepare_clips.__file__).parents[1]
+ROOT = Path(prepare_clips.__file__).parents[2]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
-    monkeypatch.setattr("sys.argv", ["prepare_clips.py", *map(str, args)])
+    monkeypatch.setattr("sys.argv", ["prepare_clips", *map(str, args)])
     try:
         return prepare_clips.main()
     except SystemExit as end:  # of its parser
@@ -111,17 +112,18 @@ def test_what_a_user_can_mend_is_one_line_and_exit_2(
 @pytest.mark.slow
 def test_without_its_detector_it_says_what_to_install(tmp_path: Path) -> None:
     program = (
-        "import sys; sys.modules['scenedetect'] = None; from tools import prepare_clips; sys.exit(prepare_clips.main())"
+        "import sys; sys.modules['scenedetect'] = None; from videodit.commands.prepare import main; sys.exit(main())"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2
+    for words, status in (["--help"], 0), (["raw", "--out", "out"], 2):
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == status
     assert 'pip install "videodit[prepare]"' in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
 KILLED = """
 import os, signal, sys
-from tools import prepare_clips
+from videodit.commands import prepare as prepare_clips
 from videodit.data import survey
 
 keep, known = survey.Memory.__setitem__, []
@@ -143,7 +145,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
         film(tmp_path / "raw" / f"{seed:02d}.mp4", np.concatenate([pan(seed, 60), pan(seed + 50, 60)]))
 
     def run(out: str, *program: str) -> int:
-        program = program or ("tools/prepare_clips.py",)
+        program = program or ("-m", "videodit", "prepare")
         command = [sys.executable, *program, str(tmp_path / "raw"), "--out", str(tmp_path / out), "--processes", "1"]
         return subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL).returncode
 

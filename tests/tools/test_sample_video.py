@@ -1,4 +1,4 @@
-"""`tools/sample_video.py` as its user meets it: files, settings, errors in one line."""
+"""`videodit sample` as its user meets it: files, settings, errors in one line."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from PIL import Image
 from processes import launch, run_tool, start
 from sampling import run
 
-from tools import sample_video
 from videodit import VideoDiTPipeline
 from videodit.clipset import find_clips
+from videodit.commands import sample as sample_video
 from videodit.models.sequence import Part
 from videodit.video.reader import probe, read_clip
 from videodit.video.writer import read_metadata, write_video

@@ -1,4 +1,4 @@
-"""`tools/sample_video.py` with image models of a family: what they alone take."""
+"""`videodit sample` with image models of a family: what they alone take."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from runs import run
 
-from tools import average as tool
 from videodit import VideoDiT, VideoDiTPipeline
+from videodit.commands import average as tool
 from videodit.training import checkpoint
 from videodit.training.ema import PowerAverage
 from videodit.training.trainer import Trainer

@@ -12,8 +12,8 @@ from diffusers.utils import is_torchao_available
 from runs import run
 from tiny import tiny_pipeline
 
-from tools import benchmark
-from tools.benchmarks import planned
+from videodit.commands import benchmark
+from videodit.commands.benchmarks import planned
 from videodit.models.quantized import plain_parts
 from videodit.training.plan import Plan, plan
 from videodit.training.trainer import Trainer

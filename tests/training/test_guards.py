@@ -11,7 +11,7 @@ import torch
 from runs import mixed, run
 from transformers import T5Config, T5EncoderModel
 
-from tools import train_vae as vae_tool
+from videodit.commands import train_vae as vae_tool
 from videodit.config import Run
 from videodit.geometry import ClipSize, Strides
 from videodit.training import checkpoint, loop, precision

@@ -162,13 +162,3 @@ def test_rates_warm_up_and_then_fall_as_half_a_cosine_or_stay(
     fall = [(1 + math.cos(math.pi * (step - warm) / (end - warm))) / 2 for step in range(warm, steps)]
     after = fall if schedule == "cosine" else [1.0] * (steps - warm)
     assert found == pytest.approx([2.0 * share for share in (*(step / warm for step in range(warm)), *after)])
-
-
-@pytest.mark.parametrize(
-    ("error", "status"), [(ValueError, 2), (OSError, 2), (FloatingPointError, 1), (KeyboardInterrupt, 130)]
-)
-def test_what_a_user_can_mend_ends_with_two(
-    error: type[BaseException], status: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert loop.end("train", error("the disk is full")) == status
-    assert capsys.readouterr().err.count("\n") == 1

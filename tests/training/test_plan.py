@@ -13,8 +13,8 @@ import torch
 from runs import mixed, run
 from tiny import tiny_wan
 
-from tools import train as tool
 from videodit.codec import VideoCodec
+from videodit.commands import train as tool
 from videodit.config import Run
 from videodit.models.transformer import VideoDiT
 from videodit.training.plan import plan, strides_of

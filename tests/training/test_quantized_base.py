@@ -15,8 +15,8 @@ from runs import equal, losses, run
 from tiny import awaken, tiny_dit
 from torch import nn
 
-from tools.benchmarks.devices import peak_memory
 from videodit import VideoDiT, VideoDiTPipeline
+from videodit.commands.benchmarks.devices import peak_memory
 from videodit.config import ConfigError, Lora, load_config
 from videodit.models import quantized
 from videodit.training import checkpoint

@@ -12,7 +12,7 @@ from diffusers.utils import is_torchao_available
 from runs import equal, losses, mixed, run
 from torch import nn
 
-from tools.benchmarks.devices import peak_memory
+from videodit.commands.benchmarks.devices import peak_memory
 from videodit.config import ConfigError, load_config
 from videodit.training import checkpoint, optimizer
 from videodit.training.optimizer import build_optimizers

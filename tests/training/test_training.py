@@ -145,7 +145,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(trained: Path, tmp_path
 def test_what_does_not_fit_together_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"objective\.min_snr_gamma is not defined for flow"):
         Trainer(run(tmp_path, objective={"min_snr_gamma": 5.0}))
-    with pytest.raises(ValueError, match=r"no VAE; run tools/train_vae\.py"):
+    with pytest.raises(ValueError, match=r"no VAE; run videodit train-vae"):
         load_codec(Run(output=str(tmp_path / "elsewhere")))
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot be written"):

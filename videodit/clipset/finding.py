@@ -16,8 +16,8 @@ from videodit.data.folders import MEDIA, Tree
 from videodit.data.manifest import FOLDER_MANIFESTS, Item, Note, read_manifest, tell
 from videodit.data.plain import is_plain_file, natural
 from videodit.data.remote import fetch
-from videodit.evaluation.clips import Clip, clip_from_file, without_ending
-from videodit.evaluation.results import Failure
+from videodit.evaluation.measure.clips import Clip, clip_from_file, without_ending
+from videodit.evaluation.report.results import Failure
 from videodit.video import VideoError
 from videodit.video.guarded import Guarded
 
@@ -78,7 +78,7 @@ def find_clips(source: str | Path, prompts: str | Path | None = None) -> list[Cl
 def open_clips(
     files: Sequence[ClipFile], guard: Guarded, *, fps: float | None = None
 ) -> tuple[list[Clip], list[Failure]]:
-    """The clips to measure (`evaluation.clips.clip_from_file`), and those that cannot be opened, with the reason."""
+    """The clips to measure, as `clip_from_file` gives them, and those that cannot be opened, with the reason."""
     clips, failures = [], []
     for file in files:
         try:

@@ -72,7 +72,7 @@ class Run(Section):
         return self
 
     def legs(self) -> list[Run]:
-        """What `tools/train.py` runs one after the other: this run, or one for each of its `stages`.
+        """What `videodit train` runs one after the other: this run, or one for each of its `stages`.
 
         A leg before the last writes into `<output>/stage_1` and so on; VAE and latents are shared by all.
 

@@ -53,7 +53,7 @@ class Train(Section):
     max_grad_norm: Amount | None = Field(1.0, description="of all gradients together; null: they stay as they are")
     ema_decay: Beta = Field(0.999, description="of the average that is sampled and saved")
     ema_sigma_rels: tuple[SigmaRel, ...] = Field(
-        (), strict=False, description="power-function averages stored with each checkpoint, for tools/average.py"
+        (), strict=False, description="power-function averages stored with each checkpoint, for videodit average"
     )
     caption_dropout: Share = 0.1
     precision: Precision = "bf16"

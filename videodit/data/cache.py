@@ -71,7 +71,7 @@ class Store:
                     self._sums |= {name: fact for name, fact in facts.items() if isinstance(fact, int)}
                     failed |= {name: fact for name, fact in facts.items() if isinstance(fact, str)}
             except (SafetensorError, OSError, ValueError, KeyError) as error:
-                raise CacheError(f"{file}: damaged ({error}); delete it, and run tools/encode.py") from error
+                raise CacheError(f"{file}: damaged ({error}); delete it, and run videodit encode") from error
         self.failed = {name: why for name, why in failed.items() if name not in self._where}
 
     def missing(self, names: Iterable[str]) -> list[str]:
@@ -88,7 +88,7 @@ class Store:
             self._open[file] = safe_open(file, "pt")
         tensor = self._open[file].get_tensor(name)
         if _checksum(tensor) != self._sums[name]:
-            raise CacheError(f"{file}: its bytes have changed since it was written; delete it, and run tools/encode.py")
+            raise CacheError(f"{file}: its bytes have changed since it was written; delete it, and run videodit encode")
         return tensor
 
     def add(self, tensors: dict[str, Tensor], failed: dict[str, str] | None = None) -> None:

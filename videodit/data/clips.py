@@ -153,7 +153,7 @@ class Split:
         items = (item for source in sources if isinstance(source, FileSource) for item in source.items)
         paths = dict.fromkeys(item.path for item in items)
         peculiar = [
-            Note(str(path), f"{PECULIAR[kind][0]} (tools/prepare_clips.py leaves them out)")
+            Note(str(path), f"{PECULIAR[kind][0]} (videodit prepare leaves them out)")
             for path in paths
             for kind in self.files.peculiar(path)
         ]

@@ -24,9 +24,10 @@ from typing import Any
 from tqdm import tqdm
 
 from videodit.data import cut
+from videodit.data.limits import REASONS, Options
 from videodit.data.manifest import Item, Skip, read_manifest, tell
 from videodit.data.remote import is_url
-from videodit.data.sifting import REASONS, Drop, Kept, Options, Sifted, name_of, sift
+from videodit.data.sifting import Drop, Kept, Sifted, name_of, sift
 from videodit.data.survey import Memory, Survey, stamp, time_limit
 from videodit.disk import LOCK, clear_scratch, locked, replace_text
 from videodit.geometry import covering

@@ -1,1 +1,1 @@
-"""Measures over clips: metrics, the judge of the shapes world, and the run over its held-out prompts."""
+"""Three ways through: `measure` clips, `judge` what a known world shows, `report` what was found."""

@@ -34,7 +34,7 @@ def shape_of(name_or_folder: str | Path, **where: Any) -> VideoDiT | TimeExtende
 def _saved(name_or_folder: str | Path, where: dict[str, Any]) -> tuple[Any, Any]:
     config = VideoDiT.load_config(name_or_folder, **where)
     if (name := config.get("_class_name")) not in CLASSES:
-        fix = "tools/convert.py or tools/inflate.py makes one of it"
+        fix = "videodit convert or videodit inflate makes one of it"
         raise ValueError(f"{name_or_folder}: a {name}, none of {', '.join(CLASSES)}; {fix}")
     return CLASSES[name], config
 

@@ -23,6 +23,7 @@ from videodit.models.transformer import VideoDiT
 from videodit.pipeline.folders import SHIPPED, findable, own_class, write_pipeline_sums
 from videodit.pipeline.lora import Adapters
 from videodit.text import PARTS, FamilyText, TextEncoder
+from videodit.text.learned import LearnedCaptions
 from videodit.weights import check_finite, loading
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Parts(DiffusionPipeline, Adapters):
         text_encoder_2, tokenizer_2, text_encoder_3, tokenizer_3: of an image model's family that has more of them.
         text_pipeline: the diffusers pipeline whose `encode_prompt` encodes prompts (`text.family`); None: they are the
             text encoder's last states. text_max_length: the tokens of a prompt that it reads; None: its own number.
+        learned: captions that the model was shown; None: prompts that are far from all of them are not told.
         transformer: the model; None where prompts are encoded and no more.
         scheduler: any diffusers scheduler that fits the model's training (flow: `FlowMatchEulerDiscreteScheduler`,
             and UniPC or DPM++ with flow sigmas; epsilon and v: DDIM, DDPM, DPM++, UniPC).
@@ -60,7 +62,7 @@ class Parts(DiffusionPipeline, Adapters):
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->transformer->transformer_2->vae"
-    _optional_components: ClassVar[list[str]] = [*PARTS, "transformer_2"]
+    _optional_components: ClassVar[list[str]] = [*PARTS, "transformer_2", "learned"]
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class Parts(DiffusionPipeline, Adapters):
         tokenizer_2: PreTrainedTokenizerBase | None = None,
         text_encoder_3: PreTrainedModel | None = None,
         tokenizer_3: PreTrainedTokenizerBase | None = None,
+        learned: LearnedCaptions | None = None,
         default_num_frames: int = 17,
         default_height: int = 64,
         default_width: int = 64,
@@ -99,6 +102,7 @@ class Parts(DiffusionPipeline, Adapters):
             tokenizer_2=tokenizer_2,
             text_encoder_3=text_encoder_3,
             tokenizer_3=tokenizer_3,
+            learned=learned,
         )
         if (transformer_2 is None) != (boundary_ratio is None):
             raise ValueError("transformer_2 and boundary_ratio: two experts need both, one needs neither")
@@ -208,7 +212,7 @@ class Parts(DiffusionPipeline, Adapters):
                 "encode_prompt makes them where there is one"
             )
         own = self.tokenizer.model_max_length
-        encoder = TextEncoder(self.text_encoder, self.tokenizer, max_sequence_length)
+        encoder = TextEncoder(self.text_encoder, self.tokenizer, max_sequence_length, self.learned)
         if max_sequence_length is not None:
             self.tokenizer.model_max_length = own  # it is this call's length alone
         return encoder

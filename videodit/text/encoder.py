@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from videodit.text.identity import fingerprint, of_config, of_tokenizer
+from videodit.text.learned import LearnedCaptions
 from videodit.text.load import loaded_parts, numbers_of, width_of
 from videodit.text.own import own_parts
 from videodit.text.states import TextStates
@@ -42,6 +43,7 @@ class TextEncoder(nn.Module):
             configuration says `lowercase_prompts`, prompts are lower-cased and stripped first, as PixArt and Latte do.
         max_length: the most tokens of a prompt that are kept, special ones included. None is what the tokenizer states,
             or 120 if it states nothing, and never more than the encoder has positions for.
+        learned: captions that the model was shown, which say what is far from all of them.
 
     Raises:
         ValueError: if the tokenizer is not a fast one or cannot pad, or if max_length is more than the encoder has
@@ -53,6 +55,7 @@ class TextEncoder(nn.Module):
         text_encoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int | None = None,
+        learned: LearnedCaptions | None = None,
     ) -> None:
         super().__init__()
         if not tokenizer.is_fast:
@@ -80,6 +83,7 @@ class TextEncoder(nn.Module):
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.learned = learned
         self.lowercase = bool(tokenizer.init_kwargs.get("lowercase_prompts", False))
         self.eval()
 
@@ -217,6 +221,10 @@ class TextEncoder(nn.Module):
     def nearest_words(self, word: str) -> list[str]:
         """Known words that may be meant by an unknown one, at most three; none of a tokenizer of pieces of words."""
         return nearest_words(word, known_words(self.tokenizer) or [])
+
+    def nearest_learned(self, text: TextStates) -> list[list[str]]:
+        """Of each prompt that is far from all that the model was shown, the nearest captions; of others none."""
+        return self.learned.nearest(text) if self.learned else [[]] * len(text.states)
 
     def fingerprint(self) -> str:
         """sha256, in hexadecimal, of all that decides the states: tokenizer, max_length, configuration and weights.

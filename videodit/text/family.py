@@ -225,6 +225,10 @@ class FamilyText(nn.Module):
     def nearest_words(self, word: str) -> list[str]:
         return []
 
+    def nearest_learned(self, text: TextStates) -> list[list[str]]:
+        """None: what its image model was shown is not known."""
+        return [[]] * len(text.states)
+
     def fingerprint(self) -> str:
         """sha256, in hexadecimal, of all that decides the states: tokenizers, lengths, configurations and weights."""
         words = [fact for name, one in self.tokenizers.items() for fact in self._facts_of(name, one)]
@@ -261,7 +265,7 @@ def load_text(
         raise ValueError(
             f"{folder}: has several text encoders ({', '.join(name for name in index if 'tokenizer' not in name)}), of "
             "which one alone would be read; name a folder of one, or start from a pipeline of this family "
-            "(tools/inflate.py)"
+            "(videodit inflate)"
         )
     return TextEncoder.from_pretrained(folder, max_length=max_length, **kwargs)
 

@@ -50,7 +50,7 @@ def strides_of_codec(config: Run) -> Strides:
 
 def _of_codec(config: Run, read: Callable[[str], T]) -> T:
     wanted = config.codec or str(Path(config.output) / "vae")
-    fix = "name a saved one in codec:" if config.codec else "run tools/train_vae.py with this config, or set codec:"
+    fix = "name a saved one in codec:" if config.codec else "run videodit train-vae with this config, or set codec:"
     with named(wanted, f"VAE; {fix}"):
         folder = named_folder(wanted)
         if config.codec is None and not Path(folder).is_dir():

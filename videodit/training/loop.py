@@ -8,7 +8,6 @@ import logging
 import math
 import signal
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -22,7 +21,6 @@ from tqdm import tqdm
 
 from videodit.config import Run
 from videodit.disk import replace_text, write_lines, writing
-from videodit.terminal import shown
 from videodit.training import checkpoint, parallel
 from videodit.training.notes import changes, passed_over, step_of
 
@@ -36,30 +34,16 @@ SKIPS = 10  # steps in a row without a finite loss or gradient, after which skip
 class Interrupted(Exception):
     """SIGTERM: the run has saved a checkpoint and stopped; the same command goes on."""
 
+    status = 143  # of the command
+
 
 class InterruptedByUser(Interrupted):
     """SIGINT (Ctrl-C): as SIGTERM."""
 
+    status = 130
+
 
 SIGNALS = {signal.SIGTERM: Interrupted, signal.SIGINT: InterruptedByUser}
-# how a command ends: stopped from outside, a loss that is no number, what a user can mend
-EXIT_STATUS: dict[type[BaseException], int] = {
-    InterruptedByUser: 130,
-    Interrupted: 143,
-    KeyboardInterrupt: 130,  # before its first step, or a second time
-    FloatingPointError: 1,
-    ValueError: 2,
-    OSError: 2,
-}
-
-
-def end(tool: str, error: BaseException) -> int:
-    """Says in one line how a command ended, and gives its exit status."""
-    words = (
-        "stopped at once; the same command goes on from what is there" if type(error) is KeyboardInterrupt else error
-    )
-    print(shown(f"{tool}: {words}"), file=sys.stderr)
-    return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
 
 
 class Loop:

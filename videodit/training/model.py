@@ -118,7 +118,7 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
     """
     channels = strides.channels
     if config.train.start_from:
-        with inputs.named(config.train.start_from, "transformer, as training and tools/inflate.py leave it"):
+        with inputs.named(config.train.start_from, "transformer, as training and videodit inflate leave it"):
             transformer = load_base(config, **_kept(config))
         _check_shape(transformer, config)
     else:
@@ -131,7 +131,7 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
         )
     if asked(transformer, "class") is not None:
         raise ValueError(
-            f"{source}: a transformer that is told a class; grow it with tools/inflate.py "
+            f"{source}: a transformer that is told a class; grow it with videodit inflate "
             f"--text-encoder ... --drop-classes"
         )
     reads, gives = asked(transformer, "text"), text.width if isinstance(text, TextEncoder) else None
@@ -143,7 +143,7 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
     if asked(transformer, "pooled") is not None and isinstance(text, TextEncoder):
         raise ValueError(
             f"{source}: a transformer that reads pooled states too, which one text encoder does not give; start from a "
-            f"pipeline of its family (tools/inflate.py), or take a family that reads none"
+            f"pipeline of its family (videodit inflate), or take a family that reads none"
         )
     halves = transformer.out_channels // channels
     if halves != (2 if config.objective.learned_range else 1):

@@ -164,7 +164,10 @@ def one_run(folder: str | Path) -> Iterator[None]:
             if state.is_main_process:
                 held.enter_context(locked(Path(folder), processes))
                 clear_scratch(Path(folder).rglob(".*"))
-        yield
+        try:
+            yield
+        except KeyboardInterrupt:  # before the first step, or a second time
+            raise KeyboardInterrupt("stopped at once; the same command goes on from what is there") from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a run will do, before it does anything heavy: `tools/train.py --dry-run`.
+"""What a run will do, before it does anything heavy: `videodit train --dry-run`.
 
 Files are measured, none is decoded; the transformer is built without memory (torch's meta device), and a step is taken
 without numbers (`training.footprint`).

@@ -86,7 +86,7 @@ def train_vae(config: Run) -> Path:
     accelerator = Accelerator(mixed_precision=vae_config.precision, cpu=not torch.accelerator.is_available())
     tell_of_bfloat16("vae.precision", vae_config.precision, accelerator.device)
     if accelerator.num_processes > 1:
-        raise ValueError("the VAE is trained by one process: start tools/train_vae.py without a launcher")
+        raise ValueError("the VAE is trained by one process: start videodit train-vae without a launcher")
     rates = learning_rates(vae_config)
     vae.to(accelerator.device).train()
     codec = VideoCodec(vae)

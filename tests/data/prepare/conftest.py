@@ -11,8 +11,8 @@ import pytest
 from processes import Here
 
 from videodit.data import prepare as preparation
+from videodit.data.limits import Options
 from videodit.data.prepare import prepare
-from videodit.data.sifting import Options
 from videodit.video.guarded import Guarded
 
 Rows = list[dict[str, Any]]

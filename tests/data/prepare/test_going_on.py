@@ -13,8 +13,8 @@ import pytest
 from footage import film, pan
 
 from videodit.data import survey
+from videodit.data.limits import Options
 from videodit.data.prepare import prepare
-from videodit.data.sifting import Options
 
 from .conftest import spans
 

@@ -14,9 +14,9 @@ import pytest
 from footage import black, film, pan, still, turned
 from PIL import Image
 
+from videodit.data.limits import Options
 from videodit.data.manifest import read_manifest
 from videodit.data.prepare import prepare, summary
-from videodit.data.sifting import Options
 from videodit.video import probe, read_clip, read_frames, stream_frames
 
 from .conftest import name, rows, spans

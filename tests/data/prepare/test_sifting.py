@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from videodit.data.limits import Options
 from videodit.data.manifest import Item
 from videodit.data.scenes import Scene
-from videodit.data.sifting import Options, Sifted, sift
+from videodit.data.sifting import Sifted, sift
 
 FACTS = {
     "is_image": False,

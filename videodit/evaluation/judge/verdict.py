@@ -25,7 +25,7 @@ import numpy as np
 from videodit.evaluation.judge.bodies import Body, bodies_of, chroma_of
 from videodit.evaluation.judge.motions import OTHER, growth_of, way_of
 from videodit.evaluation.judge.outlines import patches_of, shape_and_turn
-from videodit.evaluation.pixels import box_reduced
+from videodit.evaluation.measure.pixels import box_reduced
 from videodit.shapes import COLORS, Scene
 
 WORKING_SIDE = 64  # larger clips are box-reduced to at least this side

@@ -1,0 +1,338 @@
+"""Makes clips from prompts.
+
+  videodit sample --prompt "a red circle moving right on a black background"
+  videodit sample --prompt "a pink heart spins" "a big green star falls" --seed 7 --out clips/
+  videodit sample --prompts-file prompts.txt --model runs/mine/pipeline --out clips/
+
+Without --model the model in the package is used: moving shapes, offline. The ending of --out chooses the format: .mp4,
+.mkv (lossless), .gif, .webp, .png (an image, or a folder of frames). Several clips go into a folder, one seed each:
+--seed, --seed + 1 and so on. A prompts file is a text with a prompt a line, or .csv, .tsv, .jsonl with a clip a row:
+prompt and, where wanted, seed, negative_prompt, num_frames, height, width, fps, image, video, given_frames, strength.
+
+Every clip's settings are written into its metadata and into a .json file beside it. A run that was stopped goes on:
+clips of a set that are there, made with the same settings, are not made again.
+
+All prompts are encoded first, and the text encoder is let go of. Its states can be made elsewhere, or once for all:
+
+  videodit sample --prompts-file prompts.txt --model MODEL --encode-text states.safetensors
+  videodit sample --prompts-file prompts.txt --model MODEL --text-states states.safetensors --out clips/
+
+Several processes make each clip together, each with a part of its frames and places (`--cache` is for one alone):
+
+  torchrun --nproc-per-node 4 -m videodit sample --prompt "..." --num-frames 257 --out long.mp4
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videodit.command import command, import_torchao, load_without_bars
+from videodit.config.kinds import File, Guidance, Place, Positive, Rate, Seed, Share, Steps, Strength, argument
+from videodit.terminal import Parser, log_to_terminal, shown
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from videodit.clipset import Request
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--prompt", nargs="+", help="what to show; several make several clips")
+    source.add_argument("--words", action="store_true", help="list the words that the model knows, and make no clip")
+    source.add_argument(
+        "--prompts-file", type=argument(File), help="a prompt a line; or .csv, .tsv, .jsonl ..., a clip a row"
+    )
+    parser.add_argument(
+        "--model",
+        type=argument(Place),
+        help="a pipeline folder, a training checkpoint or a hub name (default: the shipped model)",
+    )
+    parser.add_argument(
+        "--num-frames", type=argument(Positive), help="frames; 1 makes an image (default: the model's own, as below)"
+    )
+    parser.add_argument("--height", type=argument(Positive), help="pixels")
+    parser.add_argument("--width", type=argument(Positive), help="pixels")
+    parser.add_argument("--fps", type=argument(Rate), help="frames a second")
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of the first clip (default 0)")
+    parser.add_argument("--steps", type=argument(Steps), help="scheduler steps (default: the model's own)")
+    parser.add_argument("--guidance-scale", type=argument(Guidance), help="1: no guidance (default: the model's own)")
+    parser.add_argument(
+        "--guidance-rescale", type=argument(Share), default=0.0, help="0 to 1, against the glare of large scales"
+    )
+    parser.add_argument(
+        "--guidance-interval",
+        type=argument(Share),
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("FROM", "TO"),
+        help="shares of the steps between which there is guidance (default 0 1); outside it costs nothing",
+    )
+    parser.add_argument(
+        "--image-guidance-scale",
+        type=argument(Guidance),
+        default=1.0,
+        help="of given frames; above 1: a third pass (default 1: none)",
+    )
+    parser.add_argument(
+        "--true-cfg-scale",
+        type=argument(Guidance),
+        help="of a model that is told --guidance-scale itself (Flux): that between two passes (default 1: none)",
+    )
+    parser.add_argument("--negative-prompt", default="", help="what to stay away from")
+    parser.add_argument(
+        "--scheduler", help="a diffusers scheduler, as UniPCMultistepScheduler (default: the model's own)"
+    )
+    states = parser.add_mutually_exclusive_group()
+    states.add_argument(
+        "--encode-text",
+        type=argument(File),
+        metavar="FILE.safetensors",
+        help="write the states of all prompts, negative ones too, and make no clip",
+    )
+    states.add_argument(
+        "--text-states",
+        type=argument(File),
+        metavar="FILE.safetensors",
+        help="take the prompts' states from there, and load no text encoder",
+    )
+    cheap = parser.add_argument_group("speed and memory (docs/sampling.md has measurements)")
+    cheap.add_argument(
+        "--cache",
+        metavar="NAME[=NUMBER]",
+        help="a feature cache: first-block, pyramid-attention, taylorseer or sea; the number is how far it goes",
+    )
+    cheap.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default float32)")
+    parser.add_argument(
+        "--lora",
+        action="append",
+        metavar="PLACE[=WEIGHT]",
+        type=argument(Place),
+        help="an adapter on the model: a file, folder or hub name, in diffusers', ComfyUI's or kohya's style",
+    )
+    cheap.add_argument("--layerwise-casting", action="store_true", help="keep the model's weights in float8_e4m3fn")
+    cheap.add_argument(
+        "--quantize",
+        choices=("int8", "fp8", "nf4"),
+        help="keep the model's weights in 8 bits (needs videodit[quantize]) or in 4 (nf4: videodit[nf4], and a GPU)",
+    )
+    cheap.add_argument(
+        "--compile", action="store_true", help="compile the model's blocks first: for many clips or long ones"
+    )
+    cheap.add_argument("--vae-tiling", action="store_true", help="encode and decode large pictures in tiles")
+    cheap.add_argument(
+        "--offload",
+        choices=("none", "model", "group", "sequential"),
+        default="none",
+        help="keep on the accelerator only the part that works (model), of the model only its block (group), or only "
+        "the layer (sequential: least, slowest)",
+    )
+    start = parser.add_argument_group("given frames (a model must have been trained for them: objective.given_frames)")
+    start.add_argument("--image", "--first-image", type=argument(Place), help="a file: the clip's first frame")
+    start.add_argument(
+        "--last-image", type=argument(Place), help="a file: its last frame, held for as long as the VAE's step in time"
+    )
+    start.add_argument(
+        "--video",
+        type=argument(Place),
+        help="a file: the clip goes on from its last frames, or remakes it, with --strength",
+    )
+    start.add_argument(
+        "--given-frames",
+        type=argument(Positive),
+        help="frames of --video to go on from, 4k + 1 for most VAEs (default 1)",
+    )
+    start.add_argument("--last-video", type=argument(Place), help="a file: the clip leads to its first frames")
+    start.add_argument(
+        "--last-given-frames",
+        type=argument(Positive),
+        help="frames of --last-video, 4k for most VAEs (default: the VAE's step)",
+    )
+    start.add_argument(
+        "--loop", action="store_true", default=None, help="the clip goes on from its end to its beginning"
+    )
+    start.add_argument(
+        "--overlap",
+        type=argument(Positive),
+        help="make a long clip in windows, each going on from so many frames of the one before",
+    )
+    start.add_argument(
+        "--window", type=argument(Positive), help="frames of such a window (default: the model's own number)"
+    )
+    start.add_argument(
+        "--strength", type=argument(Strength), help="how much of --video is made anew, above 0 to 1 (all)"
+    )
+    parser.add_argument("--batch-size", type=argument(Positive), default=8, help="clips made together (default 8)")
+    parser.add_argument(
+        "--preview",
+        type=argument(Positive),
+        metavar="STEPS",
+        help="every so many steps show the clip so far in OUT.preview.png",
+    )
+    parser.add_argument(
+        "--out", type=argument(File), help="a file, or a folder (default: sample.mp4, or samples/ for several)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there, whoever made it")
+    return parser.parse_args()
+
+
+@command
+def main() -> int:
+    args = parse()
+    log_to_terminal(logging.WARNING)
+    if args.words:
+        return list_words(args.model or "shipped")
+    if args.quantize or is_quantized(args.model):
+        import_torchao()
+    load_without_bars()
+    import torch
+    from accelerate import PartialState
+
+    processes = PartialState(cpu=not torch.accelerator.is_available())
+    try:
+        for path in sample(args, processes):
+            processes.print(path)
+    finally:
+        processes.destroy_process_group()
+    return 0
+
+
+def list_words(model: str) -> int:
+    from videodit.pipeline import named_folder
+    from videodit.text import words_of
+
+    words = words_of(named_folder(model))
+    for word in ["any: its tokenizer spells words from pieces"] if words is None else words:
+        print(shown(word))
+    return 0
+
+
+def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
+    import torch
+    from diffusers import PipelineQuantizationConfig
+
+    from videodit.clipset import (
+        Sampling,
+        make_clips,
+        output_paths,
+        prompts_of,
+        read_texts,
+        weights_digest,
+        write_texts,
+    )
+    from videodit.conditions import asked
+    from videodit.memory import place, return_large_blocks, tile
+    from videodit.models.quantized import quantization
+    from videodit.pipeline import VideoDiTPipeline, named_folder
+    from videodit.text import PARTS, load_text
+
+    return_large_blocks()
+    requests, folder, dtype = requested(args), named_folder(args.model or "shipped"), getattr(torch, args.dtype)
+    if args.encode_text:
+        return iter(
+            [
+                write_texts(
+                    args.encode_text,
+                    load_text(folder, dtype=dtype),
+                    *prompts_of(requests),
+                    overwrite=args.overwrite,
+                )
+            ]
+        )
+    if args.quantize and args.layerwise_casting:
+        raise ValueError("--quantize and --layerwise-casting both say how the weights are kept: give one")
+    cuts = {
+        "--layerwise-casting": args.layerwise_casting,
+        f"--offload {args.offload}": args.offload in ("group", "sequential"),
+        f"--cache {args.cache}": args.cache and args.cache.partition("=")[0] != "taylorseer",
+    }
+    if args.compile and (cutting := [words for words, given in cuts.items() if given]):
+        raise ValueError(
+            f"--compile: {cutting[0]} works inside of the blocks and cuts compiled ones apart; take one out"
+        )
+    sampling = Sampling(
+        steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        guidance_rescale=args.guidance_rescale,
+        guidance_interval=tuple(args.guidance_interval),
+        image_guidance_scale=args.image_guidance_scale,
+        true_cfg_scale=args.true_cfg_scale,
+        scheduler=args.scheduler,
+        cache=args.cache,
+        dtype=args.dtype if args.dtype != "float32" else None,
+        compile=args.compile or None,
+        layerwise_casting=args.layerwise_casting or None,
+        quantize=args.quantize,
+        vae_tiling=args.vae_tiling or None,
+        lora=args.lora,
+    )
+    one = len(requests) == 1
+    paths = output_paths(args.out or Path("sample.mp4" if one else "samples"), len(requests))
+    options: dict[str, Any] = dict.fromkeys(PARTS) if args.text_states else {}
+    if args.quantize:
+        how = quantization(args.quantize, f"--quantize {args.quantize}", dtype)
+        options["quantization_config"] = PipelineQuantizationConfig(quant_mapping={"transformer": how})
+    pipe: Any = VideoDiTPipeline.from_pretrained(folder, dtype=dtype, **options)
+    pipe.adapt(args.lora or [])
+    texts, encoder = None, None
+    if args.text_states:
+        texts, encoder = read_texts(args.text_states, *prompts_of(requests), asked(pipe.transformer, "text") or 0)
+    if args.vae_tiling:
+        tile(pipe.vae)
+    if args.layerwise_casting:
+        pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, args.dtype))
+    digest = weights_digest(pipe.transformer)
+    place(pipe, args.offload)
+    if args.compile:
+        pipe.transformer.compile_repeated_blocks()
+    if processes.num_processes > 1:
+        pipe.transformer.set_sequence_group(torch.distributed.group.WORLD)
+        pipe.set_progress_bar_config(disable=not processes.is_main_process)
+    return make_clips(
+        pipe,
+        requests,
+        paths,
+        replace(sampling, text_states=encoder),
+        model=args.model or "shipped",
+        model_digest=digest,
+        texts=texts,
+        keeps_text_encoder=False,
+        batch_size=args.batch_size,
+        preview=args.preview,
+        inputs=[file for file in (args.prompts_file, args.text_states) if file is not None],
+        overwrite=args.overwrite,
+        renew=one,
+        writes=processes.is_main_process,
+    )
+
+
+def is_quantized(model: str | None) -> bool:
+    config = Path(model or "", "transformer", "config.json")
+    return config.is_file() and "quantization_config" in config.read_text(encoding="utf-8")
+
+
+def requested(args: argparse.Namespace) -> list[Request]:
+    """What to make; a line of a file goes before the command's own words."""
+    from videodit.clipset import Request, read_requests
+
+    if args.prompt:
+        requests = [Request(prompt, seed=args.seed + number) for number, prompt in enumerate(args.prompt)]
+    else:
+        requests = read_requests(args.prompts_file, args.seed)
+    own = {field.name: getattr(args, field.name) for field in fields(Request)[3:]}
+    return [
+        replace(
+            one,
+            negative_prompt=one.negative_prompt or args.negative_prompt,
+            **{name: value for name, value in own.items() if getattr(one, name) is None},
+        )
+        for one in requests
+    ]

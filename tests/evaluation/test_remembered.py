@@ -130,8 +130,10 @@ def test_it_tells_whether_the_nearest_is_the_one_asked_for_and_whether_that_move
     }
     assert near["right"].motion == pytest.approx(1, abs=1e-3)
     assert near["slow"].motion < 0.5  # 2 of 11 steps
+    assert near["right"].alike == pytest.approx(1, abs=1e-3)
     assert near["wrong"].motion is not None
-    assert near["other"].motion is None
+    assert near["wrong"].alike < 0.5
+    assert near["other"].motion is near["other"].alike is None
     assert (results.nearest.named, results.nearest.asked) == (3, 2)
     assert results.nearest.moving == sum(0.5 <= near[name].motion <= 2 for name in ("right", "slow", "wrong"))
     assert "of 3 made from the caption of a true clip 2 are nearest to that one" in results.to_text()

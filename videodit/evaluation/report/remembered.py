@@ -76,6 +76,7 @@ class TrueFiles:
                     named=len(named),
                     asked=sum(bool(near.asked) for near in named),
                     moving=sum(1 / FACTOR <= (near.motion or 0) <= FACTOR for near in named),
+                    alike=float(np.mean([near.alike for near in named])) if named else None,
                     left_out=self.failures,
                 ),
             }
@@ -100,14 +101,19 @@ class TrueFiles:
     def _nearest(self, shown: np.ndarray, prompt: str | None) -> Nearest:
         """The nearest true clip; and, where some have the prompt for a caption, how the clip stands to these."""
         order = self.clips.nearest(shown, count=len(self.clips))
-        near, asked, motion = order[0], None, None
+        near, asked, motion, alike = order[0], None, None, None
         theirs = next((one for one in order if prompt and self.captions[one.index] == prompt), None)
         if theirs is not None:
             asked = self.captions[near.index] == prompt
             ground = (colour.tolist() for colour in self.clips.ground(shown, theirs))
-            motion = self.clips.change(shown, theirs.index, *ground)
+            motion, alike = self.clips.change(shown, theirs.index, *ground), self.clips.alike(shown, theirs)
         return Nearest(
-            name=self.names[near.index], distance=near.distance, phase=near.phase, asked=asked, motion=motion
+            name=self.names[near.index],
+            distance=near.distance,
+            phase=near.phase,
+            asked=asked,
+            motion=motion,
+            alike=alike,
         )
 
     def _read(self, path: Path) -> TrueClip:

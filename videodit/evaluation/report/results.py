@@ -104,6 +104,9 @@ class Nearest(Record):
     motion: float | None = Field(
         None, description="change from frame to frame, over that of the nearest true clip with the prompt for a caption"
     )
+    alike: float | None = Field(
+        None, description="correlation of what each of the two is beside its own mean over time: -1 to 1, noise 0"
+    )
 
 
 class Nearness(Record):
@@ -118,6 +121,7 @@ class Nearness(Record):
     named: int = Field(0, description="clips whose prompt is the caption of a true clip")
     asked: int = Field(0, description="of these, the nearest true clip is such a one")
     moving: int = Field(0, description="of these, those that change half to twice as much as that does")
+    alike: float | None = Field(None, description="of these, how alike they change to it, on average")
     left_out: dict[str, str] = Field({}, description="true clips that cannot be read, and why")
 
 
@@ -249,7 +253,7 @@ def _nearness_lines(found: Nearness, clips: int) -> list[str]:
     remembered = f"; remembered: {', '.join(found.remembered[:8])}" if found.remembered else ""
     asked = (
         f"of {found.named} made from the caption of a true clip {found.asked} are nearest to that one, and "
-        f"{found.moving} move half to twice as much as it"
+        f"{found.moving} change half to twice as much as it, alike by {found.alike or 0:.2f} on average"
     )
     return [
         f"nearest of {found.n} true clips: at {found.mean:.3f} on average, where true clips are "

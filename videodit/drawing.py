@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+import numpy as np
+
 COLOURS = ("#1f6feb", "#d1495b", "#2e8b57", "#8a5cd1", "#c07a1a", "#0f8b8d")
 INK, FAINT = "#24292f", "#57606a"
 STYLE = (
@@ -22,8 +24,8 @@ class Curve:
     """Points above 0 on both axes. how: "line", "dots", or "dashes", of what was fitted. of: the number of the series,
     which chooses the colour; None: its place among the curves."""
 
-    xs: Sequence[float]
-    ys: Sequence[float]
+    xs: Sequence[float] | np.ndarray
+    ys: Sequence[float] | np.ndarray
     how: str = "line"
     of: int | None = None
 

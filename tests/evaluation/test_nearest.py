@@ -103,6 +103,22 @@ def test_change_is_that_of_neighbouring_frames_before_the_same_ground():
     assert clips.change(shown[:1], 1, ground, ground) == 0
 
 
+def test_clips_are_alike_in_how_they_change_not_in_how_much():
+    arts = [art(seed) for seed in range(3)]
+    clips = TrueClips(map(true, arts))
+    shown = np.roll(on(arts[1], "red to blue"), -4, axis=0)
+    (near,) = clips.nearest(shown)
+    assert clips.alike(shown, near) == pytest.approx(1, abs=1e-3)
+    mean = shown.astype(float).mean(axis=0)
+    assert clips.alike((mean + 0.3 * (shown - mean)).round().astype(np.uint8), near) == pytest.approx(1, abs=0.02)
+    noise = np.random.default_rng(0).normal(0, 60, shown.shape)
+    flickers = (mean + noise).clip(0, 255).astype(np.uint8)
+    ground = [tuple(colour) for colour in clips.ground(flickers, near)]
+    assert clips.change(flickers, 1, *ground) > 0.5  # which noise is, too
+    assert abs(clips.alike(flickers, near)) < 0.05
+    assert clips.alike(np.repeat(shown[:1], FRAMES, axis=0), near) == pytest.approx(0, abs=1e-4)
+
+
 def test_halves():
     clip = np.zeros((2, 4, 8, 3), np.uint8)
     clip[:, :, 4:] = 10

@@ -40,8 +40,8 @@ def true(tmp_path: Path) -> Path:
     return folder
 
 
-def files(folder: Path) -> list[tuple[Path, str]]:
-    return [(path, path.name) for path in sorted(folder.iterdir())]
+def files(folder: Path) -> list[tuple[Path, str, str | None]]:
+    return [(path, path.name, path.stem) for path in sorted(folder.iterdir())]
 
 
 @pytest.mark.slow
@@ -100,3 +100,40 @@ def test_true_clips_that_cannot_be_had_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.mkv").write_bytes(b"no video")
     with Guarded(1) as guard, pytest.raises(ValueError, match=r"0 true clips can be read, and two are needed; .*a.mkv"):
         TrueFiles(files(tmp_path), guard)
+
+
+@pytest.mark.slow
+def test_it_tells_whether_the_nearest_is_the_one_asked_for_and_whether_that_moves_as_much(tmp_path: Path) -> None:
+    captions = {"a": "a town", "b": "a town", "c": "a field"}
+    places = {"a": 10, "b": 11, "c": 12}
+    true = tmp_path / "true"
+    for name, seed in places.items():
+        write_video(true / f"{name}.mkv", pan(seed, FRAMES), 8)
+    town, slow = pan(11, FRAMES), np.repeat(pan(10, FRAMES // 4), 4, axis=0)
+    clips = [
+        clip_from_array(town, 8, name="right", prompt="a town"),
+        clip_from_array(slow, 8, name="slow", prompt="a town"),
+        clip_from_array(town, 8, name="wrong", prompt="a field"),
+        clip_from_array(town, 8, name="other", prompt="a lake"),
+        clip_from_array(town, 8, name="nothing"),
+    ]
+    with Guarded(1) as guard:
+        files = [(true / f"{name}.mkv", name, caption) for name, caption in captions.items()]
+        results = TrueFiles(files, guard).beside(evaluate(clips, metrics=QUICK, workers=1), clips, "true")
+    near = {clip.name: clip.nearest for clip in results.clips}
+    assert {name: one.asked for name, one in near.items()} == {
+        "right": True,
+        "slow": True,
+        "wrong": False,
+        "other": None,
+        "nothing": None,
+    }
+    assert near["right"].motion == pytest.approx(1, abs=1e-3)
+    assert near["slow"].motion < 0.5  # 2 of 11 steps
+    assert near["right"].alike == pytest.approx(1, abs=1e-3)
+    assert near["wrong"].motion is not None
+    assert near["wrong"].alike < 0.5
+    assert near["other"].motion is near["other"].alike is None
+    assert (results.nearest.named, results.nearest.asked) == (3, 2)
+    assert results.nearest.moving == sum(0.5 <= near[name].motion <= 2 for name in ("right", "slow", "wrong"))
+    assert "of 3 made from the caption of a true clip 2 are nearest to that one" in results.to_text()

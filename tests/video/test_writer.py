@@ -241,6 +241,19 @@ def test_a_contact_sheet_enlarges_and_labels(tmp_path):
     np.testing.assert_array_equal(labelled[height:], np.asarray(plain))
 
 
+def test_a_word_wider_than_a_contact_sheet_goes_on_in_the_next_line(tmp_path):
+    def label(*words):
+        sheet = np.asarray(Image.open(contact_sheet([CLIP[:1]], tmp_path / "s.png", labels=[" ".join(words)])))
+        return sheet[:-34]
+
+    word = "l" * 60  # all lines full of one sign, which stand alike
+    lines = label(word).shape[0] // 13
+    assert lines > 1
+    each = max(n for n in range(1, 61) if label("l" * n).shape[0] == 13)
+    assert lines == -(-60 // each)
+    np.testing.assert_array_equal(label(word), label(*(word[at : at + each] for at in range(0, 60, each))))
+
+
 @pytest.mark.parametrize(
     ("clips", "name", "options"),
     [([], "s.png", {}), ([CLIP], "s.jpg", {}), ([CLIP], "s.png", {"labels": ["a", "b"]}), ([CLIP[:0]], "s.png", {})],

@@ -3,7 +3,7 @@
   videodit evaluate CLIPS                                           a video, a folder of videos or a manifest
   videodit evaluate CLIPS --reference TRUE_CLIPS                    also frame by frame, and as sets (Fréchet, MMD)
   videodit evaluate CLIPS --compare OTHER_CLIPS                     paired differences, with how sure they are
-  videodit evaluate CLIPS --nearest TRAINING_CLIPS                  are they new, or remembered?
+  videodit evaluate CLIPS --nearest TRAINING_CLIPS                  are they new, or remembered? are they as asked?
   videodit evaluate MODEL --prompts prompts.txt                     a pipeline folder or hub name: it samples first
   videodit evaluate CLIPS --clip openai/clip-vit-base-patch32       with weights that you have
   videodit evaluate --votes clips/compare/votes.json                who won of two that were compared on the page
@@ -91,7 +91,9 @@ def parse() -> argparse.Namespace:
     clips.add_argument("--reference", type=PLACE, help="clips that should have come out: same kinds of source")
     clips.add_argument("--compare", type=PLACE, help="another set, measured now, or the --out folder of an earlier run")
     clips.add_argument(
-        "--nearest", type=PLACE, help="true clips, as those of training: the nearest to each, and how near"
+        "--nearest",
+        type=PLACE,
+        help="true clips, as those of training: the nearest to each, how near, and whether its caption is the prompt",
     )
     clips.add_argument("--metrics", nargs="+", help="names or patterns, as '*consistency*' (default: all that can be)")
     clips.add_argument(
@@ -204,7 +206,7 @@ def evaluate_clips(args: argparse.Namespace) -> str:
         results, clips = measured(args, args.clips, args.prompts, extractors, guard, named=args.clips)
         true = None
         if args.nearest:
-            true = TrueFiles([(file.path, file.name) for file in find_clips(args.nearest)], guard)
+            true = TrueFiles([(file.path, file.name, file.prompt) for file in find_clips(args.nearest)], guard)
             results = true.beside(results, list(clips.values()), args.nearest)
         replace_text(args.out / "results.json", results.to_json())  # whatever becomes of a comparison
         other: Results | None = None

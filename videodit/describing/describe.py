@@ -143,7 +143,8 @@ def describe(
         return described(model, size.latent(strides, model.patch_size), _text_length(model, folder), size)
     if not num_frames == height == width is None:
         raise ValueError(f"{place}: is no pipeline, whose VAE says how large a latent is: give no size of pixels")
-    config = getattr(model, "image", model).config
+    bare_model: Any = getattr(model, "image", model)
+    config = bare_model.config
     side = (config.get("sample_size") or 16) * (model.patch_size[1] if isinstance(model, VideoDiT) else 1)
     return described(model, (model.in_channels, 5, side, side), _text_length(model, None))
 

@@ -369,10 +369,17 @@ def _strip(clip: np.ndarray, columns: int, scale: int) -> Image.Image:
 
 
 def _label(text: str, width: int) -> Image.Image:
-    """The text in black on white, wrapped at words to `width` pixels; no height without text."""
+    """The text in black on white, wrapped at words to `width` pixels, a longer word within; no height without text."""
     font = ImageFont.load_default()
     lines: list[str] = []
-    for word in text.split():
+
+    def fitting(word: str) -> Iterator[str]:
+        while word:
+            end = next((n for n in range(1, len(word)) if font.getlength(word[: n + 1]) > width - 4), len(word))
+            yield word[:end]
+            word = word[end:]
+
+    for word in chain.from_iterable(map(fitting, text.split())):
         if lines and font.getlength(f"{lines[-1]} {word}") <= width - 4:
             lines[-1] += f" {word}"
         else:

@@ -106,12 +106,24 @@ class TrueClips:
         return (ground[0] - ground[1]).numpy(), (ground[0] + ground[1]).numpy()
 
     def change(self, clip: np.ndarray, index: int, top: Sequence[float], bottom: Sequence[float]) -> float:
-        """How much a clip changes from frame to frame, over how much that true one does before such a ground."""
-        down = torch.linspace(0, 1, SIDE).repeat_interleave(SIDE)
-        ground = torch.tensor(top)[:, None] * (1 - down) + torch.tensor(bottom)[:, None] * down
-        true = self._shown[index] + self._clear[index][:, :1] * ground
+        """How much a clip changes from frame to frame, over how much that true one does before such a ground. Noise is
+        change too, where it differs from frame to frame."""
+        true = self._before(index, top, bottom)
         ours, theirs = (float(frames.diff(dim=0).abs().mean()) for frames in (_frames(clip), true))
         return ours / max(theirs, 1e-6)
+
+    def alike(self, clip: np.ndarray, near: Near) -> float:
+        """How alike a clip and a true one change, in that phase and before the ground of the clip: the correlation of
+        what each is beside its own mean over time, -1 to 1. Noise is like nothing; what stands still has 0."""
+        true = self._before(near.index, *self.ground(clip, near)).roll(-near.phase, dims=0)
+        ours, theirs = (frames - frames.mean(dim=0) for frames in (_frames(clip), true))
+        return float((ours * theirs).sum() / (ours.norm() * theirs.norm()).clamp(min=1e-6))
+
+    def _before(self, index: int, top: Sequence[float] | np.ndarray, bottom: Sequence[float] | np.ndarray) -> Tensor:
+        """A true clip before a ground of these colours at the top and at the bottom, f c p."""
+        down = torch.linspace(0, 1, SIDE).repeat_interleave(SIDE)
+        above, below = (torch.as_tensor(colour, dtype=torch.float32)[:, None] for colour in (top, bottom))
+        return self._shown[index] + self._clear[index][:, :1] * (above * (1 - down) + below * down)
 
     def _distances(self, ours: Tensor, some: slice) -> Tensor:
         """Sums of squares by true clip and phase: n s."""

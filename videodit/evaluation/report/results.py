@@ -104,6 +104,13 @@ class Nearest(Record):
     name: str
     distance: float = Field(description="root mean square of the differences of pixels, 0 to 1, at 32x32")
     phase: int = Field(description="by how many twelfths of its length it is ahead")
+    asked: bool | None = Field(None, description="whether its caption is the clip's prompt; None: that is no caption")
+    motion: float | None = Field(
+        None, description="change from frame to frame, over that of the nearest true clip with the prompt for a caption"
+    )
+    alike: float | None = Field(
+        None, description="correlation of what each of the two is beside its own mean over time: -1 to 1, noise 0"
+    )
 
 
 class Nearness(Record):
@@ -115,6 +122,10 @@ class Nearness(Record):
     among_median: float = Field(description="of true clips' distances to the nearest other")
     close: float = Field(description="half of that")
     remembered: tuple[str, ...] = Field(description="clips that are nearer to a true one than `close`")
+    named: int = Field(0, description="clips whose prompt is the caption of a true clip")
+    asked: int = Field(0, description="of these, the nearest true clip is such a one")
+    moving: int = Field(0, description="of these, those that change half to twice as much as that does")
+    alike: float | None = Field(None, description="of these, how alike they change to it, on average")
     left_out: dict[str, str] = Field({}, description="true clips that cannot be read, and why")
 
 
@@ -256,10 +267,15 @@ def _line(one: Summary | Distance) -> str:
 
 def _nearness_lines(found: Nearness, clips: int) -> list[str]:
     remembered = f"; remembered: {_some(found.remembered)}" if found.remembered else ""
+    asked = (
+        f"of {found.named} made from the caption of a true clip {found.asked} are nearest to that one, and "
+        f"{found.moving} change half to twice as much as it, alike by {found.alike or 0:.2f} on average"
+    )
     return [
         f"nearest of {found.n} true clips: at {found.mean:.3f} on average, where true clips are "
         f"{found.among_median:.3f} apart; {len(found.remembered)} of {clips} are nearer than {found.close:.3f}"
         f"{remembered}",
+        *([asked] if found.named else []),
         *(f"left out of the true clips: {name}: {why}" for name, why in found.left_out.items()),
     ]
 

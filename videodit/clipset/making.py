@@ -159,7 +159,8 @@ def make_clips(
     if texts is None:
         todo = [requests[i] for batch in batches for i in batch]
         texts = encode_texts(pipe.text, *prompts_of(todo)) if todo else Texts({}, {})
-    words = {one.prompt: pipe.text.words(one.prompt) for one in requests} if attention else None
+    encoder: Any = pipe.text if attention else None
+    words = {one.prompt: encoder.words(one.prompt) for one in requests} if attention else None
     if not keeps_text_encoder:
         free_text_encoder(pipe)
     done = 0

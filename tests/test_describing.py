@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from families import pixart, sd3, unet
+from families import dit, lumina2, pixart, sd3, unet
 from tiny import tiny_dit, tiny_pipeline
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -83,9 +83,21 @@ def test_an_image_model_keeps_its_cost_and_its_time_blocks_have_their_own() -> N
     assert {part.text for part in found.parts if part.axis == "space"} == {"joint"}
 
 
+def test_a_class_is_told_and_what_needs_real_tokens_is_refused() -> None:
+    with torch.device("meta"):
+        classes, counting = TimeExtended(dit()), TimeExtended(lumina2())
+    found = described(classes, (4, 2, 8, 8))
+    assert {part.text for part in found.parts} == {""}
+    assert found.flops > 0
+    with pytest.raises(ValueError, match="Lumina2Transformer2DModel counts"):
+        described(counting, (4, 2, 8, 8))
+
+
 def test_patterns_that_repeat_are_told_once() -> None:
     def parts(axes: str) -> tuple[Part, ...]:
-        return tuple(Part(str(i), {"s": "space", "t": "time", "-": ""}[axis]) for i, axis in enumerate(axes))
+        return tuple(
+            Part(str(i), {"s": "space", "t": "time", "j": "joint", "-": ""}[axis]) for i, axis in enumerate(axes)
+        )
 
     def runs(axes: str) -> list[tuple[int, str]]:
         found = Description("", (1, 1, 1, 1), 1, 0, parts(axes))
@@ -93,7 +105,9 @@ def test_patterns_that_repeat_are_told_once() -> None:
 
     assert runs("-stststs-") == [(1, "-"), (3, "st"), (1, "s"), (1, "-")]
     assert runs("ssttt") == [(2, "s"), (3, "t")]
+    assert runs("jtstst") == [(1, "j"), (1, "t"), (2, "st")]  # a time block is of what is before it
     assert runs("sst" * 4) == [(4, "sst")]
+    assert runs("ststjtjts") == [(2, "st"), (2, "jt"), (1, "s")]
     assert runs("--s") == [(1, "-"), (1, "-"), (1, "s")]
 
 

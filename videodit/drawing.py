@@ -52,9 +52,9 @@ def rect(x: float, y: float, width: float, height: float, fill: str, more: str =
     return f'<rect {size} fill="{fill}"{" " * bool(more)}{more}/>'
 
 
-def path(points: Sequence[tuple[float, float]], more: str) -> str:
+def polyline(points: Sequence[tuple[float, float]], more: str) -> str:
     """Straight lines from point to point."""
-    return f'<path d="M{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}" fill="none" {more}/>'
+    return f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}" fill="none" {more}/>'
 
 
 def loglog(
@@ -96,7 +96,7 @@ def loglog(
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" fill="{colour}" opacity="0.6"/>' for x, y in points]
         else:
             dashes = ' stroke-dasharray="5 4"' if curve.how == "dashes" else ""
-            parts.append(path(points, f'stroke="{colour}" stroke-width="2"{dashes}'))
+            parts.append(polyline(points, f'stroke="{colour}" stroke-width="2"{dashes}'))
         if not name.startswith("_"):
             told += 1
             words = text(WIDTH - RIGHT - 8, TOP + 2 + 18 * told, name, "right", f'style="fill: {colour}"')

@@ -47,7 +47,8 @@ class Law:
 
     def __str__(self) -> str:
         low, high = self.c_range
-        return f"{self.a:.3g} + {short(self.b)} x^-{self.c:.2f} ({low:.2f} to {high:.2f})"
+        left = f"{self.a:.3g} + " if self.a else ""
+        return f"{left}{short(self.b)} x^-{self.c:.2f} ({low:.2f} to {high:.2f})"
 
 
 @dataclass(frozen=True)
@@ -195,15 +196,15 @@ def plotted(histories: Sequence[History], axis: str) -> tuple[str, list[str]]:
         try:
             found = fitted(x, y)
         except ValueError as error:
-            curves[name] = Curve(x[:1], y[:1], "dots", of)
+            curves[name] = Curve(x[:1].tolist(), y[:1].tolist(), "dots", of)
             said.append(f"{name}: {error}")
             return
         line = np.geomspace(x.min(), x.max(), 60)
-        curves[f"{name}: {found}"] = Curve(line, found(line), "dashes", of)
+        curves[f"{name}: {found}"] = Curve(line.tolist(), found(line).tolist(), "dashes", of)
         said.append(f"{name}: {found}; a {found.a_range[0]:.3g} to {found.a_range[1]:.3g}")
 
     for number, (one, (x, y, late)) in enumerate(zip(histories, points, strict=True)):
-        curves[f"_{number}"] = Curve(x, y, "dots", number)
+        curves[f"_{number}"] = Curve(x.tolist(), y.tolist(), "dots", number)
         law(one.folder.name, x[late], y[late], number)
     if len(histories) > 1 and axis == "compute":
         x, y = (np.concatenate([point[part][point[2]] for point in points]) for part in (0, 1))

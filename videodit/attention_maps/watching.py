@@ -54,7 +54,7 @@ class Watched:
         key = memory[0][rows] if memory else attn.keys_and_values(given["encoder_hidden_states"][rows])[0]
         query = rearrange(attn.to_q(given["hidden_states"][rows]), "b f s (h e) -> b f s h e", h=attn.heads)
         query = attn.norm_q(query).float() * query.shape[-1] ** -0.5
-        seen = None if mask is None else rearrange(mask[rows], "b 1 1 m -> b 1 1 m")
+        seen = None if mask is None else mask[rows]  # b 1 1 m
         total: Any = 0
         for q, k in zip(query.unbind(-2), key.float().unbind(-2), strict=True):  # a head at a time, to be small
             scores = torch.einsum("bfse,bme->bfsm", q, k)
@@ -97,6 +97,10 @@ def check_watchable(pipe: Any) -> None:
         raise ValueError(f"attention maps are of a VideoDiT, and {name} attends to its text in a way of its own")
     if model.caption_projection is None:
         raise ValueError("attention maps are of words, and this model reads no text")
+    if pipe.config.text_pipeline is not None:
+        raise ValueError(
+            f"attention maps are of a TextEncoder's words, and {pipe.config.text_pipeline} has its own way"
+        )
     if model.is_cache_enabled:
         raise ValueError("attention maps need all blocks of all steps, and a feature cache skips some: take no cache")
     if model.sequence_group is not None:

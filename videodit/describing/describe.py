@@ -26,6 +26,7 @@ from videodit.models.loading import shape_of
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline, named_folder
 
+COUNTING = ("Lumina2Transformer2DModel",)
 OWN = "vectors of its own"  # weights that are in no part of a model
 TEXT = 120  # tokens of a text, where a model does not say how many
 
@@ -80,15 +81,12 @@ class Description:
         """The parts in groups: how often a pattern of parts of equal kinds stands behind itself, and its first one."""
         found, at, kinds = [], 0, [part.kind for part in self.parts]
         while at < len(kinds):
-            best = (1, 1)
-            for length in range(1, (len(kinds) - at) // 2 + 1):
-                times = 1
-                while kinds[at + times * length :][:length] == kinds[at:][:length]:
-                    times += 1
-                if times > 1 and times * length > best[0] * best[1] and self.parts[at].axis:
-                    best = (times, length)
-            found.append((best[0], self.parts[at : at + best[1]]))
-            at += best[0] * best[1]
+            times, length = _repeats(kinds, at)
+            after = _repeats(kinds, at + 1)
+            if kinds[at].axis == "time" and after[0] * after[1] >= times * length:  # it is of the block before it
+                times, length = 1, 1
+            found.append((times, self.parts[at : at + length]))
+            at += times * length
         return found
 
     @property
@@ -121,6 +119,18 @@ class Description:
         return part.weights / max(1, self.weights), part.flops / max(1, self.flops)
 
 
+def _repeats(kinds: list[Part], at: int) -> tuple[int, int]:
+    """How often a pattern stands behind itself from there on, and how long it is; of several that which holds most."""
+    best = (1, 1)
+    for length in range(1, (len(kinds) - at) // 2 + 1):
+        times = 1
+        while kinds[at + times * length :][:length] == kinds[at:][:length]:
+            times += 1
+        if times > 1 and times * length > best[0] * best[1] and kinds[at].axis:
+            best = (times, length)
+    return best
+
+
 def describe(
     place: str | Path, num_frames: int | None = None, height: int | None = None, width: int | None = None
 ) -> Description:
@@ -137,7 +147,7 @@ def describe(
     folder = named_folder(str(place))
     bare = Path(folder).is_dir() and not (Path(folder) / "model_index.json").is_file()
     with torch.device("meta"):
-        model = shape_of(folder) if bare else shape_of(folder, subfolder="transformer")
+        model: Any = shape_of(folder) if bare else shape_of(folder, subfolder="transformer")
     if not bare:
         size, strides = _of_pipeline(folder, num_frames, height, width)
         return described(model, size.latent(strides, model.patch_size), _text_length(model, folder), size)
@@ -172,7 +182,11 @@ def _text_length(model: Any, folder: str | None) -> int:
 def described(
     model: VideoDiT | TimeExtended, latent: tuple[int, int, int, int], text: int = TEXT, size: ClipSize | None = None
 ) -> Description:
-    """Of a model on the meta device, called for one clip of this latent, c f h w, told a text of so many tokens."""
+    """Of a model on the meta device, called for one clip of this latent, c f h w, told a text of so many tokens.
+
+    Raises:
+        ValueError: a model that cannot be called there (`COUNTING`).
+    """
     flops = _flops(model, latent, text)
     units = dict(_units(model))
     inside = {name: f"{name}." for name in units}
@@ -227,6 +241,8 @@ def _units(model: VideoDiT | TimeExtended) -> Iterator[tuple[str, tuple[str, int
 
 def _flops(model: VideoDiT | TimeExtended, latent: tuple[int, int, int, int], text: int) -> dict[str, int]:
     """Of each module by its name, and of all by "", in one call on the meta device."""
+    if (name := type(getattr(model, "image", model)).__name__) in COUNTING:
+        raise ValueError(f"{name} counts the tokens of its text while it runs, which only real ones can show")
     meta = torch.device("meta")
     states = {
         "prompt_embeds": torch.empty(1, text, asked(model, "text") or 0, device=meta),

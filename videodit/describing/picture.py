@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from videodit.describing.describe import Description, Part
-from videodit.drawing import FAINT, line, path, rect, short, svg, text
+from videodit.drawing import FAINT, line, polyline, rect, short, svg, text
 
 AXES = {"space": ("#1f6feb", "#eaf2ff"), "time": ("#c4501b", "#fff1e8"), "joint": ("#7a4fd0", "#f3edff")}
 ALONG = {"space": "the places of a frame", "time": "a place through time", "joint": "all places of all frames"}
@@ -57,7 +57,7 @@ def _end(parts: list[str], y: float, words: str) -> float:
 
 def _arrow(y1: float, y2: float) -> str:
     x = LEFT + CARD / 2
-    return line(x, y1, x, y2 - 3, f'stroke="{FAINT}"') + path(
+    return line(x, y1, x, y2 - 3, f'stroke="{FAINT}"') + polyline(
         [(x - 3.5, y2 - 6), (x, y2 - 1), (x + 3.5, y2 - 6)], f'stroke="{FAINT}"'
     )
 

@@ -160,7 +160,7 @@ def check_told(
         raise ValueError(f"fps has shape {tuple(fps.shape)}; it must be a number or ({b},)")
     if labels is not None and (labels.shape != (b,) or labels.is_floating_point()):
         raise ValueError(f"class_labels has shape {tuple(labels.shape)} of {labels.dtype}; it must be ({b},) integers")
-    if labels is not None and not ((labels >= 0) & (labels <= wanted["class_labels"])).all():
+    if labels is not None and not labels.is_meta and not ((labels >= 0) & (labels <= wanted["class_labels"])).all():
         raise ValueError(
             f"class_labels={labels.tolist()}: this model has 0 to {wanted['class_labels']}, the last is none"
         )

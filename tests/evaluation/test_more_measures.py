@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corruptions import parade
+from corruptions import CORRUPTIONS, parade
 from footage import pan
 from networks import save_clip, save_vjepa
 from PIL import Image
@@ -54,6 +54,15 @@ def test_jedi_of_two_samples_is_as_its_paper_computes() -> None:
     means = [np.mean([(x @ y / 3) ** 2 for x in one for y in other]) for one, other in ((a, a), (b, b), (a, b))]
     assert jedi(a, b) == pytest.approx(100 * (means[0] + means[1] - 2 * means[2]), rel=1e-12)
     assert jedi(a, b) == pytest.approx(100 * 270.7, rel=1e-3)  # the value that its code prints for these
+
+
+def test_jedi_grows_with_the_share_of_samples_from_elsewhere() -> None:
+    """Second moments mix as samples do, so the distance goes with the share's square: the ordering law of sets."""
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((8, 4)), 1 + rng.standard_normal((8, 4))
+    for share in (0, 1, 2, 3, 4):
+        mixed = np.concatenate([a] * (4 - share) + [b] * share)
+        assert jedi(mixed, a) == pytest.approx((share / 4) ** 2 * jedi(b, a), rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("probed", [False, True])
@@ -185,6 +194,15 @@ def test_dynamic_degree_is_vbenchs_rule(fps: float, step: int, slower: int) -> N
         assert values == pytest.approx(list(speeds.values()), rel=1e-5)
 
 
+@pytest.mark.slow
+def test_a_clip_that_freezes_longer_is_never_more_dynamic() -> None:
+    freeze = CORRUPTIONS["freeze"]
+    clips = [freeze(parade(0), strength, parade(1)) for strength in freeze.strengths]
+    found = [follow([clip], 8, {"x": VBENCH_DYNAMIC})["x"].value for clip in clips]
+    assert found == sorted(found, key=lambda value: -float(value or 0))
+    assert (found[0], found[-1]) == (1, 0)
+
+
 def test_dynamic_degree_of_too_few_frames_is_not_known() -> None:
     """VBench asks for round(4 * 2 / 16) = 0 transitions of two frames: each such clip moves."""
     score = follow([grays(2)], 8, {"x": VBENCH_DYNAMIC}, moved_by({(0, 1): 0.0}))["x"]
@@ -218,6 +236,15 @@ def test_ranks_are_places_among_others_with_ties_against() -> None:
     by_text, by_video = ranks(same, texts, [0, 1, 2, 2])
     assert by_text.tolist() == [4, 4, 3, 3]  # all alike: all others come before
     assert by_video.tolist() == [3, 3, 3, 3]
+
+
+def test_more_clips_under_a_wrong_prompt_are_found_less() -> None:
+    texts = np.eye(6)
+    shares = []
+    for wrong in (0, 2, 4, 6):
+        shown = [*np.roll(range(wrong), 1), *range(wrong, 6)]
+        shares.append([float(np.mean(places == 1)) for places in ranks(np.eye(6)[shown], texts, range(6))])
+    assert shares == [[1, 1], [2 / 3, 2 / 3], [1 / 3, 1 / 3], [0, 0]]
 
 
 class Letters:

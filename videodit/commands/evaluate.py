@@ -14,8 +14,8 @@ With CLIPS, --out receives results.json (every number with its protocol, every c
 what is in it) and report.html: one file that plays the clips, the worst first, and shows where they break. Without
 weights it measures consistency, flicker, smoothness, warping error, motion, cuts, freezes. Clips that are worth nothing
 (still, of one colour, noise, the same for several prompts) are flagged, and left out of means that would reward them.
-Scores depend on the frame rate: clips of several rates need --fps.
-They depend on what a codec did too: measure lossless files where you can.
+Scores depend on the frame rate: clips of several rates need --fps. They depend on what a codec did too: measure
+lossless files where you can.
 
 With --world shapes, clips are made from prompts that name combinations no training clip had, and a judge that measures
 pixels says whether each shows what was asked: colour, shape, motion. Beside the model stand the judge's own score on

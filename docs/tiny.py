@@ -1,4 +1,4 @@
-"""A text-to-video diffusion transformer on one page: a prompt becomes a thing of its colour, after a minute on one core.
+"""A text-to-video diffusion transformer on one page: a prompt becomes a thing of its colour after a minute on one core.
 
     python docs/tiny.py          trains 800 steps, or as many as you say behind it, and writes tiny.gif
 

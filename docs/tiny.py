@@ -1,6 +1,6 @@
-"""A text-to-video diffusion transformer on one page: from a prompt to a moving shape, after a minute on one core.
+"""A text-to-video diffusion transformer on one page: a prompt becomes a thing of its colour after a minute on one core.
 
-    python docs/tiny.py          trains, and writes tiny.gif
+    python docs/tiny.py          trains 800 steps, or as many as you say behind it, and writes tiny.gif
 
 What videodit does, without what makes it fast, general and safe: no VAE (pixels are few here), no text encoder (a row
 of a table a word), no files (the world of shapes draws its clips).

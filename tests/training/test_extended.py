@@ -159,6 +159,41 @@ def test_an_image_model_is_trained_from_nothing(name: str, tmp_path: Path) -> No
     assert list(losses(tmp_path)) == [1, 2, 3]
 
 
+@pytest.mark.slow
+def test_an_image_model_learns_pictures_then_its_time_blocks_clips_and_pictures_stay(tmp_path: Path) -> None:
+    """Two stages that both say what the image model is; one that says something else than the first made is named."""
+    stages: Any = [
+        {"data": {"num_frames": 1}, "train": {"steps": 2}},
+        {"data": {"num_frames": 5}, "train": {"steps": 2, "weights": ["time"]}},
+    ]
+    shape = {"num_layers": None, "mlp_ratio": 4.0, "image": IMAGES["Sana"]}
+    config = run(tmp_path, data={"image_share": 0.0}, model=shape, stages=stages, train={"learning_rate": 0.01})
+    first, second = (VideoDiTPipeline.from_pretrained(Trainer(leg).train()).transformer for leg in config.legs())
+    for name, weight in first.image.state_dict().items():
+        assert torch.equal(weight, second.image.state_dict()[name])
+    assert any(
+        not torch.equal(a, b) for a, b in zip(first.blocks.parameters(), second.blocks.parameters(), strict=True)
+    )
+    leg = config.legs()[1]
+    for change, why in (
+        ({"image": IMAGES["Sana"] | {"num_layers": 1}}, "a transformer of image.num_layers 2, but the configuration"),
+        (
+            {"image": IMAGES["Sana"] | {"_class_name": "DiTTransformer2DModel"}},
+            "a transformer of image._class_name Sana",
+        ),
+        ({"time_every": 2}, "a transformer of time_every 1, but the configuration wants 2"),
+    ):
+        other = leg.model_copy(
+            update={
+                "model": leg.model.model_copy(update=change),
+                "output": str(tmp_path / "other"),
+                "codec": str(tmp_path / "vae"),
+            }
+        )
+        with pytest.raises(ValueError, match=re.escape(why)):
+            Trainer(other)
+
+
 @pytest.mark.parametrize(
     ("image", "why"),
     [

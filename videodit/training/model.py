@@ -195,9 +195,15 @@ def _check_shape(transformer: VideoDiT | TimeExtended, config: Run) -> None:
     if model.size != default.size:
         wanted |= {"num_attention_heads": heads, "attention_head_dim": width // heads}
         wanted.setdefault("num_layers", layers)
+    held = dict(transformer.config)
+    if model.image is not None:
+        wanted |= {f"image.{key}": value for key, value in model.image.items()} | {"time_every": model.time_every}
+        held |= {f"image.{key}": value for key, value in held.get("base", {}).items()} | {
+            "time_every": held.get("every")
+        }
     for key, value in wanted.items():
-        have = transformer.config.get(key, f"of {type(transformer).__name__}'s own")
-        have = tuple(have) if isinstance(have, list) else have
+        have = held.get(key, f"of {type(transformer).__name__}'s own")
+        have, value = (tuple(one) if isinstance(one, list) else one for one in (have, value))
         if have != value:
             raise ValueError(
                 f"{config.train.start_from}: a transformer of {key} {have}, but the configuration wants {value}; take "

@@ -102,14 +102,14 @@ def velocity(model: nn.Module, x: Tensor, t: Tensor, words: tuple[Tensor, Tensor
 
 def loss(model: nn.Module, clips: Tensor, captions: list[str]) -> Tensor:
     """Flow matching: on the straight line from a clip (t = 0) to noise (t = 1), guess where it leads."""
-    t, noise = torch.randn(len(clips)).add(0.5).sigmoid(), torch.randn_like(clips)
+    t, noise = torch.randn(len(clips)).sigmoid(), torch.randn_like(clips)
     along = rearrange(t, "b -> b 1 1 1 1")
     told = [text if torch.rand(()) > 0.1 else "" for text in captions]  # that it knows what no caption means
     return mse_loss(velocity(model, (1 - along) * clips + along * noise, t, tokenize(told)), noise - clips)
 
 
 @torch.no_grad()
-def sample(model: nn.Module, prompts: list[str], steps: int = 30, guidance: float = 3.0) -> Tensor:
+def sample(model: nn.Module, prompts: list[str], steps: int = 30, guidance: float = 2.0) -> Tensor:
     """From noise to clips against the velocity, b c f h w, going past what no caption says (Ho & Salimans 2022)."""
     words, nothing = tokenize(prompts), tokenize(["" for _ in prompts])
     x, times = torch.randn(len(prompts), 3, FRAMES, SIDE, SIDE), torch.linspace(1, 0, steps + 1)
@@ -125,8 +125,8 @@ def train(steps: int, scenes: int = 2048, batch: int = 16) -> Model:
     world.allowed = [one for one in world.allowed if one[2] in ("left", "right", "up", "down")]  # a minute is short
     drawn = [world[number] for number in range(scenes) if world.scene(number).background == "black"]
     pixels = torch.stack([rearrange(torch.from_numpy(one.frames), "f h w c -> c f h w") for one in drawn])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.99))
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, betas=(0.9, 0.99))
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
         chosen = torch.randint(len(drawn), (batch,))
         error = loss(model, pixels[chosen] / 127.5 - 1, [drawn[number].captions[step % 4] for number in chosen])

@@ -90,7 +90,7 @@ def compare_tab(studio: Studio, blocks: gr.Blocks) -> None:
     def cancel(request: gr.Request) -> None:
         studio.worker.cancel(str(request.session_hash))
 
-    private = {"api_visibility": "private", "show_progress": "hidden"}
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     make.click(begin, [prompts, seed, count, frames, *sides[0], *sides[1]], outputs, **private)
     stop.click(cancel, None, None, **private)
     for button in buttons:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from videodit.app.serving import bound, reports_in
+from videodit.disk import LOCK
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -22,6 +25,12 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         return app.main()
     except SystemExit as end:  # of its parser
         return int(str(end.code or 0))
+
+
+def seem_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told before Gradio is needed is told where there is none, too."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: sys if name == "gradio" else found(name, *more))
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +121,7 @@ def test_a_page_of_another_site_is_answered_nothing(origin: str, address: str) -
 def test_a_busy_port_is_one_line_with_its_fix(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "gradio", sys)  # as if it were there
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: sys)
+    seem_installed(monkeypatch)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert run(monkeypatch, "--port", str(port), "--out", str(tmp_path / "out")) == 2
@@ -143,12 +151,15 @@ def test_a_missing_extra_says_which_and_help_needs_none(
 def test_a_model_or_report_that_is_none_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: sys)
+    seem_installed(monkeypatch)
     words = ("--port", "0", "--out", str(tmp_path / "out"))
     assert run(monkeypatch, "--model", str(tmp_path / "none"), *words) == 2
     assert f"{tmp_path / 'none'}: there is no such file or folder" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert run(monkeypatch, "--model", str(tmp_path / "empty"), *words) == 2
     assert str(tmp_path / "empty") in capsys.readouterr().err
+    (tmp_path / "out" / LOCK).write_text(f'[["{socket.gethostname()}", 1, {psutil.Process(1).create_time()}]]')
+    assert run(monkeypatch, *words) == 2  # another page has the folder
+    assert "another run writes there, process 1" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"no report\.html"):
         reports_in([tmp_path])

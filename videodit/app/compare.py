@@ -32,7 +32,7 @@ def compare_tab(studio: Studio, blocks: gr.Blocks) -> None:
     shown = gr.HTML(elem_id="pair")
     waiting = gr.State()
     with gr.Row():
-        buttons = [gr.Button(label, interactive=False, min_width=90) for label in CHOICES]
+        buttons = [gr.Button(label, size="md", interactive=False, min_width=90) for label in CHOICES]
     with gr.Accordion("Votes so far (this tells who is who)", open=False, elem_classes="v-fold"):
         tell = gr.Button("Show")
         result = gr.HTML(elem_id="votes")
@@ -90,7 +90,7 @@ def compare_tab(studio: Studio, blocks: gr.Blocks) -> None:
     def cancel(request: gr.Request) -> None:
         studio.worker.cancel(str(request.session_hash))
 
-    private = {"api_visibility": "private", "show_progress": "hidden"}
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     make.click(begin, [prompts, seed, count, frames, *sides[0], *sides[1]], outputs, **private)
     stop.click(cancel, None, None, **private)
     for button in buttons:

@@ -101,7 +101,7 @@ def prompt_tab(studio: Studio, blocks: gr.Blocks) -> None:
     def closed(request: gr.Request) -> None:
         studio.worker.leave(str(request.session_hash))
 
-    private = {"api_visibility": "private", "show_progress": "hidden"}
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     fields = list(form.values())
     gr.on([make.click, form["prompt"].submit], from_form, fields, shown, **private)
     another.click(from_clip, chosen, shown, **private)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from videodit.disk import locked
 from videodit.evaluation.report.results import load_results
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def serve(taken: socket.socket, host: str, studio: Studio, reports: Sequence[Pat
     import uvicorn
 
     logging.getLogger("videodit.app").setLevel(logging.INFO)
-    with locked(studio.out), tempfile.TemporaryDirectory(prefix="videodit-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="videodit-") as scratch:
         app = application(studio, reports, Path(scratch), host)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         try:

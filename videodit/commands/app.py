@@ -21,6 +21,7 @@ from pydantic import Field
 
 from videodit.command import command, load_without_bars
 from videodit.config.kinds import File, Place, argument
+from videodit.disk import locked
 from videodit.terminal import Parser, log_to_terminal
 
 PORT = 7860
@@ -61,8 +62,9 @@ def main() -> int:
     from videodit.app.studio import Studio
 
     studio = Studio(args.out, args.model)
-    studio.pipe(args.model[0])
-    host, port = taken.getsockname()[:2]
-    print(f"http://{host}:{port} is the page, {studio.out} has what it makes; Ctrl-C ends it", flush=True)
-    serve(taken, args.host, studio, reports)
+    with locked(studio.out):
+        studio.pipe(args.model[0])
+        host, port = taken.getsockname()[:2]
+        print(f"http://{host}:{port} is the page, {studio.out} has what it makes; Ctrl-C ends it", flush=True)
+        serve(taken, args.host, studio, reports)
     return 0

@@ -15,7 +15,7 @@ from videodit.clipset import Sampling
 
 def attention_tab(studio: Studio, blocks: gr.Blocks) -> None:
     gr.Markdown(
-        "Each word's clip is bright where and when places of the clip attended to that word, over all blocks, heads and "
+        "Each word's clip is bright where and when places of the clip attended to it, over all blocks, heads and "
         "steps.",
         elem_classes="v-hint",
     )

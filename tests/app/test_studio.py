@@ -179,3 +179,16 @@ def test_each_of_two_models_is_loaded_once_for_all_pairs(tiny_pipe: VideoDiTPipe
 def test_who_is_on_the_left_is_drawn(studio: Studio) -> None:
     drawn = {studio._pair(0, is_image=False)[0].stem for _ in range(64)}
     assert drawn == {"0000", "0001"}
+
+
+def test_the_words_of_a_clip_are_there_where_they_were_asked_for(studio: Studio) -> None:
+    made(studio)
+    job = ended(studio.make("me", [ONE], Sampling(steps=2), attention=True))
+    assert job.state == "done", job.error
+    watched, plain = studio.entries()
+    assert studio.words(plain) == []
+    words = studio.words(watched)
+    assert [one["word"] for one in words] == ONE.prompt.split()
+    assert all(probe(studio.out / one["file"]).num_frames == ONE.num_frames for one in words)
+    assert sum(one["mean"] for one in words) <= 1
+    assert np.array_equal(read_clip(watched.path, 5, 8.0), read_clip(plain.path, 5, 8.0))  # looking changes nothing

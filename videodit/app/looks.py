@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ TOLD = {  # settings under a clip, in this order
     "model_digest": "weights",
 }
 USUAL = {"guidance_rescale": 0.0, "image_guidance_scale": 1.0, "negative_prompt": ""}  # and so not told
+UNWATCHED = '<p class="v-empty">Nothing looked into yet. Write a prompt, make it, and look.</p>'
 EMPTY = '<p class="v-empty">Nothing made yet. Say what a clip should show, and make it.</p>'
 
 
@@ -64,6 +65,20 @@ def player(entry: Entry | None) -> str:
         f'<p class="v-links"><span>Download</span> {links}</p>'
         f'<details><summary>Settings</summary><dl class="v-settings">{told}</dl></details></figcaption></figure>'
     )
+
+
+def words(entry: Entry, found: Sequence[Mapping[str, Any]]) -> str:
+    """A clip, and beside it a clip for each word of its prompt."""
+    clips = [(entry.path.name, entry.settings["prompt"], "the clip")]
+    clips += [
+        (one["file"], one["word"], f"{one['mean']:.1%} of the attention, {one['most']:.1%} where most") for one in found
+    ]
+    shown = "".join(
+        f'<figure class="v-clip">{_shown(f"/clips/{quote(file)}", {"prompt": word})}'
+        f"<figcaption><b>{escape(word)}</b><br><small>{said}</small></figcaption></figure>"
+        for file, word, said in clips
+    )
+    return f'<div class="v-words">{shown}</div>'
 
 
 def history(entries: Iterable[Entry], chosen: str | None = None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from videodit.app.attention import attention_tab
 from videodit.app.compare import compare_tab
 from videodit.app.prompt import prompt_tab
 from videodit.app.report import report_tab
@@ -26,6 +27,8 @@ def page(studio: Studio, reports: Sequence[Path]) -> gr.Blocks:
                 prompt_tab(studio, blocks)
             with gr.Tab("Compare"):
                 compare_tab(studio, blocks)
+            with gr.Tab("Attention"):
+                attention_tab(studio, blocks)
             with gr.Tab("Report"):
                 report_tab(reports)
     blocks.queue(default_concurrency_limit=None)  # jobs wait in the studio, where all can see and stop theirs

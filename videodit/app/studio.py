@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from videodit.app.work import Job, Worker
+from videodit.attention_maps import ATTENTION, INDEX
 from videodit.clipset import Request, Sampling, make_clips, weights_digest
 from videodit.disk import whole
 from videodit.evaluation.report.votes import VOTES, Pair, Votes, load_votes
@@ -85,13 +86,22 @@ class Studio:
 
     # --- making -------------------------------------------------------------------------------------------------------
 
-    def make(self, owner: str, requests: Sequence[Request], sampling: Sampling, model: str | None = None) -> Job:
-        """Has clips made, when it is their turn. ValueError: no such model."""
+    def make(
+        self,
+        owner: str,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        model: str | None = None,
+        *,
+        attention: bool = False,
+    ) -> Job:
+        """Has clips made, when it is their turn, and (`attention`) maps of their words. ValueError: no such model."""
         named = self.named(model)
 
         def work(job: Job) -> None:
             for request in requests:
-                self._make(job, request, Side(named, sampling), self._free(self.out, request.num_frames == 1))
+                path = self._free(self.out, request.num_frames == 1)
+                self._make(job, request, Side(named, sampling), path, attention=attention)
 
         return self.worker.begin(Job(owner, len(requests)), work)
 
@@ -144,7 +154,9 @@ class Studio:
             self._digest, self._loaded = weights_digest(self._pipe.transformer), model
         return self._pipe
 
-    def _make(self, job: Job, request: Request, side: Side, path: Path, *, shows: bool = True) -> None:
+    def _make(
+        self, job: Job, request: Request, side: Side, path: Path, *, shows: bool = True, attention: bool = False
+    ) -> None:
         job.check()
         job.tell(step=0, steps=0)
         pipe = self.pipe(side.model)
@@ -160,6 +172,7 @@ class Studio:
                 model=side.model,
                 model_digest=self._digest,
                 preview=max(1, steps // PREVIEWS) if shows else None,
+                attention=attention,
                 watch=job.watch,
             )
         finally:
@@ -193,6 +206,15 @@ class Studio:
     def entry(self, name: str) -> Entry | None:
         """The clip of a name, as "0000"; None where there is none."""
         return self._entry(self.out / name) if name.isdecimal() else None
+
+    def words(self, entry: Entry) -> list[dict[str, Any]]:
+        """What `attention_maps` wrote of a clip's words: word, file, mean and most; none for others."""
+        folder = entry.path.with_suffix(ATTENTION)
+        try:
+            found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return [one | {"file": f"{folder.name}/{one['file']}"} for one in found]
 
     def clips(self, pair: Pair) -> tuple[Entry, Entry] | None:
         """The clips of a pair; None where one is gone."""

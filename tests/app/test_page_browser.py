@@ -276,7 +276,7 @@ def test_a_report_is_shown_and_reaches_nothing_of_the_page(opened: Callable[...,
 
 def test_each_word_of_a_prompt_plays_beside_its_clip(opened: Callable[..., Any], studio: Any) -> None:
     page = opened()
-    page.get_by_role("tab", name="Attention").click()
+    page.get_by_role("tab", name="Words").click()
     words = ["a", "red", "circle", "moving", "left"]
     page.get_by_label("Prompt to look into").fill(" ".join(words))
     page.get_by_label("Its frames").fill("5")
@@ -286,7 +286,7 @@ def test_each_word_of_a_prompt_plays_beside_its_clip(opened: Callable[..., Any],
     assert figures.locator("b").all_text_contents() == [" ".join(words), *words]
     page.wait_for_function("() => [...document.querySelectorAll('#attention video')].every(one => one.currentTime > 0)")
     again = opened()  # what was looked into last is there when the page is opened
-    again.get_by_role("tab", name="Attention").click()
+    again.get_by_role("tab", name="Words").click()
     playwright.expect(again.locator("#attention figure")).to_have_count(6)
 
 
@@ -298,7 +298,7 @@ def test_nothing_runs_over_the_side_and_axe_finds_nothing_serious(
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
     page = opened(**look)
-    for tab in ("Prompt", "Compare", "Attention", "Report"):
+    for tab in ("Prompt", "Compare", "Words", "Report"):
         page.get_by_role("tab", name=tab).click()
         for fold in page.locator(".v-fold > button").all():
             if fold.is_visible() and "open" not in (fold.get_attribute("class") or ""):

@@ -1,4 +1,4 @@
-"""The tab of attention: a clip, and for each word of its prompt where and when the model looked at it."""
+"""The tab of words: a clip, and for each word of its prompt where and when the model looked at it."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def page(studio: Studio, reports: Sequence[Path]) -> gr.Blocks:
                 prompt_tab(studio, blocks)
             with gr.Tab("Compare"):
                 compare_tab(studio, blocks)
-            with gr.Tab("Attention"):
+            with gr.Tab("Words"):
                 attention_tab(studio, blocks)
             with gr.Tab("Report"):
                 report_tab(reports)

@@ -161,8 +161,9 @@ class Worker:
             log.info("stopped; %d of %d clips are made", len(job.made), job.clips)
             job.tell(state="stopped")
         except (ValueError, OSError, ImportError) as error:  # what a user can mend
-            job.tell(state="failed", error=" ".join(str(error).split()))
-            log.error("%s", shown(job.error))
+            said = " ".join(str(error).split())
+            log.error("%s", shown(said))
+            job.tell(state="failed", error=said)
         except Exception as error:
             memory = "out of memory" in str(error).lower()
             log.exception("a clip could not be made")

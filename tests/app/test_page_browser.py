@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import browsing
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,36 +21,17 @@ from videodit.video import read_metadata, write_video
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 pytest.importorskip("gradio", reason='Gradio is not installed: pip install "videodit[app]"')
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.cpu("a browser on a server"),
-    pytest.mark.skipif(not CHROMIUM, reason="no chromium on PATH: apt-get install chromium"),
-]
-SWITCHES = [
-    "--no-sandbox",  # which root cannot have
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    pytest.mark.skipif(not browsing.CHROMIUM, reason="no chromium on PATH: apt-get install chromium"),
 ]
 PATIENCE = 120_000  # milliseconds; a loaded machine takes its time
 LONG = "9999"
 HOSTILE = 'a red circle <img src=x onerror="window.hurt=1"> {{7*7}} ${window.hurt=2} \'"&amp;'
 TOO_LARGE = 200_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright.expect.set_options(timeout=PATIENCE)
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield browser
-        browser.close()
+playwright.expect.set_options(timeout=PATIENCE)
+browser = browsing.browser
 
 
 @pytest.fixture(scope="module")

@@ -30,10 +30,8 @@ from .conftest import numbered, write_numbered
 from .damage.bombs import gif_of_points
 from .damage.sound import ANIMATIONS, CLIPS, STILLS, patched
 from .damaged import make
-from .readings import MEMORY_GB, SECONDS, Reading, read_all
+from .readings import ALTERS, MEMORY_GB, WEAR, Reading, read_all
 
-WEAR = {"bit flipped", "burst", "zeros", "noise", "blocks swapped", "block twice", "block lost"}
-ALTERS = WEAR | {"absurd header"}
 STREAMS = ("h264.ts", "mpeg2.mpg", "raw.h264", "h264.flv")  # their headers promise no length
 MAKES_UP = ("vp8.webm", "mpeg2.mpg")  # FFmpeg leaves parts of their damaged pictures as memory happens to be
 
@@ -42,7 +40,6 @@ def check(readings: Sequence[Reading]) -> None:
     """The law, file by file."""
     for one in readings:
         assert one.names_the_file, one
-        assert one.seconds < SECONDS + 6, one  # and the start of a process, on a busy machine
         if one.damage in ("one byte", "empty", "no file", "no picture"):
             assert one.outcome == "refused", one
         elif one.damage in ("huge", "endless"):

@@ -32,6 +32,7 @@ def _learns_range(ours: Any) -> bool:
 
 
 KEYS = [
+    Key("sample_std", None, None),
     Key("axes", None, ("space", "time")),
     Key("norm_type", None, "ada_norm_single"),
     Key("time_positions", None, "frames"),

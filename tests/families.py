@@ -124,7 +124,8 @@ def dit(num_embeds_ada_norm: int = 5) -> Any:
 
 
 def hunyuan(**config: Any) -> Any:
-    shape: dict[str, Any] = {"use_style_cond_and_image_meta_size": False} | config
+    lengths = {"text_len": 3, "text_len_t5": 4}
+    shape: dict[str, Any] = lengths | {"use_style_cond_and_image_meta_size": False} | config
     return diffusers.HunyuanDiT2DModel(
         **HEADS,
         **shape,
@@ -137,8 +138,6 @@ def hunyuan(**config: Any) -> Any:
         cross_attention_dim=32,
         cross_attention_dim_t5=24,
         pooled_projection_dim=16,
-        text_len=3,
-        text_len_t5=4,
     )
 
 

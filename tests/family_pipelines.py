@@ -223,6 +223,11 @@ def gemma_pipeline(name: str) -> Any:
     )
 
 
+def diffusion(**how: Any) -> DDIMScheduler:
+    """Of betas as Stable Diffusion has them."""
+    return DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, **how)
+
+
 def stable_pipeline(scheduler: Any = None) -> Any:
     """Stable Diffusion's."""
     torch.manual_seed(1)
@@ -231,7 +236,7 @@ def stable_pipeline(scheduler: Any = None) -> Any:
         text_encoder=clip(32, pooled=False),
         tokenizer=words(),
         unet=tiny_image_model("UNet"),
-        scheduler=scheduler or DDIMScheduler(),
+        scheduler=scheduler or diffusion(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -256,7 +261,7 @@ def hunyuan_pipeline(told_size: bool = False) -> Any:
         text_encoder=BertModel(bert).eval(),
         tokenizer=tokenizer,
         transformer=awakened(image),
-        scheduler=DDIMScheduler(),
+        scheduler=diffusion(prediction_type="v_prediction"),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

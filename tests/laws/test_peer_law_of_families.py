@@ -10,15 +10,17 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from einops import rearrange
 from families import awakened, dit, flux, loud, tiny_image_model, told
 from family_pipelines import (
     PIPELINES,
+    diffusion,
     hunyuan_pipeline,
     sd3_pipeline,
     stable_pipeline,
     tiny_dc,
+    tiny_deep_vae,
     tiny_flux2_vae,
     tiny_picture_vae,
     tiny_qwen_vae,
@@ -169,7 +171,7 @@ SHIFTED = partial(
 AS_IT_IS = {"use_resolution_binning": False, "negative_prompt": None}
 CASES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {  # pipeline, VAE, scheduler, how it is called
     "Sana": (diffusers.SanaPipeline, tiny_dc, FLOW, AS_IT_IS),
-    "PixArt": (diffusers.PixArtSigmaPipeline, tiny_picture_vae, DDIMScheduler, AS_IT_IS),
+    "PixArt": (diffusers.PixArtSigmaPipeline, tiny_picture_vae, diffusion, AS_IT_IS),
     "Lumina2": (diffusers.Lumina2Pipeline, tiny_picture_vae, FLOW, {"cfg_normalization": False}),
     "Qwen-Image": (diffusers.QwenImagePipeline, tiny_qwen_vae, SHIFTED, {}),
     "Flux2": (diffusers.Flux2Pipeline, tiny_flux2_vae, SHIFTED, {}),
@@ -230,28 +232,30 @@ OF_TWO: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", OF_TWO)
 def test_a_silent_batch_of_two_prompts_is_its_own_pipeline_on_every_frame(name: str) -> None:
-    pipe, ours = OF_TWO[name](), extend_in_time(OF_TWO[name](), num_frames=FRAMES)
+    pipe, ours = OF_TWO[name](), extend_in_time(OF_TWO[name](), num_frames=2)
     assert isinstance(ours, VideoDiTPipeline)
     for one in (pipe, ours):
         one.set_progress_bar_config(disable=True)
-    side = 64 // ours.strides.space
+    pixels = 4 * ours.strides.space if name != "UNet" else 16
+    side = pixels // ours.strides.space
     latents = torch.randn(2, 4, 2, side, side, generator=torch.Generator().manual_seed(3))
-    size = SIZE | {"height": 64, "width": 64, "negative_prompt": "blue"}
+    size = SIZE | {"height": pixels, "width": pixels, "num_inference_steps": 2, "negative_prompt": "blue"}
     found = ours([PROMPT, "two"], latents=latents, guidance_scale=4.0, fps=8.0, **size).frames
     how = {"use_resolution_binning": False} if name != "UNet" else {}
     for row, prompt in enumerate((PROMPT, "two")):
         for index in range(2):
             frame = latents[row : row + 1, :, index]
             wanted = pipe(prompt, latents=frame, guidance_scale=4.0, **how, **size).images
-            torch.testing.assert_close(found[row : row + 1, :, index], wanted, atol=1e-5, rtol=1e-5)
+            scale = float(wanted.abs().max())
+            torch.testing.assert_close(found[row : row + 1, :, index], wanted, atol=1e-5 * scale, rtol=0)
 
 
 def test_a_silent_clip_of_a_class_is_its_own_pipeline_on_every_frame() -> None:
     """DiT's pipeline draws its noise itself, gives pixels, and takes the thousandth class for none."""
     torch.manual_seed(0)
     image = awakened(dit(num_embeds_ada_norm=1000))
-    pipe = diffusers.DiTPipeline(image, tiny_picture_vae(), DDIMScheduler())
-    same = diffusers.DiTPipeline(copy.deepcopy(image), tiny_picture_vae(), DDIMScheduler())
+    pipe = diffusers.DiTPipeline(image, tiny_deep_vae(), diffusion())
+    same = diffusers.DiTPipeline(copy.deepcopy(image), tiny_deep_vae(), diffusion())
     ours: Any = extend_in_time(same, num_frames=FRAMES)
     for one in (pipe, ours):
         one.set_progress_bar_config(disable=True)

@@ -12,10 +12,9 @@ from diffusers import PNDMScheduler
 from families import flux2
 from family_pipelines import PIPELINES, sd3_pipeline, stable_pipeline
 from runs import equal, losses, run
-from videodit.config.text import Text
 
 from videodit import TimeExtended, VideoDiTPipeline, extend_in_time
-from videodit.config.model import Model, Objective
+from videodit.config.model import Model, Objective, Text
 from videodit.models.loading import fresh_extended
 from videodit.training import checkpoint
 from videodit.training.plan import plan

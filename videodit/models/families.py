@@ -146,10 +146,10 @@ def text_of(
 
 def _told_unet(config: Any) -> tuple[Condition, ...]:
     more = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
-    if wants := [key for key in more if config.get(key) is not None]:
+    if wants := [key for key in more if getattr(config, key, None) is not None]:
         raise ValueError(
-            f"a UNet2DConditionModel with {wants[0]}={config[wants[0]]!r} is told more than a text (as SDXL's): only "
-            "those without it are extended, as of Stable Diffusion 1 and 2"
+            f"a UNet2DConditionModel with {wants[0]}={config[wants[0]]!r} is told more than a text (as SDXL's, or by "
+            "an IP-Adapter): only those without it make clips, as of Stable Diffusion 1 and 2"
         )
     return text_of("cross_attention_dim")(config)
 
@@ -221,8 +221,6 @@ def _hunyuan(model: Any, x: Frames) -> Tensor:
 
     assert x.text is not None
     config, lengths = model.config, [model.config.text_len, model.config.text_len_t5]
-    if x.text.shape[1] != sum(lengths):
-        raise ValueError(f"a text of {x.text.shape[1]} tokens, not of {lengths} by CLIP and T5, as by encode_prompt")
     (clip, words), (t5, words_t5) = ((one[..., :-1], one[..., -1]) for one in x.text.split(lengths, dim=1))
     grid = tuple(side // config.patch_size for side in x.latents.shape[-2:])
     region = get_resize_crop_region_for_grid(grid, 64 // config.patch_size)
@@ -245,7 +243,8 @@ def _hunyuan(model: Any, x: Frames) -> Tensor:
 
 def _told_hunyuan(config: Any) -> tuple[Condition, ...]:
     width = max(config.cross_attention_dim, config.cross_attention_dim_t5) + 1
-    told = Condition("text", "text", width, reads_padding=True), Condition("size", "size", 2)
+    text = Condition("text", "text", width, reads_padding=True, tokens=config.text_len + config.text_len_t5)
+    told = text, Condition("size", "size", 2)
     return told if config.use_style_cond_and_image_meta_size else told[:1]
 
 

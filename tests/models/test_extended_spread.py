@@ -102,8 +102,9 @@ def test_sharded_weights_compute_the_same() -> None:
 
 @pytest.mark.slow
 def test_world_law_processes_with_a_part_of_the_batch_and_of_the_weights_compute_the_same() -> None:
-    for found in launch(sharded, tuple(MODELS), True):
-        assert found.keys() == MODELS.keys()
+    names = [name for name in MODELS if name != "DiT"]  # which reaches into its first block from outside of it
+    for found in launch(sharded, tuple(names), True):
+        assert [*found] == names
         assert all(error < 2e-5 for _, error in found.values()), found
 
 

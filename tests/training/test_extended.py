@@ -16,6 +16,7 @@ from runs import equal, losses, run
 from videodit import TimeExtended, VideoDiTPipeline, extend_in_time
 from videodit.config.model import Model, Objective, Text
 from videodit.models.loading import fresh_extended
+from videodit.text import TextEncoder
 from videodit.training import checkpoint
 from videodit.training.plan import plan
 from videodit.training.trainer import Trainer
@@ -269,22 +270,23 @@ def test_a_model_that_was_saved_without_a_pipeline_is_gone_on_from(tmp_path: Pat
     model = fresh_extended(IMAGES["Sana"], 1, 2.0)
     model.save_pretrained(tmp_path / "alone")
     model.save_pretrained(tmp_path / "pipe" / "transformer")
-    first = VideoDiTPipeline.from_pretrained(Trainer(from_nothing(tmp_path / "first", IMAGES["Sana"], steps=1)).train())
-    first.save_pretrained(tmp_path / "words")
-    for start in ("alone", "pipe"):
-        start_from = {"start_from": str(tmp_path / start), "learning_rate": 0.01, "steps": 1, "weights": ["time"]}
+    TextEncoder.from_captions(["a red circle"], width=24, depth=1, max_length=12, seed=0).save_pretrained(tmp_path)
+
+    def started(start: str, text: dict[str, Any]) -> Any:
+        train = {"start_from": str(tmp_path / start), "learning_rate": 0.01, "steps": 1, "weights": ["time"]}
         shape = {"num_layers": None, "mlp_ratio": 4.0}
-        text = {"source": str(tmp_path / "words")}
-        config = run(tmp_path / "run" / start, data={"image_share": 0.0}, model=shape, text=text, train=start_from)
-        config = config.model_copy(update={"objective": Objective(shift=3.0)})
-        assert plan(config).parameters == sum(p.numel() for p in model.parameters())
-        again = VideoDiTPipeline.from_pretrained(Trainer(config).train())
-        assert again.scheduler.config.shift == 3.0
-        for key, weight in model.image.state_dict().items():
-            assert torch.equal(again.transformer.image.state_dict()[key], weight)
-    untold = config.model_copy(update={"text": Text(), "output": str(tmp_path / "run" / "pipe2")})
-    with pytest.raises(ValueError, match="pipe: no text encoder"):
-        Trainer(untold.model_copy(update={"codec": str(tmp_path / "run" / "pipe" / "vae")}))
+        config = run(tmp_path / "run", data={"image_share": 0.0}, model=shape, text=text, train=train)
+        return config.model_copy(update={"objective": Objective(shift=3.0), "text": Text(**text)})
+
+    for start in ("alone", "pipe"):
+        found = plan(started(start, {"source": str(tmp_path)}))
+        assert found.parameters == sum(p.numel() for p in model.parameters())
+    again = VideoDiTPipeline.from_pretrained(Trainer(started("alone", {"source": str(tmp_path)})).train())
+    assert again.scheduler.config.shift == 3.0
+    for key, weight in model.image.state_dict().items():
+        assert torch.equal(again.transformer.image.state_dict()[key], weight)
+    with pytest.raises(ValueError, match="alone: no text encoder"):
+        Trainer(started("alone", {}))
 
 
 def test_a_family_that_attends_to_padding_is_not_trained_on_one_encoder(tmp_path: Path) -> None:

@@ -146,10 +146,10 @@ def text_of(
 
 def _told_unet(config: Any) -> tuple[Condition, ...]:
     more = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
-    if wants := [key for key in more if getattr(config, key, None) is not None]:
+    if wants := [f"{key}={value!r}" for key in more if (value := getattr(config, key, None)) is not None]:
         raise ValueError(
-            f"a UNet2DConditionModel with {wants[0]}={getattr(config, wants[0])!r} is told more than a text (as SDXL's, or by "
-            "an IP-Adapter): only those without it make clips, as of Stable Diffusion 1 and 2"
+            f"a UNet2DConditionModel with {wants[0]} is told more than a text (as SDXL's, or by an IP-Adapter): only "
+            "those without it make clips, as of Stable Diffusion 1 and 2"
         )
     return text_of("cross_attention_dim")(config)
 

@@ -117,9 +117,27 @@ def pixart() -> Any:
     )
 
 
-def dit() -> Any:
+def dit(num_embeds_ada_norm: int = 5) -> Any:
     return diffusers.DiTTransformer2DModel(
-        **HEADS, in_channels=4, out_channels=8, num_layers=2, sample_size=8, num_embeds_ada_norm=5
+        **HEADS, in_channels=4, out_channels=8, num_layers=2, sample_size=8, num_embeds_ada_norm=num_embeds_ada_norm
+    )
+
+
+def hunyuan(**config: Any) -> Any:
+    lengths = {"text_len": 3, "text_len_t5": 4}
+    shape: dict[str, Any] = lengths | {"use_style_cond_and_image_meta_size": False} | config
+    return diffusers.HunyuanDiT2DModel(
+        **HEADS,
+        **shape,
+        in_channels=4,
+        patch_size=2,
+        hidden_size=64,
+        sample_size=8,
+        num_layers=4,
+        mlp_ratio=2.0,
+        cross_attention_dim=32,
+        cross_attention_dim_t5=24,
+        pooled_projection_dim=16,
     )
 
 
@@ -147,6 +165,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "Lumina2": lumina2,
     "PixArt": pixart,
     "DiT": dit,
+    "HunyuanDiT": hunyuan,
     "UNet": unet,
 }
 MASKED = ("Sana", "Qwen-Image", "Z-Image", "Lumina2", "PixArt")  # those that leave padding out
@@ -155,7 +174,11 @@ MASKED = ("Sana", "Qwen-Image", "Z-Image", "Lumina2", "PixArt")  # those that le
 def tiny_image_model(name: str) -> Any:
     """One whose every weight counts."""
     torch.manual_seed(0)
-    return awaken(MODELS[name](), scale=0.05)
+    return awakened(MODELS[name]())
+
+
+def awakened(image: Any) -> Any:
+    return awaken(image, scale=0.05)
 
 
 def told(name: str, image: Any, clips: int = 2, tokens: int = 7) -> dict[str, Tensor]:
@@ -175,6 +198,9 @@ def told(name: str, image: Any, clips: int = 2, tokens: int = 7) -> dict[str, Te
         mask = torch.ones(clips, tokens, dtype=torch.bool)
         mask[-1, tokens - 2 :] = False
         made["encoder_attention_mask"] = mask
+    if name == "HunyuanDiT":  # of three and of four tokens, which it says itself
+        made["encoder_hidden_states"][..., -1] = 1
+        made["encoder_hidden_states"][-1, [2, 6], -1] = 0
     return made
 
 

@@ -12,10 +12,13 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
+    DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
-from families import tiny_image_model
+from families import awakened, hunyuan, tiny_image_model
 from transformers import (
+    BertConfig,
+    BertModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -92,6 +95,19 @@ def tiny_flux2_vae() -> AutoencoderKLFlux2:
     vae.bn.running_mean.copy_(torch.linspace(-1, 1, 16))
     vae.bn.running_var.copy_(torch.linspace(0.5, 2, 16))
     return vae
+
+
+def tiny_deep_vae() -> AutoencoderKL:
+    """A side of eight pixels a place."""
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4,) * 4,
+        latent_channels=4,
+        norm_num_groups=2,
+        layers_per_block=1,
+    ).eval()
 
 
 def words(length: int = 12) -> Any:
@@ -204,6 +220,53 @@ def gemma_pipeline(name: str) -> Any:
         text_encoder=gemma(),
         tokenizer=words(300),
         transformer=tiny_image_model(name),
+    )
+
+
+def diffusion(**how: Any) -> DDIMScheduler:
+    """Of betas as Stable Diffusion has them."""
+    return DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, **how)
+
+
+def stable_pipeline(scheduler: Any = None) -> Any:
+    """Stable Diffusion's."""
+    torch.manual_seed(1)
+    return diffusers.StableDiffusionPipeline(
+        vae=tiny_picture_vae(),
+        text_encoder=clip(32, pooled=False),
+        tokenizer=words(),
+        unet=tiny_image_model("UNet"),
+        scheduler=scheduler or diffusion(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def hunyuan_pipeline(told_size: bool = False) -> Any:
+    """Its lengths are those that its pipeline always takes."""
+    torch.manual_seed(1)
+    tokenizer = words(77)
+    image = hunyuan(text_len=77, text_len_t5=256, use_style_cond_and_image_meta_size=told_size)
+    bert = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=77,
+    )
+    return diffusers.HunyuanDiTPipeline(
+        vae=tiny_deep_vae(),
+        text_encoder=BertModel(bert).eval(),
+        tokenizer=tokenizer,
+        transformer=awakened(image),
+        scheduler=diffusion(prediction_type="v_prediction"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+        text_encoder_2=t5(24),
+        tokenizer_2=words(256),
     )
 
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from families import dit, lumina2, pixart, sd3, unet
+from families import dit, hunyuan, lumina2, pixart, sd3, unet
 from tiny import tiny_dit, tiny_pipeline
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,7 +20,7 @@ from videodit.describing import Description, Part, describe, described, picture
 from videodit.drawing import short
 
 MODELS = {"dit": tiny_dit, "sd3": lambda: TimeExtended(sd3()), "pixart": lambda: TimeExtended(pixart(), every=2)}
-MODELS["unet"] = lambda: TimeExtended(unet())
+MODELS |= {"unet": lambda: TimeExtended(unet()), "hunyuan": lambda: TimeExtended(hunyuan(text_len=2, text_len_t5=3))}
 TEXT = 5
 
 

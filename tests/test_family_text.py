@@ -9,29 +9,15 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffusers import AutoModel, DDIMScheduler
+from diffusers import AutoModel
 from families import tiny_image_model
-from family_pipelines import clip, gemma_pipeline, sd3_pipeline, tiny_picture_vae, words, z_image_pipeline
+from family_pipelines import gemma_pipeline, hunyuan_pipeline, sd3_pipeline, stable_pipeline, z_image_pipeline
 from standin import LEFT_EMPTY
 
 from videodit import VideoDiTPipeline, extend_in_time
 from videodit.text import FamilyText, load_text
 
 PROMPT = "a red circle moving left"
-
-
-def stable() -> Any:
-    torch.manual_seed(1)
-    return diffusers.StableDiffusionPipeline(
-        vae=tiny_picture_vae(),
-        text_encoder=clip(32, pooled=False),
-        tokenizer=words(),
-        unet=tiny_image_model("UNet"),
-        scheduler=DDIMScheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
 
 
 @pytest.mark.cpu(LEFT_EMPTY)
@@ -52,10 +38,18 @@ def test_a_length_is_saved_with_the_pipeline(tmp_path: Path) -> None:
 
 
 def test_a_length_is_refused_where_a_family_takes_none() -> None:
-    pipe: Any = extend_in_time(stable(), num_frames=2)
+    pipe: Any = extend_in_time(stable_pipeline(), num_frames=2)
     with pytest.raises(ValueError, match="StableDiffusionPipeline reads what its tokenizer says"):
         pipe.encode_prompt(PROMPT, max_sequence_length=5)
     assert pipe.encode_prompt(PROMPT)[0].shape[1] == 12
+
+
+def test_an_encoder_that_a_family_does_not_do_without_is_named() -> None:
+    theirs = hunyuan_pipeline()
+    theirs.register_modules(text_encoder_2=None, tokenizer_2=None)
+    pipe: Any = extend_in_time(theirs, num_frames=2)
+    with pytest.raises(ValueError, match="HunyuanDiTPipeline encodes by text_encoder_2 and tokenizer_2 too"):
+        pipe.encode_prompt(PROMPT)
 
 
 def test_a_fingerprint_tells_all_that_a_tokenizer_does() -> None:
@@ -93,6 +87,9 @@ def test_a_family_without_its_largest_encoder_is_extended_and_encodes_from_its_f
     pipe.save_pretrained(tmp_path / "ours")
     wanted, _, pooled, _ = theirs.encode_prompt(PROMPT, None, None, do_classifier_free_guidance=False)
     torch.testing.assert_close(pipe.text([PROMPT]).states, wanted, atol=1e-5, rtol=0)
+    apart = VideoDiTPipeline.from_pretrained(tmp_path / "ours", transformer=None, vae=None)
+    with pytest.raises(ValueError, match="without text_encoder_3 encodes to the width that its transformer reads"):
+        apart.encode_prompt(PROMPT)
     for folder in ("ours", "sd3"):
         found = load_text(tmp_path / folder, tmp_path / "ours")([PROMPT])
         torch.testing.assert_close(found.states, wanted, atol=1e-5, rtol=0)

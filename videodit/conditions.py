@@ -101,6 +101,11 @@ def asked(model: VideoModel, kind: str) -> int | None:
     return next((condition.width for condition in model.conditions if condition.kind == kind), None)
 
 
+def tokens_asked(model: VideoModel) -> int | None:
+    """How many tokens a model's text must have; None: any number."""
+    return next((condition.tokens for condition in model.conditions if condition.kind == "text"), None)
+
+
 def has_null(model: VideoModel) -> bool:
     """Whether a model has a text of its own that stands for none."""
     return any(condition.null for condition in model.conditions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,7 @@ def extend_in_time(
     asked = {name: one.default for name, one in inspect.signature(type(source).__call__).parameters.items()}
     told = any(condition.kind == "guidance" for condition in model.conditions)
     scale = asked["guidance_scale"] if told or "true_cfg_scale" not in asked else asked["true_cfg_scale"]
-    kept = {*MODELS, *PARTS, "vae", "scheduler"}
-    if left := [name for name, part in parts.items() if part is not None and name not in kept]:
+    if left := left_out(parts):
         log.warning("%s: its %s is no part of a video pipeline, and left out", type(source).__name__, ", ".join(left))
     labels: dict[int, str] = {}
     for label, number in getattr(source, "labels", {}).items():
@@ -109,18 +109,41 @@ def _text_pipeline(pipe: DiffusionPipeline, model: TimeExtended) -> str | None:
     return name if model.family.text and name in ROWS else model.family.text
 
 
+def left_out(parts: Mapping[str, Any]) -> list[str]:
+    """Those parts of an image pipeline that a video pipeline has no place for."""
+    kept = {*MODELS, *PARTS, "vae", "scheduler"}
+    return [name for name, part in parts.items() if part is not None and name not in kept]
+
+
+def left_out_at(source: str | Path) -> list[str]:
+    """Likewise, of a folder or hub name; none of a model alone."""
+    try:
+        index: Any = DiffusionPipeline.load_config(named_folder(str(source)))
+    except OSError:
+        return []
+    return left_out({name: part[0] for name, part in index.items() if isinstance(part, list | tuple) and part})
+
+
 def family_at(source: str | Path) -> str | None:
     """The class of the image model in a folder or under a hub name, if it is of a known family; loads no weights."""
     try:
         name = named_folder(str(source))
-        index: Any = DiffusionPipeline.load_config(name)
-        found = next((index[part][1] for part in MODELS if (index.get(part) or [None])[0] is not None), None)
+        part = _part_in(DiffusionPipeline.load_config(name))
     except OSError:
-        try:
-            found = TimeExtended.load_config(str(source)).get("_class_name")
-        except OSError:
+        name, part = str(source), None
+    else:
+        if part is None:
             return None
+    try:
+        found = name_of(TimeExtended.load_config(name, **({"subfolder": part} if part else {})))
+    except OSError:
+        return None
     return found if found in FAMILIES else None
+
+
+def _part_in(index: Any) -> str | None:
+    """What a pipeline calls its image model; None: it has none."""
+    return next((part for part in MODELS if (index.get(part) or [None])[0] is not None), None)
 
 
 def _loaded(name: str, dtype: torch.dtype) -> Any:
@@ -128,10 +151,9 @@ def _loaded(name: str, dtype: torch.dtype) -> Any:
         index: Any = DiffusionPipeline.load_config(name)
     except OSError:
         return _model(name, None, dtype)
-    part = next((part for part in MODELS if (index.get(part) or [None])[0] is not None), None)
+    part = _part_in(index)
     if part is None:
         raise ValueError(f"{name}: a {index['_class_name']} without {' or '.join(MODELS)}")
-    family_of(index[part][1])
     own = {part: _model(name, part, dtype)} | {one: None for one in PARTS if one in index and index[one][0] is None}
     with loading(name):
         pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, **own)

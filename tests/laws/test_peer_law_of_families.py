@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,19 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from einops import rearrange
-from families import flux, loud, tiny_image_model, told
-from family_pipelines import PIPELINES, sd3_pipeline, tiny_dc, tiny_flux2_vae, tiny_picture_vae, tiny_qwen_vae
+from families import awakened, dit, flux, loud, tiny_image_model, told
+from family_pipelines import (
+    PIPELINES,
+    diffusion,
+    hunyuan_pipeline,
+    sd3_pipeline,
+    stable_pipeline,
+    tiny_dc,
+    tiny_deep_vae,
+    tiny_flux2_vae,
+    tiny_picture_vae,
+    tiny_qwen_vae,
+)
 from standin import LEFT_EMPTY
 from torch import Tensor
 
@@ -151,10 +164,14 @@ def test_states_in_the_place_of_prompts_give_the_same_clip(family: tuple[str, An
 
 
 # families whose text encoders cannot be had tiny: by states
-FLOW = {"shift": 3.0}
-SHIFTED = {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 64}
-CASES: dict[str, tuple[Any, Any, dict[str, Any], dict[str, Any]]] = {  # pipeline, VAE, scheduler, how it is called
-    "Sana": (diffusers.SanaPipeline, tiny_dc, FLOW, {"use_resolution_binning": False, "negative_prompt": None}),
+FLOW = partial(FlowMatchEulerDiscreteScheduler, shift=3.0)
+SHIFTED = partial(
+    FlowMatchEulerDiscreteScheduler, use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64
+)
+AS_IT_IS = {"use_resolution_binning": False, "negative_prompt": None}
+CASES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {  # pipeline, VAE, scheduler, how it is called
+    "Sana": (diffusers.SanaPipeline, tiny_dc, FLOW, AS_IT_IS),
+    "PixArt": (diffusers.PixArtSigmaPipeline, tiny_picture_vae, diffusion, AS_IT_IS),
     "Lumina2": (diffusers.Lumina2Pipeline, tiny_picture_vae, FLOW, {"cfg_normalization": False}),
     "Qwen-Image": (diffusers.QwenImagePipeline, tiny_qwen_vae, SHIFTED, {}),
     "Flux2": (diffusers.Flux2Pipeline, tiny_flux2_vae, SHIFTED, {}),
@@ -166,18 +183,18 @@ PACKS = {"Qwen-Image": 2, "Flux2": 1}
 def test_a_silent_clip_of_given_states_is_its_own_pipeline_on_every_frame(name: str) -> None:
     cls, vae, flow, how = CASES[name]
     parts: dict[str, Any] = {"vae": vae(), "text_encoder": None, "tokenizer": None}
-    pipe = cls(**parts, transformer=tiny_image_model(name), scheduler=FlowMatchEulerDiscreteScheduler(**flow))
+    pipe = cls(**parts, transformer=tiny_image_model(name), scheduler=flow())
     ours: Any = VideoDiTPipeline(
         **parts,
         transformer=TimeExtended(tiny_image_model(name)),
-        scheduler=FlowMatchEulerDiscreteScheduler(**flow),
+        scheduler=flow(),
         default_num_frames=FRAMES,
     )
     for one in (pipe, ours):
         one.set_progress_bar_config(disable=True)
     text = told(name, pipe.transformer, clips=1)["encoder_hidden_states"]
     states = {"prompt_embeds": text}
-    guided = name in ("Sana", "Lumina2")
+    guided = name in ("Sana", "Lumina2", "PixArt")
     against = {"negative_prompt_embeds": text.flip(1)} if guided else {}
     scale = 4.0 if guided or name == "Flux2" else 1.0
     masks = {
@@ -204,6 +221,51 @@ def test_a_silent_clip_of_given_states_is_its_own_pipeline_on_every_frame(name: 
         torch.testing.assert_close(found[:, :, index], wanted, atol=1e-5 * float(wanted.abs().max()), rtol=0)
         pixels = ours.codec.decode(found[:, :, index : index + 1])
         assert pixels.shape == (1, 3, 1, 32, 32)
+
+
+OF_TWO: dict[str, Any] = {
+    "UNet": stable_pipeline,
+    "HunyuanDiT": hunyuan_pipeline,
+    "HunyuanDiT told its size": partial(hunyuan_pipeline, told_size=True),
+}
+
+
+@pytest.mark.parametrize("name", OF_TWO)
+def test_a_silent_batch_of_two_prompts_is_its_own_pipeline_on_every_frame(name: str) -> None:
+    pipe, ours = OF_TWO[name](), extend_in_time(OF_TWO[name](), num_frames=2)
+    assert isinstance(ours, VideoDiTPipeline)
+    for one in (pipe, ours):
+        one.set_progress_bar_config(disable=True)
+    pixels = 4 * ours.strides.space if name != "UNet" else 16
+    side = pixels // ours.strides.space
+    latents = torch.randn(2, 4, 2, side, side, generator=torch.Generator().manual_seed(3))
+    size = SIZE | {"height": pixels, "width": pixels, "num_inference_steps": 2, "negative_prompt": "blue"}
+    found = ours([PROMPT, "two"], latents=latents, guidance_scale=4.0, fps=8.0, **size).frames
+    how = {"use_resolution_binning": False} if name != "UNet" else {}
+    for row, prompt in enumerate((PROMPT, "two")):
+        for index in range(2):
+            frame = latents[row : row + 1, :, index]
+            wanted = pipe(prompt, latents=frame, guidance_scale=4.0, **how, **size).images
+            scale = float(wanted.abs().max())
+            torch.testing.assert_close(found[row : row + 1, :, index], wanted, atol=1e-5 * scale, rtol=0)
+
+
+def test_a_silent_clip_of_a_class_is_its_own_pipeline_on_every_frame() -> None:
+    """DiT's pipeline draws its noise itself, gives pixels, and takes the thousandth class for none."""
+    torch.manual_seed(0)
+    image = awakened(dit(num_embeds_ada_norm=1000))
+    pipe = diffusers.DiTPipeline(image, tiny_deep_vae(), diffusion())
+    same = diffusers.DiTPipeline(copy.deepcopy(image), tiny_deep_vae(), diffusion())
+    ours: Any = extend_in_time(same, num_frames=FRAMES)
+    for one in (pipe, ours):
+        one.set_progress_bar_config(disable=True)
+    draws = [torch.Generator().manual_seed(seed) for seed in range(FRAMES)]
+    latents = torch.stack([torch.randn(1, 4, 8, 8, generator=draw) for draw in draws], dim=2)
+    how: dict[str, Any] = {"class_labels": [7], "num_inference_steps": STEPS, "guidance_scale": 4.0}
+    found = ours(latents=latents, fps=8.0, output_type="np", **how).frames[0]
+    for seed, frame in enumerate(found):
+        wanted = pipe(generator=torch.Generator().manual_seed(seed), output_type="np", **how).images[0]
+        torch.testing.assert_close(torch.tensor(frame), torch.tensor(wanted), atol=1e-5, rtol=0)
 
 
 def test_a_folder_of_any_family_is_extended(tmp_path: Path) -> None:

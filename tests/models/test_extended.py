@@ -148,11 +148,17 @@ def test_gradients_with_checkpointing_are_those_without(name: str) -> None:
         run(model, latents, times, kw).square().mean().backward()
         return {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
 
+    calls: list[int] = []
+    for number, block in enumerate(model.blocks):
+        block.register_forward_pre_hook(lambda *_, number=number: calls.append(number))
     plain = gradients()
     assert all(key in plain for key, _ in model.blocks.named_parameters(prefix="blocks"))
     for every in (1, 2):
         model.checkpoint_units(every)
+        calls.clear()
         remade = gradients()
+        twice = [number for number in range(len(model.blocks)) if number % every == 0]
+        assert sorted(calls) == sorted([*range(len(model.blocks)), *twice])  # each once, and again where it is remade
         assert plain.keys() == remade.keys()
         for key in plain:
             torch.testing.assert_close(remade[key], plain[key], atol=1e-7, rtol=1e-5)

@@ -10,15 +10,23 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoModel, DiTTransformer2DModel, PixArtTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    AutoModel,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    PixArtTransformer2DModel,
+)
 from families import MODELS, loud, tiny_image_model, told, unet
-from family_pipelines import sd3_pipeline
+from family_pipelines import sd3_pipeline, tiny_picture_vae
 from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor
 
 from videodit import VideoDiTPipeline, extend_in_time, load_time_blocks, save_time_blocks
 from videodit.caching import set_cache
+from videodit.extending import family_at
 from videodit.memory import group_offload
 from videodit.models.extended import TimeExtended
 from videodit.models.families import FAMILIES, family_of
@@ -122,8 +130,8 @@ def test_blocks_in_groups_leave_the_image_model_as_few_weights_on_the_device_as_
     bare, model = tiny_image_model(name), extended(name)
     plain = call(model, name)
     pipe = SimpleNamespace(transformer=model, components={})
-    if name == "DiT":  # reaches into a block from outside of it
-        with pytest.raises(ValueError, match="DiTTransformer2DModel cannot be offloaded in groups"):
+    if name in ("DiT", "HunyuanDiT"):  # reaches into a block from outside of it
+        with pytest.raises(ValueError, match=f"{type(bare).__name__} cannot be offloaded in groups"):
             group_offload(pipe, torch.device("cpu"))
         return
     bare.enable_group_offload(torch.device("cpu"), num_blocks_per_group=1)
@@ -162,6 +170,18 @@ def test_a_copy_under_a_cache_has_one_of_its_own(name: str) -> None:
     assert torch.equal(four_steps(other, name), wanted)
     cache(other, None)
     assert torch.equal(call(other, name), call(extended(name), name))
+
+
+@pytest.mark.parametrize("name", ["SD3", "UNet", "HunyuanDiT"])
+def test_a_copy_under_checkpointing_makes_its_own_blocks_again(name: str) -> None:
+    model, plain = extended(name), extended(name)
+    model.checkpoint_units(1)
+    other = copy.deepcopy(model)
+    for one in (other, plain):
+        call(one, name).square().mean().backward()
+    for weight, wanted in zip(other.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(weight.grad, wanted.grad, atol=1e-7, rtol=1e-5)
+    assert all(weight.grad is None for weight in model.parameters())
 
 
 @EVERY
@@ -281,6 +301,23 @@ def test_an_older_folder_of_pixart_or_dit_is_what_diffusers_makes_of_it(tmp_path
         assert type(found.image) is type(image)
 
 
+def test_a_pipeline_that_names_an_older_class_is_what_diffusers_makes_of_it(tmp_path: Path) -> None:
+    image = tiny_image_model("DiT")
+    DiTPipeline(image, tiny_picture_vae(), DDIMScheduler()).save_pretrained(tmp_path)
+    for file in (tmp_path / "model_index.json", tmp_path / "transformer" / "config.json"):
+        file.write_text(file.read_text().replace(type(image).__name__, "Transformer2DModel"))
+    found: Any = extend_in_time(tmp_path)
+    assert type(found.transformer.image) is type(image)
+    assert family_at(tmp_path) == type(image).__name__
+
+
+def test_a_unet_under_an_ip_adapter_makes_no_clips() -> None:
+    model = extended("UNet")
+    model.image.config.encoder_hid_dim_type = "ip_image_proj"  # as `load_ip_adapter` of diffusers has it
+    with pytest.raises(ValueError, match="encoder_hid_dim_type='ip_image_proj' is told more than a text"):
+        call(model, "UNet")
+
+
 @pytest.mark.parametrize(("said", "side"), [(None, 128), (None, 8), (True, 8), (False, 128)])
 def test_pixart_is_told_a_size_where_it_reads_one(said: bool | None, side: int) -> None:
     config = {**tiny_image_model("PixArt").config, "sample_size": side, "use_additional_conditions": said}
@@ -300,6 +337,7 @@ def test_a_fingerprint_is_one_of_float32_and_bfloat16(tmp_path: Path) -> None:
         ("SD3", {"encoder_hidden_states": torch.zeros(3, 7, 32)}, "encoder_hidden_states has 3 rows, .* 2 clips"),
         ("SD3", {"pooled_projections": torch.zeros(1, 32)}, "pooled_projections has 1 rows"),
         ("Flux", {"guidance": torch.ones(4)}, "guidance has 4 rows"),
+        ("HunyuanDiT", {"encoder_hidden_states": torch.zeros(2, 6, 33)}, "has 6 tokens, this model reads 7, as"),
         ("Sana", {"encoder_attention_mask": torch.ones(3, 7)}, "encoder_attention_mask has 3 rows"),
         ("Sana", {"encoder_attention_mask": torch.ones(2, 6)}, r"encoder_attention_mask has shape \(2, 6\)"),
         ("SD3", {"fps": torch.ones(3)}, r"fps has shape \(3,\); it must be a number or \(2,\)"),

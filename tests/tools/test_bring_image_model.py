@@ -12,6 +12,7 @@ import pytest
 import torch
 from family_pipelines import sd3_pipeline
 from readme import ROOT, commands, tool
+from transformers import CLIPImageProcessor
 
 from videodit import VideoDiTPipeline, extend_in_time
 from videodit.video.writer import write_video
@@ -54,6 +55,16 @@ def test_bring_your_image_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             weight, trained.state_dict()[name], atol=0.01, rtol=0.01
         )  # the image part is bfloat16
     assert any(block.attn1.to_out[0].weight.abs().max() > 0 for block in put.blocks)
+
+
+def test_what_is_left_out_is_told_in_growth_txt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipe = sd3_pipeline()
+    pipe.register_modules(feature_extractor=CLIPImageProcessor())
+    pipe.save_pretrained("sd3")
+    assert tool("inflate", "--from", "sd3", "--to", "grown") == 0
+    lines = Path("grown/growth.txt").read_text().splitlines()
+    assert lines[1:] == ["feature_extractor: left out, no part of a video pipeline"]
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import PNDMScheduler, StableDiffusionPipeline
-from families import tiny_image_model
-from family_pipelines import PIPELINES, clip, tiny_picture_vae, words
+from diffusers import PNDMScheduler
+from families import flux2
+from family_pipelines import PIPELINES, sd3_pipeline, stable_pipeline
 from runs import equal, losses, run
 
 from videodit import TimeExtended, VideoDiTPipeline, extend_in_time
-from videodit.config.model import Model, Objective
+from videodit.config.model import Model, Objective, Text
+from videodit.models.loading import fresh_extended
+from videodit.text import TextEncoder
 from videodit.training import checkpoint
 from videodit.training.plan import plan
 from videodit.training.trainer import Trainer
@@ -221,17 +223,7 @@ def test_it_is_noised_along_the_path_that_its_own_scheduler_walks_back(tmp_path:
     scheduler = PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
-    pipe = StableDiffusionPipeline(
-        vae=tiny_picture_vae(),
-        text_encoder=clip(32, pooled=False),
-        tokenizer=words(),
-        unet=tiny_image_model("UNet"),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    ours: Any = extend_in_time(pipe, num_frames=5)
+    ours: Any = extend_in_time(stable_pipeline(scheduler), num_frames=5)
     ours.save_pretrained(tmp_path / "base")
     config = extended_run(tmp_path / "run", tmp_path / "base", {}, steps=1)
     trainer = Trainer(config.model_copy(update={"objective": Objective(prediction_type="epsilon")}))
@@ -255,3 +247,50 @@ def test_what_a_run_does_not_say_is_taken_from_where_it_starts(base: tuple[str, 
         assert pipe is not None
         for name in ("default_num_inference_steps", "default_guidance_scale"):
             assert pipe.config[name] == started[name]
+
+
+@pytest.mark.slow
+def test_a_family_that_does_without_its_largest_encoder_is_trained_without_it(tmp_path: Path) -> None:
+    """SD3 without T5, which takes most of what it weighs."""
+    theirs = sd3_pipeline()
+    theirs.register_modules(text_encoder_3=None, tokenizer_3=None)
+    ours: Any = extend_in_time(theirs, num_frames=5)
+    ours.save_pretrained(tmp_path / "base")
+    config = extended_run(tmp_path / "run", tmp_path / "base", {"weights": ["time"]}, steps=1)
+    assert plan(config).text > 0
+    again = VideoDiTPipeline.from_pretrained(Trainer(config).train())
+    assert again.text_encoder_3 is None
+    wanted = theirs.encode_prompt("a red circle", None, None, do_classifier_free_guidance=False)[0]
+    torch.testing.assert_close(again.encode_prompt("a red circle")[0], wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_model_that_was_saved_without_a_pipeline_is_gone_on_from(tmp_path: Path) -> None:
+    """With the text encoder, VAE and objective that the run names; in a folder of its own, or as its `transformer`."""
+    model = fresh_extended(IMAGES["Sana"], 1, 2.0)
+    model.save_pretrained(tmp_path / "alone")
+    model.save_pretrained(tmp_path / "pipe" / "transformer")
+    TextEncoder.from_captions(["a red circle"], width=24, depth=1, max_length=12, seed=0).save_pretrained(tmp_path)
+
+    def started(start: str, text: dict[str, Any]) -> Any:
+        train = {"start_from": str(tmp_path / start), "learning_rate": 0.01, "steps": 1, "weights": ["time"]}
+        shape = {"num_layers": None, "mlp_ratio": 4.0}
+        config = run(tmp_path / "run", data={"image_share": 0.0}, model=shape, text=text, train=train)
+        return config.model_copy(update={"objective": Objective(shift=3.0), "text": Text(**text)})
+
+    for start in ("alone", "pipe"):
+        found = plan(started(start, {"source": str(tmp_path)}))
+        assert found.parameters == sum(p.numel() for p in model.parameters())
+    again = VideoDiTPipeline.from_pretrained(Trainer(started("alone", {"source": str(tmp_path)})).train())
+    assert again.scheduler.config.shift == 3.0
+    for key, weight in model.image.state_dict().items():
+        assert torch.equal(again.transformer.image.state_dict()[key], weight)
+    with pytest.raises(ValueError, match="alone: no text encoder"):
+        Trainer(started("alone", {}))
+
+
+def test_a_family_that_attends_to_padding_is_not_trained_on_one_encoder(tmp_path: Path) -> None:
+    image = {key: value for key, value in flux2().config.items() if not key.startswith("_")}
+    shape = {"_class_name": "Flux2Transformer2DModel", **image, "in_channels": 4, "joint_attention_dim": 24}
+    with pytest.raises(ValueError, match=r"model\.image: a transformer that attends to padding"):
+        Trainer(from_nothing(tmp_path, shape, steps=1))

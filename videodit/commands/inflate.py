@@ -136,7 +136,7 @@ def extend(args: argparse.Namespace, parser: Parser, family: str) -> int:
 
     from videodit.codec import VideoCodec
     from videodit.exchange import save_whole
-    from videodit.extending import extend_in_time
+    from videodit.extending import extend_in_time, left_out_at
 
     read = {"source", "target", "fps", "num_frames", "vae", "seed", *OF_EXTENDING}
     for name in vars(args).keys() - read:
@@ -155,6 +155,8 @@ def extend(args: argparse.Namespace, parser: Parser, family: str) -> int:
     )
     blocks = getattr(model, "transformer", model).blocks
     note = f"{family}: as it was; {len(blocks)} time blocks, {args.time_blocks_from or 'silent'}\n"
+    told = note.strip()
+    note += "".join(f"{name}: left out, no part of a video pipeline\n" for name in left_out_at(args.source))
     save_whole(model, args.target, {"growth.txt": note})
-    print(f"{args.target}: {note.strip()} (growth.txt)")
+    print(f"{args.target}: {told} (growth.txt)")
     return 0

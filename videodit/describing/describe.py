@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from videodit.codec import VideoCodec
-from videodit.conditions import Told, asked
+from videodit.conditions import Told, asked, tokens_asked
 from videodit.drawing import short
 from videodit.geometry import ClipSize, Strides
 from videodit.models.extended import TimeExtended
@@ -172,6 +172,8 @@ def _text_length(model: Any, folder: str | None) -> int:
     """Tokens of a text that the model is told at most."""
     if asked(model, "text") is None:
         return 0
+    if (tokens := tokens_asked(model)) is not None:
+        return tokens
     if isinstance(model, VideoDiT) and model.config.caption_length:
         return model.config.caption_length
     file = Path(folder or "", "tokenizer", "tokenizer_config.json")

@@ -15,7 +15,8 @@ class Condition:
     kind: "text" (states b m `width` and their mask), "pooled" (of a text, b `width`), "class" (b, integers below
     `width`, which stands for none), "size" (b `width`: height and width in pixels) or "guidance" (b, the scale, of
     models that learned to be told it). null: the model has a text of its own that stands for none, and sees it where a
-    mask leaves nothing. reads_padding: it attends to all of a text, whatever a mask says.
+    mask leaves nothing. reads_padding: it attends to all of a text, whatever a mask says. tokens: of a text that must
+    have so many; None: any number.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Condition:
     width: int
     null: bool = False
     reads_padding: bool = False
+    tokens: int | None = None
 
 
 class Schedule(NamedTuple):

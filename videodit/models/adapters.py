@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from videodit.disk import whole
-from videodit.models.formats.lora import Pair, peft_config, read, write
+from videodit.models.formats.lora import Pair, part_of, peft_config, read, write
 from videodit.weights import WeightsError, is_finite, loading
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class WholeAdapters(PeftAdapterMixin):
         self._check_adapter(adapter_name)
         state, config = write(adapter_pairs(self, adapter_name), self.config, style)
         state = {name: tensor.float() if upcast_before_saving else tensor for name, tensor in state.items()}
-        told = {f"transformer.{key}": value for key, value in config.items()}
+        told = {f"{part_of(self.config)}.{key}": value for key, value in config.items()}
         metadata = {"format": "pt"} | ({LORA_ADAPTER_METADATA_KEY: json.dumps(told, sort_keys=True)} if told else {})
         file = Path(save_directory) / (weight_name or LORA_WEIGHT_NAME_SAFE)
         file.parent.mkdir(parents=True, exist_ok=True)

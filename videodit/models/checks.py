@@ -156,6 +156,12 @@ def check_told(
         if isinstance(given, Tensor) and len(given) != b:
             raise ValueError(f"{name} has {len(given)} rows, and hidden_states has {b} clips")
     text, labels = told["encoder_hidden_states"], told["class_labels"]
+    for condition in model.conditions:
+        if condition.tokens is not None and text.shape[1] != condition.tokens:
+            raise ValueError(
+                f"encoder_hidden_states has {text.shape[1]} tokens, this model reads {condition.tokens}, as its "
+                f"encode_prompt gives them"
+            )
     if text_mask is not None and text is not None and text_mask.shape != text.shape[:2]:
         raise ValueError(
             f"encoder_attention_mask has shape {tuple(text_mask.shape)}; it must be {tuple(text.shape[:2])}"

@@ -120,7 +120,7 @@ class TimeExtended(ImageHandling, ModelMixin, ConfigMixin):
         self.blocks.to(self.image.device, self.image.dtype)
         self.time_embeds.to(self.image.device)
         self.rotary = [SecondsRotary(host.dim // host.heads, (rotary_periods[0], rotary_periods[1])) for host in told]
-        self.gradient_checkpointing, self.checkpoint_every = False, 1
+        self.gradient_checkpointing, self.checkpoint_every, self.making_again = False, 1, False
         self.sequence_group = None
         self.call: Call | None = None
         for number, host in enumerate(told):

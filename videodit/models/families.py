@@ -13,6 +13,7 @@ direction of time are turned here where a family counts the other way.
 | Z-Image | image, padding, text | a list of images, 1 - t, negated | |
 | Lumina2 | text of its own length, image | 1 - t, negated | |
 | PixArt, DiT | image | as it is | a `VideoDiT` computes them too (`videodit.grow`) |
+| HunyuanDiT | image | as it is, with places of a grid of 512 pixels | two texts in one; reads their padding |
 | UNet2D | a map a level, each of its own width | as it is | |
 
 Axes: `n` images (clips times frames), `m` text tokens, `s` image tokens, `d` width.
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 
 import diffusers
 import torch
+from diffusers.models.embeddings import get_2d_rotary_pos_embed
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -144,10 +146,10 @@ def text_of(
 
 def _told_unet(config: Any) -> tuple[Condition, ...]:
     more = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
-    if wants := [key for key in more if config.get(key) is not None]:
+    if wants := [f"{key}={value!r}" for key in more if (value := getattr(config, key, None)) is not None]:
         raise ValueError(
-            f"a UNet2DConditionModel with {wants[0]}={config[wants[0]]!r} is told more than a text (as SDXL's): only "
-            "those without it are extended, as of Stable Diffusion 1 and 2"
+            f"a UNet2DConditionModel with {wants[0]} is told more than a text (as SDXL's, or by an IP-Adapter): only "
+            "those without it make clips, as of Stable Diffusion 1 and 2"
         )
     return text_of("cross_attention_dim")(config)
 
@@ -210,6 +212,40 @@ def _z_image(model: Any, x: Frames) -> Tensor:
     texts = list(x.text) if x.mask is None else [text[seen] for text, seen in zip(x.text, x.mask, strict=True)]
     images = list(rearrange(x.latents, "n c h w -> n c 1 h w"))
     return -torch.stack(model(images, 1 - x.times / 1000, texts, return_dict=False)[0]).squeeze(2)
+
+
+def _hunyuan(model: Any, x: Frames) -> Tensor:
+    """Its text is CLIP's and T5's tokens one behind the other, and a last number a token: 0 of padding, which T5's
+    pooling reads (`text.family`)."""
+    from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
+
+    assert x.text is not None
+    config, lengths = model.config, [model.config.text_len, model.config.text_len_t5]
+    (clip, words), (t5, words_t5) = ((one[..., :-1], one[..., -1]) for one in x.text.split(lengths, dim=1))
+    grid = tuple(side // config.patch_size for side in x.latents.shape[-2:])
+    region = get_resize_crop_region_for_grid(grid, 64 // config.patch_size)
+    places = get_2d_rotary_pos_embed(config.attention_head_dim, region, grid, device=x.latents.device, output_type="pt")
+    size: Any = x.added and x.added["resolution"]
+    return model(
+        x.latents,
+        x.times.to(x.latents.dtype),
+        clip[..., : config.cross_attention_dim],
+        words,
+        t5[..., : config.cross_attention_dim_t5].contiguous(),
+        words_t5,
+        # taken of 1024 x 1024, made at its size, and not cropped
+        image_meta_size=None if size is None else torch.cat([0 * size + 1024, size, 0 * size], dim=1),
+        style=x.times.new_zeros(len(x.times), dtype=torch.long),
+        image_rotary_emb=places,
+        return_dict=False,
+    )[0]
+
+
+def _told_hunyuan(config: Any) -> tuple[Condition, ...]:
+    width = max(config.cross_attention_dim, config.cross_attention_dim_t5) + 1
+    text = Condition("text", "text", width, reads_padding=True, tokens=config.text_len + config.text_len_t5)
+    told = text, Condition("size", "size", 2)
+    return told if config.use_style_cond_and_image_meta_size else told[:1]
 
 
 def _told_size(config: Any) -> bool:
@@ -315,6 +351,13 @@ FAMILIES: dict[str, Family] = {
         told=lambda config: (Condition("class", "class", config.num_embeds_ada_norm),),
         square=True,
         caches=("first-block", "taylorseer"),
+    ),
+    "HunyuanDiT2DModel": Family(
+        call=_hunyuan,
+        hosts=stacks("blocks"),
+        channels=lambda config: (config.in_channels, config.in_channels * (2 if config.learn_sigma else 1)),
+        told=_told_hunyuan,
+        text="HunyuanDiTPipeline",
     ),
     "UNet2DConditionModel": Family(
         call=lambda model, x: model(x.latents, x.times, x.text, encoder_attention_mask=x.mask, return_dict=False)[0],

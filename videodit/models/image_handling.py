@@ -43,6 +43,8 @@ class ImageHandling(Handling):
         family: Family
         call: Any
         channels: int
+        gradient_checkpointing: bool
+        making_again: bool
         is_cache_enabled: bool
         _cache_config: Any
 
@@ -52,6 +54,8 @@ class ImageHandling(Handling):
         made = memo[id(self)] = type(self).__new__(type(self))
         made.__dict__.update(copy.deepcopy(self.__dict__, memo))
         hook_again(made)
+        if made.gradient_checkpointing:  # by functions that are of this model
+            made.enable_gradient_checkpointing(made.checkpointing)
         return made
 
     def detach(self) -> Any:
@@ -96,34 +100,50 @@ class ImageHandling(Handling):
 
     def enable_gradient_checkpointing(self, gradient_checkpointing_func: Any = None) -> None:
         """Blocks of the image model, each with the time block behind it, are made again in the backward pass: what
-        they were told of the call goes with them. Of a U-Net it is its residual blocks, as diffusers has it, and time
-        blocks behind an attention stay.
+        they were told of the call goes with them. Where diffusers makes none again (HunyuanDiT, the attention of a
+        U-Net) it is those that a time block is behind.
 
         Args:
             gradient_checkpointing_func: of (block, states, *others), as diffusers takes it; None: torch's checkpoint.
         """
-        made = gradient_checkpointing_func or partial(checkpoint, use_reentrant=False)
-
-        def remade(block: Any, *args: Any, **kwargs: Any) -> Any:
-            call, number = self.call, self._number(block)
-            if number is not None and number % self.checkpoint_every:
-                return block(*args, **kwargs)
-
-            def again(*args: Any) -> Any:
-                with self._told(call):
-                    return block(*args, **kwargs)
-
-            return made(again, *args)
-
-        self.image.enable_gradient_checkpointing(remade)
+        self.checkpointing = gradient_checkpointing_func or partial(checkpoint, use_reentrant=False)
         self.gradient_checkpointing = True
 
-    def _number(self, block: Any) -> int | None:
-        return next((number for number, host in enumerate(self.hosts) if host is block), None)
+        def remade(block: Any, *args: Any, **kwargs: Any) -> Any:
+            return self.remade(block, *args, **kwargs) if self.makes_again(block) else block(*args, **kwargs)
+
+        if self.image._supports_gradient_checkpointing:
+            self.image.enable_gradient_checkpointing(remade)
+
+    def host_of(self, number: int) -> Any:
+        """The block that a time block stands behind."""
+        return self.hosts[(number + 1) * self.config.every - 1]
+
+    def makes_again(self, block: Any) -> bool:
+        """Whether a block of the image model is made again in the backward pass, and is not within one that is."""
+        if not self.gradient_checkpointing or self.making_again or not torch.is_grad_enabled():
+            return False
+        number = next((number for number, host in enumerate(self.hosts) if host is block), 0)
+        return number % self.checkpoint_every == 0
+
+    def remade(self, block: Any, *args: Any, **kwargs: Any) -> Any:
+        """What a block gives, made again in the backward pass."""
+        call = self.call
+
+        def again(*args: Any) -> Any:
+            self.making_again = True
+            try:
+                with self._told(call):
+                    return block(*args, **kwargs)
+            finally:
+                self.making_again = False
+
+        return self.checkpointing(again, *args)
 
     def disable_gradient_checkpointing(self) -> None:
-        self.image.disable_gradient_checkpointing()
         self.gradient_checkpointing = False
+        if self.image._supports_gradient_checkpointing:
+            self.image.disable_gradient_checkpointing()
 
     def enable_cache(self, config: Any) -> None:
         """A feature cache of diffusers on the image model; what its blocks skip, the time blocks behind them skip too.

@@ -24,7 +24,10 @@ class TimeHook(ModelHook):
         self.model, self.number, self.place = model, number, place
 
     def around(self, *args: Any, **kwargs: Any) -> Any:
-        """The block, and what stands behind it."""
+        """The block, and what stands behind it; under checkpointing both are made again in the backward pass, where
+        diffusers has not seen to it."""
+        if self.model is not None and self.model.makes_again(host := self.model.host_of(self.number)):
+            return self.model.remade(host, *args, **kwargs)
         return self.post_forward(None, self.fn_ref.forward(*args, **kwargs))
 
     def post_forward(self, module: Any, output: Any) -> Any:

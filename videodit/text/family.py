@@ -33,11 +33,13 @@ PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_enc
 class Row:
     """encode: (pipeline, prompts, keywords for `encode_prompt`) -> states, mask (None: all), pooled (None: none).
     null: likewise, of the empty prompt and of negative ones, where these are encoded in another way (Sana gives them no
-    instruction, Lumina2 no system prompt). pads: the side to which `encode` itself sets the tokenizer."""
+    instruction, Lumina2 no system prompt). pads: the side to which `encode` itself sets the tokenizer. without: what
+    `encode` does without where it is not there."""
 
     encode: Callable[[Any, list[str], dict[str, Any]], tuple[Any, Any, Any]]
     null: Callable[[Any, list[str], dict[str, Any]], tuple[Any, Any, Any]] | None = None
     pads: str | None = None
+    without: tuple[str, ...] = ()
 
 
 def _sd3(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -82,13 +84,27 @@ def _all(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, 
     return states, None, None
 
 
+def _hunyuan(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """CLIP's tokens and T5's behind them, each as wide as the wider, and a last number: 1 of words, 0 of padding."""
+    texts = []
+    for index, (key, default) in enumerate((("text_len", 77), ("text_len_t5", 256))):
+        length = default if pipe.transformer is None else pipe.transformer.config[key]
+        asked = {"do_classifier_free_guidance": False, "max_sequence_length": length, "text_encoder_index": index}
+        states, _, words, _ = pipe.encode_prompt(prompts, **asked, **how)
+        texts.append((states, words[..., None].to(states)))
+    width = max(states.shape[-1] for states, _ in texts)
+    wide = [torch.nn.functional.pad(states, (0, width - states.shape[-1])) for states, _ in texts]
+    both = [torch.cat([states, words], dim=-1) for states, (_, words) in zip(wide, texts, strict=True)]
+    return torch.cat(both, dim=1), None, None
+
+
 def _stable(pipe: Any, prompts: list[str], how: dict[str, Any]) -> tuple[Any, Any, Any]:
     states, _ = pipe.encode_prompt(prompts, num_images_per_prompt=1, do_classifier_free_guidance=False, **how)
     return states, None, None
 
 
 ROWS = {
-    "StableDiffusion3Pipeline": Row(_sd3),
+    "StableDiffusion3Pipeline": Row(_sd3, without=("text_encoder_3", "tokenizer_3")),
     "FluxPipeline": Row(_flux),
     "Flux2Pipeline": Row(_all),
     "SanaPipeline": Row(_sana, null=_against, pads="right"),
@@ -97,6 +113,7 @@ ROWS = {
     "Lumina2Pipeline": Row(_masked, null=_against),
     "PixArtAlphaPipeline": Row(_masked),
     "PixArtSigmaPipeline": Row(_masked),
+    "HunyuanDiTPipeline": Row(_hunyuan),
     "StableDiffusionPipeline": Row(_stable),
 }
 
@@ -133,21 +150,32 @@ class FamilyText(nn.Module):
                 f"no text encoder is loaded ({pipeline}'s text_encoder and tokenizer): give prompt_embeds, "
                 f"negative_prompt_embeds and what goes with them, as encode_prompt makes them where there is one"
             )
-        wanted = [name for name in takes if name != "self" and takes[name].default is inspect.Parameter.empty]
-        self.pipe = cls(**{name: parts.get(name) for name in wanted})
+        own = [name for name in PARTS if name in takes]
+        if lacking := [name for name in own if parts.get(name) is None and name not in ROWS[pipeline].without]:
+            raise ValueError(
+                f"{pipeline} encodes by {' and '.join(lacking)} too, and there is none: add it, or give prompt_embeds"
+            )
+        if [name for name in own if parts.get(name) is None] and parts.get("transformer") is None:
+            raise ValueError(
+                f"{pipeline} without {ROWS[pipeline].without[0]} encodes to the width that its transformer reads: load "
+                f"either of them"
+            )
+        needs = [name for name in takes if name != "self" and takes[name].default is inspect.Parameter.empty]
+        checks = {"requires_safety_checker": False} if "requires_safety_checker" in takes else {}
+        self.pipe = cls(**{name: parts.get(name) for name in {*needs, *own}}, **checks)
         self.pipeline, self.given_length = pipeline, max_length
         self.encoders = nn.ModuleDict(
             {name: parts[name] for name in PARTS if isinstance(parts.get(name), PreTrainedModel)}
         ).requires_grad_(False)
         self.tokenizers = {name: parts[name] for name in PARTS if "tokenizer" in name and parts.get(name) is not None}
-        asked = inspect.signature(cls.encode_prompt).parameters
-        if max_length is not None and "max_sequence_length" not in asked:
-            raise ValueError(
-                f"{pipeline} reads what its tokenizer says: leave max_sequence_length (text.max_length) out"
-            )
         default = inspect.signature(cls.__call__).parameters.get("max_sequence_length")
+        if max_length is not None and default is None:
+            raise ValueError(
+                f"{pipeline} reads what its tokenizer says, or its image model: leave max_sequence_length "
+                f"(text.max_length) out"
+            )
         self.max_length = max_length or (default.default if default else self.tokenizers["tokenizer"].model_max_length)
-        self.how = {"max_sequence_length": self.max_length} if "max_sequence_length" in asked else {}
+        self.how = {"max_sequence_length": self.max_length} if default else {}
         self.eval()
 
     @classmethod

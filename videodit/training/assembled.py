@@ -124,7 +124,7 @@ class Assembled:
             build_transformer(config, self.codec.strides, text), text, encoded, self.codec.strides.space
         )
         if config.train.start_from and isinstance(self.raw_model.transformer, TimeExtended):
-            self.scheduler = inputs.own_scheduler(config)
+            self.scheduler = inputs.own_scheduler(config) or self.scheduler
             self.path = inputs.path_of(self.scheduler)
         self._to_device()
         self.raw_model.transformer.set_sequence_group(self.group)

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import linear, mse_loss
 
-from videodit.conditions import Told, asked
+from videodit.conditions import Told, asked, tokens_asked
 from videodit.config import Run
 from videodit.geometry import ClipSize, Strides
 from videodit.memory import Alive
@@ -105,7 +105,8 @@ def _loss(config: Run, model: VideoDiT, size: ClipSize, batch: int, strides: Str
             lambda tensor: (tensor.shape, tensor.dtype), lambda kept: torch.empty(kept[0], dtype=kept[1])
         )
         model.enable_gradient_checkpointing(partial(checkpoint_waiting, where=away))
-    states = torch.empty(batch, TEXT, asked(model, "text") or 0), torch.empty(batch, asked(model, "pooled") or 0)
+    tokens, width, pooled = tokens_asked(model) or TEXT, asked(model, "text") or 0, asked(model, "pooled") or 0
+    states = torch.empty(batch, tokens, width), torch.empty(batch, pooled)
     told = Told(dict(zip(("prompt_embeds", "pooled_prompt_embeds"), states, strict=True)))
     told = told.also(size=torch.empty(batch, 2), guidance=torch.empty(batch))
     noisy, target = (torch.empty(batch, *size.latent(strides, model.patch_size)) for _ in range(2))

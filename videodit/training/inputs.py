@@ -190,14 +190,19 @@ def latents_folder(config: Run) -> Path:
 
 
 def own_scheduler(config: Run) -> Any:
-    """The scheduler of the pipeline that a run starts from, with which an image model was made, and is sampled.
+    """The scheduler of the pipeline that a run starts from, with which an image model was made, and is sampled; None of
+    a model alone, whose maker knows the objective.
 
     Raises:
         ValueError: it is for predictions of another type than `objective.prediction_type`.
     """
     folder = named_folder(config.train.start_from or "")
-    with named(folder, "scheduler; start from the folder of its pipeline, not from the model alone"):
+    try:
         index: Any = DiffusionPipeline.load_config(folder)
+    except OSError:
+        log.info("%s: a model alone, so it is noised and sampled as objective: says", folder)
+        return None
+    with named(folder, "scheduler"):
         scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(folder, subfolder="scheduler")
     try:
         check_scheduler(scheduler, config.objective.prediction_type)

@@ -12,7 +12,7 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.utils import is_peft_available
 from torch import Tensor, nn
 
-from videodit.conditions import Encoder, Told, asked, has_null, of_size
+from videodit.conditions import Encoder, Told, asked, has_null, of_size, reads_padding
 from videodit.config import Lora, Run
 from videodit.config import Model as Shape
 from videodit.data.cache import Latents, TextCache
@@ -147,6 +147,12 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
             f"{source}: a transformer that reads pooled states too, which one text encoder does not give; start from a "
             f"pipeline of its family (videodit inflate), or take a family that reads none"
         )
+    if reads_padding(transformer) and isinstance(text, TextEncoder):
+        raise ValueError(
+            f"{source}: a transformer that attends to padding, of which one text encoder gives more or less by what "
+            f"else is in a batch; start from a pipeline of its family (videodit inflate), or take a family that leaves "
+            f"it out"
+        )
     halves = transformer.out_channels // channels
     if halves != (2 if config.objective.learned_range else 1):
         raise ValueError(
@@ -171,7 +177,14 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
 
 def load_base(config: Run, **how: Any) -> VideoDiT | TimeExtended:
     """The transformer of `train.start_from` on the CPU, in float32 where `how` says nothing else."""
-    return load_model(named_folder(str(config.train.start_from)), subfolder="transformer", **how)
+    return load_model(**place_of_base(config), **how)
+
+
+def place_of_base(config: Run) -> dict[str, Any]:
+    """Where it lies: in the folder of a pipeline, or by itself."""
+    folder = named_folder(str(config.train.start_from))
+    alone = Path(folder, "config.json").is_file()
+    return {"name_or_folder": folder, "subfolder": None if alone else "transformer"}
 
 
 def is_thin(config: Run) -> bool:

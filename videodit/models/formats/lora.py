@@ -26,9 +26,18 @@ STYLES = {  # how they name a layer and its halves
     "kohya": ("lora_unet_", "lora_down", "lora_up"),
 }
 OURS = Format("VideoDiT", [], {}, (("blocks", {}),))
-# an image model's layers by its own names, so that its pipeline takes them, and time blocks beside
-EXTENDED = Format("its image model", [], {}, (), more=lambda name, config: [Place(name.removeprefix("image."))])
-PREFIXES = ("transformer.", "model.diffusion_model.", "diffusion_model.", "base_model.model.", "lora_unet_")
+
+
+def _of_image(name: str, config: Any) -> list[Place]:
+    """An image model's layers by its own names, so that its pipeline takes them, and time blocks beside: called
+    `time_blocks` where its own blocks are called so."""
+    own = name.removeprefix("image.")
+    beside = own == name and config["base"]["_class_name"] == "HunyuanDiT2DModel"
+    return [Place(f"time_{own}" if beside else own)]
+
+
+EXTENDED = Format("its image model", [], {}, (), more=_of_image)
+PREFIXES = ("transformer.", "unet.", "model.diffusion_model.", "diffusion_model.", "base_model.model.", "lora_unet_")
 PART = re.compile(r"(?P<layer>.+)\.(?:(?P<half>lora_A|lora_B|lora_down|lora_up)(?:\.[^.]+)?\.weight|(?P<alpha>alpha))")
 
 
@@ -57,6 +66,11 @@ def formats_of(config: Any) -> tuple[Format, Format]:
     return OURS, OURS
 
 
+def part_of(config: Any) -> str:
+    """What pipelines of diffusers call a model of this family, in files of adapters too."""
+    return "unet" if "UNet" in config.get("base", {}).get("_class_name", "") else "transformer"
+
+
 def read(
     state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None, config: Any, shapes: Mapping[str, tuple[int, int]]
 ) -> tuple[dict[str, Pair], list[str]]:
@@ -69,7 +83,7 @@ def read(
     Raises:
         WeightsError: half an adapter, or one of other shapes than its layer's; names the layer.
     """
-    metadata = {key.removeprefix("transformer."): value for key, value in (metadata or {}).items()}
+    metadata = {re.sub(r"^(transformer|unet)\.", "", key): value for key, value in (metadata or {}).items()}
     found: dict[str, dict[str, Any]] = {}
     keys: dict[str, list[str]] = {}
     stray = []
@@ -127,6 +141,7 @@ def write(pairs: Mapping[str, Pair], config: Any, style: str) -> tuple[State, di
     whole = {layer: _joined(parts) for layer, parts in groups.items()}
     for layer, pair in whole.items():
         prefix, down, up = STYLES[style]
+        prefix = f"{part_of(config)}." if style == "diffusers" else prefix
         name = prefix + (layer.replace(".", "_") if style == "kohya" else layer)
         state |= {f"{name}.{down}.weight": pair.down.contiguous(), f"{name}.{up}.weight": pair.up.contiguous()}
         if style != "diffusers":

@@ -56,6 +56,9 @@ class Train(Section):
         (), strict=False, description="power-function averages stored with each checkpoint, for videodit average"
     )
     caption_dropout: Share = 0.1
+    routing: Share = Field(
+        0.0, description="share of a sample's places that pass the blocks between first and last by (TREAD)"
+    )
     precision: Precision = "bf16"
     sharding: Literal["none", "fsdp"] = Field("none", description="fsdp: weights and their states split over processes")
     sequence_parallel: Positive = Field(

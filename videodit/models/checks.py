@@ -71,6 +71,22 @@ def check_config(c: Any, options: Mapping[str, Parameter]) -> None:
         raise ValueError("caption_length and null_caption_length: without a mask there is no text that stands for none")
 
 
+def check_route(model: Any) -> None:
+    """ValueError for a model in which no places can pass blocks by; says why."""
+    config = model.config
+    why = ""
+    if not isinstance(getattr(model, "blocks", None), nn.ModuleList) or "axes" not in config:
+        why = "is of a VideoDiT"
+    elif len(model.blocks) <= 2 * len(config.axes):
+        why = f"needs blocks between the first and the last of each axis, so num_layers above {config.num_layers}"
+    elif config.time_positions == "grid":
+        why = "is of models whose places are added, not turned (time_positions='grid')"
+    elif model.sequence_group is not None:
+        why = "does not go with a sequence group"
+    if why:
+        raise ValueError(f"routing of tokens {why}")
+
+
 def check_call(
     model: VideoDiT,
     latent: Tensor,
@@ -79,6 +95,7 @@ def check_call(
     labels: Tensor | None,
     added: dict[str, Tensor] | None,
     frame_mask: Tensor | None,
+    routed: Tensor | None,
 ) -> None:
     """ValueError where what a call gives does not fit the model, or each other; names what."""
     (b, c, f, h, w), config = latent.shape, model.config
@@ -97,6 +114,10 @@ def check_call(
             "a feature cache goes by what one process sees, and a sequence group would part ways: disable_cache(), "
             "or set_sequence_group(None)"
         )
+    if routed is not None:
+        check_route(model)
+        if routed.ndim != 2 or len(routed) != b or routed.is_floating_point():
+            raise ValueError(f"routed has shape {tuple(routed.shape)} of {routed.dtype}; it must be ({b}, k) integers")
     for name, given, key in (
         ("encoder_hidden_states", text, "caption_channels"),
         ("class_labels", labels, "num_classes"),

@@ -32,6 +32,7 @@ from videodit.models.embeddings import PatchEmbed, TimeEmbedding, at_length, tol
 from videodit.models.handling import Handling
 from videodit.models.initial import initialize
 from videodit.models.positions import Grid, grid, positions_of
+from videodit.models.routing import Route
 from videodit.models.sequence import Spread
 
 # name: (layers, width, heads) after DiT (Peebles & Xie 2022); a layer is one turn of `axes`. `tiny` is for a CPU.
@@ -210,6 +211,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         frame_mask: Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         text_memory: TextMemory | None = None,
+        routed: Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """The prediction for a noised latent.
@@ -226,6 +228,9 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
             frame_mask: b f, True = given: the frame is clean and is treated as at time 0, whatever `timestep` says.
             attention_kwargs: `{"scale": ...}` for LoRA, as in diffusers.
             text_memory: of the text, in place of it and its mask: what `text_memory` gave.
+            routed: b k, numbers of places of a frame: the blocks behind the first of each axis and before the last of
+                each see these alone, in all frames, and the others pass them by. In training such blocks cost less, and
+                learn as much (TREAD; Krause et al. 2025, arXiv 2501.04765). None: they see all.
 
         Returns:
             `.sample`, or `[0]` with `return_dict=False`: b c' f h w.
@@ -237,7 +242,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         if text_memory is not None and (encoder_hidden_states is not None or encoder_attention_mask is not None):
             raise ValueError("text_memory stands for the text and its mask: give one or the other")
         text: Tensor | TextMemory | None = encoder_hidden_states if text_memory is None else text_memory
-        check_call(self, hidden_states, timestep, text, class_labels, added_cond_kwargs, frame_mask)
+        check_call(self, hidden_states, timestep, text, class_labels, added_cond_kwargs, frame_mask, routed)
         x = self.patch_embed(hidden_states.to(self.patch_embed.proj.weight.dtype))  # b f s d
         rate = self.config.sample_fps if fps is None else fps
         at = grid(x, h // self.patch_size[1], self.patch_size[0], rate)
@@ -254,8 +259,10 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
             states, mask = self._text(text, encoder_attention_mask)
             memories = (None,) * len(self.blocks)
         spread = Spread(self.sequence_group, *x.shape[1:3])
+        route = Route(routed, len(self.config.axes), len(self.blocks) - len(self.config.axes))
         for number, (block, modulation, memory) in enumerate(zip(self.blocks, modulations, memories, strict=True)):
             axis = str(block.axis)
+            x = route.at(number, x)
             if f == 1 and axis == "time" and self.config.images_skip_time:
                 continue
             x = spread.lay(x, axis)

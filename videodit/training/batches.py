@@ -26,10 +26,11 @@ from videodit.diffusion import paths
 from videodit.diffusion.conditioning import choose_kind, draw_given
 from videodit.diffusion.times import index_from_time, shift_for, shift_time, times_from_uniform
 from videodit.geometry import ClipSize, Strides
+from videodit.models.routing import kept_of
 from videodit.shapes import rng_for
 
 # streams of the counter-based randomness, see `rng_for`
-CAPTION, NOISE, DROPOUT, VALIDATION, CONDITION = 23, 24, 25, 26, 27
+CAPTION, NOISE, DROPOUT, VALIDATION, CONDITION, ROUTE = 23, 24, 25, 26, 27, 28
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ class Batch:
     """Samples of one size, and what was drawn for them.
 
     `shown` are latents, b c f h w, or, where `is_encoded` is False, pixels in [-1, 1], b 3 f h w; `noise` is like the
-    latents, `times` b or b f in the path's own units, `given` b f (True: the frame is
-    clean) or None, `captions` one wording each ("" where dropped), `counts` b: 0 for one that only fills a place,
-    else 1. `total` is how many count in the global batch, over all processes and pieces. `bad` are clips that could not
-    be read, and were replaced, by name: why.
+    latents, `times` b or b f in the path's own units, `given` b f (True: the frame is clean) or None, `routed` b k (the
+    places of a frame that no block is kept from) or None, `captions` one wording each ("" where dropped), `counts` b: 0
+    for one that only fills a place, else 1. `total` is how many count in the global batch, over all processes and
+    pieces. `bad` are clips that could not be read, and were replaced, by name: why.
     """
 
     size: ClipSize
@@ -48,6 +49,7 @@ class Batch:
     noise: Tensor
     times: Tensor
     given: Tensor | None
+    routed: Tensor | None
     captions: list[str]
     names: list[str]
     counts: Tensor
@@ -58,7 +60,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         moved = {
             name: value.to(device, non_blocking=True)
-            for name in ("shown", "noise", "times", "given", "counts")
+            for name in ("shown", "noise", "times", "given", "routed", "counts")
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **moved)
@@ -140,6 +142,7 @@ class Batches(Dataset):
             noise,
             times,
             self._given(shape, keys),
+            self._routed(shape, keys),
             [self._caption(s.image_captions if image else s.captions, k) for s, k in zip(chosen, keys, strict=True)],
             [sample.name for sample in chosen],
             torch.full((len(filled),), float(len(places) > 0)),
@@ -189,6 +192,14 @@ class Batches(Dataset):
             kind = choose_kind(shares, float(rng.random()))
             rows.append(draw_given(kind, frames, rng) if kind else np.zeros(frames, dtype=bool))
         return torch.from_numpy(np.stack(rows))
+
+    def _routed(self, shape: torch.Size, keys: list[tuple[int, int]]) -> Tensor | None:
+        places = shape[3] // self.patch[1] * (shape[4] // self.patch[2])
+        kept = kept_of(places, self.config.train.routing)
+        if kept == places:
+            return None
+        rows = [rng_for(self.config.seed, ROUTE, *key).permutation(places)[:kept] for key in keys]
+        return torch.from_numpy(np.sort(rows))
 
 
 def _discrete(path: paths.Path) -> bool:

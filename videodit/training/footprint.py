@@ -26,6 +26,7 @@ from videodit.config import Run
 from videodit.geometry import ClipSize, Strides
 from videodit.memory import Alive
 from videodit.models.quantized import plain_parts, quantizable
+from videodit.models.routing import kept_of
 from videodit.models.transformer import VideoDiT
 from videodit.models.waiting import checkpoint_waiting
 from videodit.training import inputs
@@ -110,9 +111,12 @@ def _loss(config: Run, model: VideoDiT, size: ClipSize, batch: int, strides: Str
     told = Told(dict(zip(("prompt_embeds", "pooled_prompt_embeds"), states, strict=True)))
     told = told.also(size=torch.empty(batch, 2), guidance=torch.empty(batch))
     noisy, target = (torch.empty(batch, *size.latent(strides, model.patch_size)) for _ in range(2))
+    places = noisy.shape[3] // model.patch_size[1] * (noisy.shape[4] // model.patch_size[2])
+    kept = torch.zeros(batch, kept_of(places, config.train.routing), dtype=torch.long)
+    route = {"routed": kept} if config.train.routing else {}
     with torch.autocast("cpu", dtype) if dtype else nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of kernels, none of which is run
-        prediction = model(noisy, torch.empty(batch), **told.kwargs(model), return_dict=False)[0]
+        prediction = model(noisy, torch.empty(batch), **told.kwargs(model), **route, return_dict=False)[0]
     return mse_loss(prediction.float()[:, : target.shape[1]], target)
 
 

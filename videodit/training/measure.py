@@ -58,6 +58,7 @@ def _held_out(
         torch.from_numpy(noise),
         index_from_time(t, len(path.alphas_cumprod)) if isinstance(path, paths.DiffusionPath) else t,
         None,
+        None,
         [(s.image_captions if s.is_image else s.captions)[0] for s in samples],
         [s.name for s in samples],
         torch.full((len(part),), float(counts)),

@@ -18,6 +18,7 @@ from videodit.config import Model as Shape
 from videodit.data.cache import Latents, TextCache
 from videodit.data.live import LiveClips
 from videodit.geometry import Strides
+from videodit.models.checks import check_route
 from videodit.models.extended import TimeExtended
 from videodit.models.loading import fresh_extended, load_model
 from videodit.models.quantized import quantization
@@ -53,7 +54,13 @@ class Model(nn.Module):
         return self._text[0]
 
     def forward(
-        self, noisy: Tensor, timestep: Tensor, captions: list[str], fps: float, given: Tensor | None = None
+        self,
+        noisy: Tensor,
+        timestep: Tensor,
+        captions: list[str],
+        fps: float,
+        given: Tensor | None = None,
+        routed: Tensor | None = None,
     ) -> Tensor:
         text = told_in((self.encoded or self.text)(captions))
         if has_null(self.transformer):  # in place of the empty caption
@@ -67,7 +74,8 @@ class Model(nn.Module):
             guidance=torch.ones(len(noisy), device=noisy.device),  # of those that are told a scale: what clips are
             frame_mask=given,
         )
-        return self.transformer(noisy, timestep, **told.kwargs(self.transformer), return_dict=False)[0]
+        route = {} if routed is None else {"routed": routed}  # which a VideoDiT alone takes
+        return self.transformer(noisy, timestep, **told.kwargs(self.transformer), **route, return_dict=False)[0]
 
 
 def build_text(config: Run, captions: list[str]) -> TextEncoder:
@@ -161,6 +169,11 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
         )
     if (config.objective.given_frames or config.objective.frame_times) and transformer.patch_size[0] > 1:
         raise ValueError("objective.given_frames and frame_times need a patch of one frame (model.patch_size[0]: 1)")
+    if config.train.routing:
+        try:
+            check_route(transformer)
+        except ValueError as error:
+            raise ValueError(f"train.routing={config.train.routing}: {error}") from error
     if config.train.lora:
         add_lora(transformer, config.train.lora, config.train.precision)
     transformer.checkpoint_units(int(config.model.gradient_checkpointing))

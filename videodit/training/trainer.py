@@ -158,7 +158,7 @@ class Trainer(Assembled):
             noisy = with_given(noisy, x0, given)
         fps = batch.size.fps / self.codec.strides.time
         with self.accelerator.autocast():
-            prediction = self.model(noisy, self.path.model_time(t), batch.captions, fps, given)
+            prediction = self.model(noisy, self.path.model_time(t), batch.captions, fps, given, batch.routed)
         counted = None if given is None else ~given
         return self.loss(prediction.float(), x0, noise, noisy, t, counted)
 

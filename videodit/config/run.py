@@ -49,8 +49,6 @@ class Run(Section):
     def _sections_fit(self) -> Run:
         if self.train.keep_best and not self.data.validation:
             raise ValueError("train.keep_best goes by the loss on clips kept out: set data.validation above 0")
-        if self.model.sample_std is not None and self.objective.prediction_type != "flow":
-            raise ValueError("model.sample_std is of objective.prediction_type: flow; leave one of them out")
         if self.train.routing and self.train.sequence_parallel > 1:
             raise ValueError("train.routing does not go with train.sequence_parallel: leave one of them out")
         frozen = self.text.source or self.train.lora or self.train.start_from  # of a family's, which is never trained

@@ -29,7 +29,6 @@ def _side(config: Any) -> int:
 
 # what diffusers' DiT, PixArt and Latte have alike
 IMAGE_KEYS = [
-    Key("sample_std", None, None),
     *map(Key, ("in_channels", "num_layers", "num_attention_heads", "attention_head_dim", "activation_fn")),
     *map(Key, ("attention_bias", "norm_elementwise_affine", "norm_eps")),
     Key("out_channels", write=lambda c: c.out_channels or c.in_channels),

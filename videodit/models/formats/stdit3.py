@@ -32,7 +32,6 @@ def _learns_range(ours: Any) -> bool:
 
 
 KEYS = [
-    Key("sample_std", None, None),
     Key("axes", None, ("space", "time")),
     Key("norm_type", None, "ada_norm_single"),
     Key("time_positions", None, "frames"),

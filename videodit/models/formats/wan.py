@@ -11,7 +11,6 @@ from diffusers import WanTransformer3DModel
 from videodit.models.formats.table import Format, Key, reads_text, rows, width
 
 KEYS = [
-    Key("sample_std", None, None),
     Key("axes", None, ("joint",)),
     Key("time_positions", None, "grid"),
     Key("norm_type", None, "ada_norm_single"),

@@ -38,9 +38,6 @@ class Model(Section):
     time_positions: Literal["rotary", "sincos", "both"] = Field(
         "both", description="both: sin-cos ones, which say which frame is the first, beside rotary ones"
     )
-    sample_std: Annotated[float, Field(ge=1e-3, le=10)] | None = Field(
-        None, description="of flow: the network predicts x_0, off by so much, of latents of std 1; null: the velocity"
-    )
     gradient_checkpointing: bool | Positive = Field(False, description="of all blocks, or of every n-th")
     offload: tuple[Literal["activations", "blocks"], ...] = Field(
         (),
@@ -80,7 +77,7 @@ class Model(Section):
         return self
 
 
-OF_VIDEODIT = ("size", "num_layers", "axes", "patch_size", "mlp_ratio", "qk_norm", "time_positions", "sample_std")
+OF_VIDEODIT = ("size", "num_layers", "axes", "patch_size", "mlp_ratio", "qk_norm", "time_positions")
 
 
 class Objective(Section):

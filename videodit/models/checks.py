@@ -63,10 +63,6 @@ def check_config(c: Any, options: Mapping[str, Parameter]) -> None:
         for key in keys if not reads else ():
             if (tuple(c[key]) if isinstance(c[key], list) else c[key]) != options[key].default:
                 raise ValueError(f"{key}={c[key]}: no block would read it: it {why}")
-    if c.sample_std is not None and (c.sample_std <= 0 or c.out_channels not in (None, c.in_channels)):
-        raise ValueError(
-            f"sample_std={c.sample_std} must be above 0, and is of a flow model, with as many channels out as in"
-        )
     if c.caption_length and c.null_caption_length:
         raise ValueError("caption_length and null_caption_length: without a mask there is no text that stands for none")
 

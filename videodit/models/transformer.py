@@ -85,9 +85,6 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
             image gives is then no longer what the other blocks alone give.
         freq_dim: sinusoids of the timestep (with `ada_norm_single`).
         timestep_freq_shift: of the sinusoids of the timestep, as in diffusers (its DiT: 1; all others: 0).
-        sample_std: of a flow model whose network predicts x_0: by what standard deviation that is taken to be off, as
-            `velocity` weighs it; what the model returns is the velocity all the same. A network that predicts the
-            velocity itself (None) has to carry the noise through its width.
 
     Raises:
         ValueError: a configuration that no model can have; names the key.
@@ -129,7 +126,6 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         images_skip_time: bool = True,
         freq_dim: int = 256,
         timestep_freq_shift: int = 0,
-        sample_std: float | None = None,
     ):
         super().__init__()
         dim = num_attention_heads * attention_head_dim
@@ -248,9 +244,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         at = grid(x, h // self.patch_size[1], self.patch_size[0], rate)
         if self.places is not None:
             x = x + self.places(at).to(x.dtype)
-        times = rearrange(timestep.float(), "b -> b 1") if timestep.ndim == 1 else timestep.float()
-        times = times if frame_mask is None else torch.where(frame_mask, 0.0, times)
-        modulations, shift_scale = self._times(times, class_labels, added_cond_kwargs, rate)
+        modulations, shift_scale = self._times(timestep, frame_mask, class_labels, added_cond_kwargs, rate)
         rotary = {} if self.rotary is None else self.rotary(at)
         later = self._frames(at, x.dtype) if f > 1 else None
         if isinstance(text, TextMemory):
@@ -277,8 +271,6 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         shift, scale = rearrange(spread.of_frames(shift_scale), "b f (k d) -> b f 1 k d", k=2).to(x.dtype).unbind(-2)
         x = spread.whole(self.proj_out(remade(modulate, self.norm_out, x, shift, scale)))
         sample = unpatchify(x, self.patch_size, f, h)
-        if self.config.sample_std is not None:
-            sample = velocity(sample, hidden_states, times / 1000, self.config.sample_std)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
     @apply_forward_hook
@@ -307,15 +299,20 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
 
     def _times(
         self,
-        times: Tensor,
+        timestep: Tensor,
+        frame_mask: Tensor | None,
         labels: Tensor | None,
         added: dict[str, Tensor] | None,
         fps: float | Tensor,
     ) -> tuple[list[Tensor], Tensor]:
         """Each block's modulation (b f' 6d, or with adaLN-zero the embedding b f' d) and the head's, b f' 2d.
 
-        f' is 1 unless times, b f', differ from frame to frame.
+        f' is 1 unless times differ from frame to frame.
         """
+        times = timestep.float()
+        times = rearrange(times, "b -> b 1") if times.ndim == 1 else times
+        if frame_mask is not None:
+            times = torch.where(frame_mask, 0.0, times)
         b, f = times.shape
         flat = rearrange(times, "b f -> (b f)")
         if self.config.norm_type == "ada_norm_zero":
@@ -357,19 +354,3 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         empty = ~mask.any(dim=1, keepdim=True)
         text = torch.where(rearrange(empty, "b m -> b m 1"), 0.0, text)
         return text, rearrange(mask | empty, "b m -> b 1 1 m")
-
-
-def velocity(sample: Tensor, x_t: Tensor, t: Tensor, std: float) -> Tensor:
-    """(x_t - x_0) / t, the velocity of the flow path, for the likeliest x_0; all b c f h w, in the type of `sample`.
-
-    Two guesses at x_0 are weighed by how sure they are: a network's, `sample`, off by `std`, and x_t / (1 - t), off by
-    t / (1 - t). So the network need not know the noise (Li & He 2025, arXiv 2511.13720), and where there is little of
-    it, what is seen counts, as in the preconditioning of Karras et al. 2022 (arXiv 2206.00364).
-
-    Args:
-        t: b f, or b 1 for all frames alike, in [0, 1].
-    """
-    t = rearrange(t, "b f -> b 1 f 1 1")
-    seen = std**2 * (1 - t)
-    made = ((t - seen) * x_t - t * sample) / (t**2 + seen * (1 - t))
-    return made.to(sample.dtype)

@@ -29,8 +29,7 @@ from videodit.shapes import vocabulary_captions
 from videodit.text import TextEncoder, told_in
 from videodit.training import inputs
 
-# keys of `model:` and VideoDiT
-SHAPE = ("num_layers", "axes", "patch_size", "mlp_ratio", "qk_norm", "time_positions", "sample_std")
+SHAPE = ("num_layers", "axes", "patch_size", "mlp_ratio", "qk_norm", "time_positions")  # keys of `model:` and VideoDiT
 
 
 class Model(nn.Module):
@@ -103,7 +102,6 @@ def fresh_shape(config: Run, strides: Strides, text_width: int) -> dict[str, Any
         "mlp_ratio": model.mlp_ratio,
         "qk_norm": model.qk_norm,
         "time_positions": model.time_positions,
-        "sample_std": model.sample_std,
         "sample_size": max(data.height, data.width) // strides.space // model.patch_size[1],
         "sample_fps": data.fps / strides.time,
         **({} if model.num_layers is None else {"num_layers": model.num_layers}),

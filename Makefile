@@ -25,7 +25,7 @@ check: .venv/.stamp  ## format, lint, types, fast tests: what a change must pass
 	.venv/bin/python -m mypy & types=$$!; $(PYTEST) -m "not slow"; tests=$$?; wait $$types && exit $$tests
 
 docs: .venv/.stamp  ## build the site of docs/ into site/, where a warning is an error
-	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
 shipped: .venv/.stamp  ## train the packaged model anew (hours on two cores) into runs/shipped
 	.venv/bin/videodit train-vae --config configs/shapes.yaml

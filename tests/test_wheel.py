@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 pytest.importorskip("setuptools", minversion="77")
 pytestmark = pytest.mark.slow
@@ -36,14 +42,27 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+def those_of_extras() -> Iterator[str]:
+    """What packages that only an extra brings have put beside the others: modules, libraries, facts."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    needed = {Requirement(line).name for line in project["dependencies"]}
+    extras = [Requirement(line).name for name, lines in project["optional-dependencies"].items() for line in lines]
+    for name in {*extras} - needed - {"videodit"}:
+        with suppress(metadata.PackageNotFoundError):
+            yield from {file.parts[0] for file in metadata.files(name) or []} - {"..", "__pycache__"}
+
+
 @pytest.fixture(scope="module")
 def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel in it and this one's other packages beside it: `bin/videodit`."""
+    """An environment with the wheel in it and what it needs, but none of the extras: `bin/videodit`."""
     place = tmp_path_factory.mktemp("installed")
     venv.create(place / "env", with_pip=False)
     names = {"base": str(place / "env"), "platbase": str(place / "env")}
-    packages = Path(sysconfig.get_path("purelib", vars=names))
-    (packages / "those_of_the_tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    packages, extras = Path(sysconfig.get_path("purelib", vars=names)), set(those_of_extras())
+    for one in Path(sysconfig.get_path("purelib")).iterdir():
+        if one.name not in extras and one.suffix != ".pth" and "videodit" not in one.name:
+            (packages / one.name).symlink_to(one)
     python = place / "env" / "bin" / "python"
     install = ("install", "-q", "--no-deps", "--no-index", "--force-reinstall", wheel)
     done = run(sys.executable, "-m", "pip", "--python", python, *install, where=place)
@@ -81,6 +100,7 @@ def test_a_prompt_becomes_a_clip_that_is_measured(elsewhere: Path) -> None:
     well = run(door, "doctor", where=elsewhere)
     assert (well.returncode, well.stderr) == (0, "")
     assert str(elsewhere) in well.stdout
+    assert 'pip install "videodit[lora]"' in well.stdout  # none of the extras is there
 
 
 def test_a_wrong_argument_answers_before_anything_heavy_is_imported(elsewhere: Path) -> None:
@@ -91,3 +111,16 @@ def test_a_wrong_argument_answers_before_anything_heavy_is_imported(elsewhere: P
     assert "videodit.config.kinds" in imported
     assert not imported & {"torch", "diffusers", "transformers", "accelerate", "numpy", "av"}
     assert done.stderr.splitlines()[-1].startswith("videodit sample: --steps x must be")
+
+
+def test_what_needs_an_extra_names_it(elsewhere: Path) -> None:
+    (elsewhere / "lora").mkdir()
+    door = elsewhere / "env" / "bin" / "videodit"
+    for extra, words in {
+        "lora": ("sample", "--prompt", "a red circle", "--lora", "lora", "--out", "lora.mp4"),
+        "prepare": ("prepare", "lora", "--out", "clips"),
+        "app": ("app", "--out", "page"),
+    }.items():
+        done = run(door, *words, where=elsewhere)
+        assert done.returncode == 2
+        assert re.search(rf"pip install [\"']videodit\[{extra}\][\"']$", done.stderr.splitlines()[-1]), done.stderr

@@ -272,6 +272,16 @@ def test_each_word_of_a_prompt_plays_beside_its_clip(opened: Callable[..., Any],
     playwright.expect(again.locator("#attention figure")).to_have_count(6)
 
 
+def test_the_page_is_as_wide_in_each_tab(opened: Callable[..., Any]) -> None:
+    page, places = opened(), []
+    for name in ("Prompt", "Compare", "Words", "Report"):
+        page.get_by_role("tab", name=name).click()
+        playwright.expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
+        tabs = page.get_by_role("tablist").bounding_box()
+        places.append((tabs["x"], tabs["width"]))
+    assert places == [places[0]] * 4
+
+
 @pytest.mark.parametrize(
     "look", [{}, {"viewport": {"width": 390, "height": 844}}, {"color_scheme": "dark"}], ids=["desk", "phone", "dark"]
 )

@@ -199,7 +199,7 @@ def cpu() -> Finding:
 
     slow = lacks_bfloat16(torch.device("cpu"))
     said = "no bfloat16 (emulated, very slowly): take float32" if slow else "bfloat16"
-    return Finding(OK, "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads; {said}")
+    return Finding(OK, "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} of them used; {said}")
 
 
 def gpu() -> Finding:

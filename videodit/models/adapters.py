@@ -13,7 +13,7 @@ from typing import Any
 
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE, _fetch_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
+from diffusers.utils import is_peft_available
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -45,8 +45,11 @@ class WholeAdapters(PeftAdapterMixin):
 
         Raises:
             WeightsError: a tensor has no place in this model (unless not `strict`), lacks its other half, or is of
-                another base's shape; it is not finite; or the file is damaged. The model is then without the adapter.
+                another base's shape; it is not finite; the file is damaged; or peft is not installed. The model is
+                then without the adapter.
         """
+        if not is_peft_available():
+            raise WeightsError("adapters need peft: pip install 'videodit[lora]'")
         if "." in (kwargs.get("adapter_name") or ""):
             raise WeightsError(f"adapter_name={kwargs['adapter_name']!r}: the name of an adapter has no dot")
         if kwargs.pop("network_alphas", None):
@@ -135,6 +138,10 @@ class WholeAdapters(PeftAdapterMixin):
 
 def check_no_adapters(image: nn.Module, where: str) -> None:
     """ValueError where peft has put layers of its own into an image model, whose weights then have other names."""
+    if not is_peft_available():
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     if any(isinstance(part, BaseTunerLayer) for part in image.modules()):
         raise ValueError(
             f"{where}: adapters on it are no weights of its own; save them by save_lora_adapter and unload_lora(), or "

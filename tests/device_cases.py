@@ -1,7 +1,7 @@
 """What the device law is checked on: each case gives tensors, on the CPU and on the stand-in device.
 
-To be run in a process of its own, since torch cannot forget a device again. What few
-cases need is imported there.
+To be run in a process that does nothing else, since torch cannot forget a device again. What few cases need is
+imported there.
 """
 
 from __future__ import annotations
@@ -328,13 +328,14 @@ def _apart(a: np.ndarray, b: np.ndarray) -> float:
     return float(difference.max(initial=0) / max(1.0, np.abs(a).max(initial=0)))
 
 
-def tell(folder: Path, name: str) -> None:
-    """Writes what became of a case into `told.json`: how far apart the two are, or the error."""
+def tell(folder: Path, names: list[str]) -> None:
+    """Writes what became of each case into `told.json`: how far apart the two are, or the error."""
     torch.set_num_threads(1)
-    away = install()
-    try:
-        sides = [results(CASES[name], where, folder / where.type) for where in (torch.device("cpu"), away)]
-        said: dict[str, Any] = {"apart": apart(*sides)}
-    except Exception:
-        said = {"error": traceback.format_exc()}
+    away, said = install(), {}
+    for name in names:
+        try:
+            sides = [results(CASES[name], where, folder / name / where.type) for where in (torch.device("cpu"), away)]
+            said[name] = apart(*sides)
+        except Exception:
+            said[name] = traceback.format_exc()
     (folder / "told.json").write_text(json.dumps(said))

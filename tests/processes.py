@@ -80,6 +80,7 @@ def run_tool(name: str, words: Sequence[str], out: Path, err: Path) -> None:
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests that run in the background ignore
     file = Path(__file__).parents[1] / "tools" / f"{name}.py"
     sys.argv = [str(file), *words]
     runpy.run_path(str(file), run_name="__main__")

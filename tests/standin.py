@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "sham"
@@ -85,23 +84,36 @@ def is_away(device: Any) -> bool:
 
 def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """An operation on tensors that are away, or one that makes such a tensor."""
-    leaves, shape = tree_flatten((args, kwargs))
-    away = {id(leaf.here): leaf for leaf in leaves if isinstance(leaf, Away)}
-    name = func._schema.name
+    away: dict[int, Away] = {}
+    leaves: list[Any] = []
+
+    def brought(value: Any) -> Any:
+        leaves.append(value)
+        if isinstance(value, Away):
+            away[id(value.here)] = value
+            return value.here
+        return CPU if isinstance(value, torch.device) and value.type == NAME else value
+
+    name, wanted = func._schema.name, kwargs.get("device")
+    args, kwargs = _mapped(brought, args), _mapped(brought, kwargs)
     if away:
         _refuse_mixing(name, leaves)
-    wanted = kwargs.get("device")
-    leaves = [leaf.here if isinstance(leaf, Away) else leaf for leaf in leaves]
-    leaves = [CPU if isinstance(leaf, torch.device) and leaf.type == NAME else leaf for leaf in leaves]
-    args, kwargs = tree_unflatten(leaves, shape)
     with torch.inference_mode(False):  # wrappers have no place in it
         result = func(*args, **kwargs)
-    leaves_device = name == "aten::_to_copy" and wanted is not None and not is_away(wanted)
-    stays_here = name == "aten::copy_" and id(args[0]) not in away  # from there into a tensor of the CPU
-    if leaves_device or stays_here:
-        return result
-    with torch.inference_mode(False):
-        return tree_map(lambda one: away[id(one)] if id(one) in away else _sent(one), result)
+        leaves_device = name == "aten::_to_copy" and wanted is not None and not is_away(wanted)
+        stays_here = name == "aten::copy_" and id(args[0]) not in away  # from there into a tensor of the CPU
+        if leaves_device or stays_here:
+            return result
+        return _mapped(lambda one: away[id(one)] if id(one) in away else _sent(one), result)
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """Of each leaf of an operation's arguments or results: torch's own `tree_map` takes as long as all the rest."""
+    if isinstance(value, tuple | list):
+        return type(value)(_mapped(function, one) for one in value)
+    if isinstance(value, dict):
+        return {key: _mapped(function, one) for key, one in value.items()}
+    return function(value)
 
 
 def _sent(value: Any) -> Any:

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The emoji model on one GPU, all legs, in bfloat16 with compiled blocks and large batches: emoji_vae.yaml and emoji.yaml
+# with other numbers. From a clone, in its environment, with what those two files name in runs/:
+#
+#     configs/emoji_gpu.sh                                      into runs/emoji_gpu
+#     SHARE=1 configs/emoji_gpu.sh train.precision=no           a hundredth of the steps, to try it; overrides at the end
+#
+# SHARE: percent of the steps. DATA, OUT: folders in place of runs/emoji_data and runs/emoji_gpu.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+share=${SHARE:-100} data=${DATA:-runs/emoji_data} out=${OUT:-runs/emoji_gpu}
+steps() { echo $((($1 * share + 99) / 100)); }
+
+# the warm-up and the critic's start are shares of the steps too
+videodit train-vae --config configs/emoji_vae.yaml output="$out" data.source="$data/codec.jsonl" \
+    data.validation_source="$data/codec_test.jsonl" vae.precision="${VAE_PRECISION:-bf16}" vae.warmup_steps="$(steps 200)" \
+    vae.stages.0.steps="$(steps 2500)" vae.stages.0.decay_steps="$(steps 3500)" vae.stages.0.batch_size=24 \
+    vae.stages.1.steps="$(steps 1500)" vae.stages.1.batch_size=8 \
+    vae.stages.2.steps="$(steps 1000)" vae.stages.2.batch_size=24 vae.stages.2.critic_first="$(steps 100)"
+
+videodit train --config configs/emoji.yaml output="$out" codec="$out/vae" data.source="$data" \
+    train.precision=bf16 train.workers=8 train.warmup_steps="$(steps 200)" model.attention_backend=native \
+    train.checkpoint_every="$(steps 2000)" train.validate_every="$(steps 1000)" train.sample_every="$(steps 2000)" \
+    stages.0.train.steps="$(steps 6000)" stages.0.train.decay_steps="$(steps 10000)" stages.0.train.batch_size=512 \
+    stages.1.train.steps="$(steps 4000)" stages.1.train.decay_steps="$(steps 6000)" stages.1.train.batch_size=192 \
+    stages.2.train.steps="$(steps 3000)" stages.2.train.decay_steps="$(steps 3000)" stages.2.train.batch_size=192 "$@"

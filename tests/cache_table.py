@@ -41,7 +41,7 @@ WAYS: dict[str, tuple[str | None, dict[str, Any]]] = {
 
 def main(count: int) -> None:
     torch.set_num_threads(1)
-    pipe = VideoDiTPipeline.shipped()
+    pipe = VideoDiTPipeline.shipped("shapes")
     pipe.set_progress_bar_config(disable=True)
     scenes = held_out_scenes(count, 0, 1)
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}

@@ -26,7 +26,7 @@ BATCH, SEED = 8, 77
 
 
 def main(frames: int, steps: int, prompts: int) -> None:
-    pipe = VideoDiTPipeline.shipped()
+    pipe = VideoDiTPipeline.shipped("shapes")
     pipe.set_progress_bar_config(disable=True)
     size = ClipSize(frames, 64, 64, 8.0)
     world = ShapesWorld(size, seed=SEED, num_things=2)

@@ -308,6 +308,7 @@ def test_a_model_is_told_from_clips(tiny_pipe: VideoDiTPipeline, tmp_path: Path)
     assert is_model(tmp_path / "model")
     assert is_model("org/name")
     assert is_model("shipped")
+    assert is_model("shapes")
     for clips in (tmp_path, "clips/x.mp4", "clips", "./clips/x", "/a/b", "a/b/c"):
         assert not is_model(clips), clips
 

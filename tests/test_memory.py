@@ -98,7 +98,7 @@ def test_the_packaged_model_at_its_own_size_is_no_false_alarm(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1_000_000_000)
-    check_decode(VideoDiTPipeline.shipped().codec, (8, 32, 5, 8, 8))
+    check_decode(VideoDiTPipeline.shipped("shapes").codec, (8, 32, 5, 8, 8))
     assert not caplog.text
 
 

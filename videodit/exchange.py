@@ -29,7 +29,8 @@ from videodit.geometry import ClipSize
 from videodit.models.formats.files import from_checkpoint, from_diffusers, load, own_config, to_checkpoint, to_diffusers
 from videodit.models.formats.table import ConversionError, Report
 from videodit.models.transformer import VideoDiT
-from videodit.pipeline import VideoDiTPipeline, named_folder
+from videodit.packaged import named_folder
+from videodit.pipeline import VideoDiTPipeline
 from videodit.text import TextEncoder
 from videodit.weights import check_finite, loading
 
@@ -73,8 +74,8 @@ def open_model(
     """Whatever holds a model, as one: a pipeline or transformer, ours or of `PIPELINES`' families, or a file.
 
     Args:
-        source: a folder or hub name, "shipped", or a project's own checkpoint (`.pt`, `.pth`, `.safetensors`, or a
-            folder of them with the project's `config.json`).
+        source: a folder or hub name, a packaged model, or a project's own checkpoint (`.pt`, `.pth`, `.safetensors`, or
+            a folder of them with the project's `config.json`).
         dtype: of the weights.
         **unsaid: what such a checkpoint does not say of itself; see `from_checkpoint`.
 

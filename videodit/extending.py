@@ -16,7 +16,8 @@ from videodit.geometry import ClipSize
 from videodit.models.extended import TimeExtended
 from videodit.models.families import FAMILIES, class_of, family_of, name_of
 from videodit.models.time_blocks import load_time_blocks
-from videodit.pipeline import VideoDiTPipeline, named_folder
+from videodit.packaged import named_folder
+from videodit.pipeline import VideoDiTPipeline
 from videodit.text import PARTS, ROWS
 from videodit.weights import check_finite, loading
 

@@ -194,7 +194,7 @@ def test_a_world_run_writes_results_and_a_sheet(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pipe = GrayPipeline()
-    monkeypatch.setattr(VideoDiTPipeline, "shipped", lambda: pipe)
+    monkeypatch.setattr(VideoDiTPipeline, "from_pretrained", lambda folder: pipe)
     words = ("--world", "shapes", "--prompts", 4, "--batch-size", 3, "--steps", 7, "--guidance-scale", 2.5)
     assert run(monkeypatch, *words, "--out", tmp_path) == 0
     assert [len(call["generator"]) for call in pipe.calls] == [3, 2]
@@ -220,7 +220,7 @@ def test_a_model_is_given_frames_of_the_worlds_own_clips(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, parts: dict[str, tuple[int, int]]
 ) -> None:
     pipe = GrayPipeline()
-    monkeypatch.setattr(VideoDiTPipeline, "shipped", lambda: pipe)
+    monkeypatch.setattr(VideoDiTPipeline, "from_pretrained", lambda folder: pipe)
     words = ("--world", "shapes", "--prompts", 1, "--seed", 3, "--given", kind, "--num-frames", 13)
     assert run(monkeypatch, *words, "--out", tmp_path) == 0
     true = render(held_out_scenes(1, 3, 1)[0], ClipSize(13, 64, 64, 8), rng_for(3_000_000))

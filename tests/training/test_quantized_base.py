@@ -25,7 +25,7 @@ from videodit.training.trainer import Trainer
 
 needs_torchao = pytest.mark.skipif(not is_torchao_available(), reason="needs torchao")
 LORA = {"rank": 3, "alpha": 6, "targets": ["attn1.to_q", "to_out.0"]}
-CONFIG = "output: {}\ntrain: {{start_from: shipped, sharding: {}, lora: {{base: {}}}}}\n"
+CONFIG = "output: {}\ntrain: {{start_from: shapes, sharding: {}, lora: {{base: {}}}}}\n"
 
 
 @pytest.fixture(scope="module")

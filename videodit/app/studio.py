@@ -23,7 +23,8 @@ from videodit.clipset import Request, Sampling, make_clips, weights_digest
 from videodit.disk import whole
 from videodit.evaluation.report.votes import VOTES, Pair, Votes, load_votes
 from videodit.memory import place, return_large_blocks
-from videodit.pipeline import VideoDiTPipeline, named_folder
+from videodit.packaged import named_folder
+from videodit.pipeline import VideoDiTPipeline
 from videodit.terminal import shown
 from videodit.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, probe, read_frames, stream_frames, write_video
 

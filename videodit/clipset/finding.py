@@ -18,6 +18,7 @@ from videodit.data.plain import is_plain_file, natural
 from videodit.data.remote import fetch
 from videodit.evaluation.measure.clips import Clip, clip_from_file, without_ending
 from videodit.evaluation.report.results import Failure
+from videodit.packaged import packaged
 from videodit.video import VideoError
 from videodit.video.guarded import Guarded
 
@@ -38,11 +39,13 @@ class ClipFile:
 
 
 def is_model(source: str | Path) -> bool:
-    """Whether a source is a pipeline: its folder, "shipped", or what may be a name on the hub and is nothing here."""
+    """Whether a source is a pipeline: its folder, a packaged one, or what may be a name on the hub and is not here."""
     path, name = Path(source), str(source)
     if path.exists():
         return (path / "model_index.json").is_file()
-    return name == "shipped" or (name.count("/") == 1 and not name.startswith((".", "~")) and not path.suffix)
+    return name in ("shipped", *packaged()) or (
+        name.count("/") == 1 and not name.startswith((".", "~")) and not path.suffix
+    )
 
 
 def find_clips(source: str | Path, prompts: str | Path | None = None) -> list[ClipFile]:

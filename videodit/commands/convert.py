@@ -88,7 +88,7 @@ def main() -> int:
 
 def verified(name: str) -> int:
     from videodit.disk import SUMS
-    from videodit.pipeline import named_folder
+    from videodit.packaged import named_folder
     from videodit.weights import verify
 
     folder = Path(named_folder(name))

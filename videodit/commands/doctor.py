@@ -24,6 +24,7 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 
 from videodit.command import command, hide_torchao, import_torchao
+from videodit.packaged import DEFAULT, SHIPPED, packaged
 from videodit.terminal import Parser, shown
 
 OK, MISSING, WRONG = "ok", "--", "!!"
@@ -66,7 +67,7 @@ def findings() -> Iterator[tuple[str, Finding]]:
     broken = imported(dict.fromkeys(module_of(one) for one in wanted))
     yield "needed", python()
     yield from (("needed", package(one, broken)) for one in needed)
-    yield "needed", packaged_model()
+    yield "needed", packaged_models()
     for probe in (cpu, gpu, memory):
         yield "this machine", guarded(probe, broken)
     yield from (("folders", folder(name, place)) for name, place in folders())
@@ -170,15 +171,17 @@ def optional_part(extra: str, parts: list[Requirement], broken: dict[str, str]) 
     return Finding(MISSING if wrong else OK, extra, "; ".join(wrong or [f"{one.what} {one.said}" for one in found]))
 
 
-def packaged_model() -> Finding:
-    shipped = Path(__file__).parents[1] / "shipped"
-    weights = [shipped / part / "diffusion_pytorch_model.safetensors" for part in ("transformer", "vae")]
-    lacking = [
-        file for file in (shipped / "model_index.json", *weights) if not file.is_file() or not file.stat().st_size
+def packaged_models() -> Finding:
+    names = [*dict.fromkeys((DEFAULT, *packaged()))]
+    wanted = [
+        Path("model_index.json"),
+        *(Path(part, "diffusion_pytorch_model.safetensors") for part in ("transformer", "vae")),
     ]
+    files = [SHIPPED / name / file for name in names for file in wanted]
+    lacking = [file for file in files if not file.is_file() or not file.stat().st_size]
     if lacking:
         return Finding(WRONG, "packaged model", f"{lacking[0]}: is not there; pip install --force-reinstall videodit")
-    return Finding(OK, "packaged model", str(shipped))
+    return Finding(OK, "packaged model", ", ".join(str(SHIPPED / name) for name in names))
 
 
 def guarded(probe: Callable[[], Finding], broken: dict[str, str]) -> Finding:

@@ -7,7 +7,7 @@
   videodit evaluate MODEL --prompts prompts.txt                     a pipeline folder or hub name: it samples first
   videodit evaluate CLIPS --clip openai/clip-vit-base-patch32       with weights that you have
   videodit evaluate --votes clips/compare/votes.json                who won of two that were compared on the page
-  videodit evaluate --world shapes                                  the shipped model on 256 + 64 held-out prompts
+  videodit evaluate --world shapes                                  the packaged model on 256 + 64 held-out prompts
   videodit evaluate --world emoji --art DIR HELD_OUT_DIR            a model of emoji: is the nearest true clip as asked?
 
 With CLIPS, --out receives results.json (every number with its protocol, every clip with its curves; --schema prints
@@ -126,7 +126,7 @@ def parse() -> argparse.Namespace:
     clips.add_argument("--workers", type=COUNT, default=os.cpu_count() or 1, help="clips at once (default: one a core)")
     model = parser.add_argument_group("with a model")
     model.add_argument(
-        "--model", type=PLACE, help="with --world: a pipeline folder or a hub name (default: the shipped model)"
+        "--model", type=PLACE, help="with --world: a pipeline folder or hub name (default: the packaged model of it)"
     )
     model.add_argument(
         "--art", nargs="+", type=FILE, help="with --world emoji: the folders that videodit make-emoji wrote"
@@ -287,11 +287,11 @@ def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[P
 
     from videodit.clipset import Sampling, make_clips, read_requests
     from videodit.memory import place
+    from videodit.packaged import packaged
 
     if prompts is None:
-        there = (
-            "is a model" if Path(model).exists() or model == "shipped" else "is not here; if it is a model on the hub"
-        )
+        here = Path(model).exists() or model in ("shipped", *packaged())
+        there = "is a model" if here else "is not here; if it is a model on the hub"
         raise ValueError(f"{model} {there}: give --prompts, a file of what it shall make")
     requests = read_requests(prompts, args.seed)
     requests = [

@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--model",
         type=argument(Place),
-        help="a pipeline folder, a training checkpoint or a hub name (default: the shipped model)",
+        help="a pipeline folder, a training checkpoint, a hub name or a packaged model (default: the packaged one)",
     )
     parser.add_argument(
         "--num-frames", type=argument(Positive), help="frames; 1 makes an image (default: the model's own, as below)"
@@ -211,7 +211,7 @@ def main() -> int:
 
 
 def list_words(model: str) -> int:
-    from videodit.pipeline import named_folder
+    from videodit.packaged import named_folder
     from videodit.text import words_of
 
     words = words_of(named_folder(model))
@@ -236,7 +236,8 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     from videodit.conditions import asked
     from videodit.memory import place, return_large_blocks, tile
     from videodit.models.quantized import quantization
-    from videodit.pipeline import VideoDiTPipeline, named_folder
+    from videodit.packaged import named_folder
+    from videodit.pipeline import VideoDiTPipeline
     from videodit.text import PARTS, load_text
 
     return_large_blocks()

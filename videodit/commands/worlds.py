@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from videodit.command import load_without_bars
 from videodit.config.kinds import Positive, argument
 from videodit.disk import replace_text
+from videodit.packaged import named_folder, packaged
 
 if TYPE_CHECKING:
     from videodit.pipeline import VideoDiTPipeline
@@ -43,7 +44,8 @@ def evaluate_world(args: argparse.Namespace) -> str:
     if args.world == "emoji" and args.given:
         raise ValueError("--given goes with --world shapes")
     true = emoji.load_gallery(*args.art) if args.art else None
-    pipe = load_pipeline(args.model)
+    model = args.model or (args.world if args.world in packaged() else "shipped")
+    pipe = load_pipeline(model)
     pipe.set_progress_bar_config(disable=True)
     place(pipe, "none")
     sampling = Sampling(args.steps, args.guidance_scale).resolved(pipe)
@@ -60,21 +62,19 @@ def evaluate_world(args: argparse.Namespace) -> str:
         found, text = results.to_dict(), results.summary()
         labels = [results.model[index].label for index in generate.shown]
     contact_sheet(list(generate.shown.values()), args.out / "contact_sheet.png", labels=labels)
-    settings = {"model": args.model or "shipped", "world": args.world, "prompts": count}
+    settings = {"model": model, "world": args.world, "prompts": count}
     settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed")}
     settings |= {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
     replace_text(args.out / "results.json", json.dumps({"settings": settings, **found}, indent=1) + "\n")
     return text
 
 
-def load_pipeline(model: str | None) -> VideoDiTPipeline:
+def load_pipeline(model: str) -> VideoDiTPipeline:
     from videodit.pipeline import VideoDiTPipeline
 
     load_without_bars()
-    if model is None or model == "shipped":
-        return VideoDiTPipeline.shipped()
     try:
-        return VideoDiTPipeline.from_pretrained(model)
+        return VideoDiTPipeline.from_pretrained(named_folder(model))
     except (ValueError, OSError) as error:
         why = (
             error if Path(model).is_dir() else "there is no such folder here, and no such model to be had from the hub"

@@ -36,7 +36,9 @@ class Run(Section):
     data: Data = Data()
     vae: Vae = Vae()
     latents: Place | None = Field(None, description="folder of encoded clips, to share; null: <output>/latents")
-    codec: Place | None = Field(None, description="a saved VAE or pipeline, or 'shipped'; null: <output>/vae")
+    codec: Place | None = Field(
+        None, description="a saved VAE or pipeline, or a packaged model (shapes); null: <output>/vae"
+    )
     text: Text = Text()
     model: Model = Model()
     objective: Objective = Objective()

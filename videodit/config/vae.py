@@ -41,7 +41,7 @@ class VaeStage(Section):
 class Vae(Section):
     """The small causal video VAE and how it is trained: reconstruction L1 + MSE, KL; features and a critic by stage."""
 
-    start_from: Place | None = Field(None, description="a saved VAE to start from, or 'shipped'")
+    start_from: Place | None = Field(None, description="a saved VAE to start from, or a packaged model (shapes)")
     channels: Positive = Field(32, description="latent channels")
     encoder_dim: Positive = 16
     decoder_dim: Positive = 16

@@ -24,7 +24,8 @@ from videodit.geometry import ClipSize, Strides
 from videodit.models.extended import TimeExtended
 from videodit.models.loading import shape_of
 from videodit.models.transformer import VideoDiT
-from videodit.pipeline import VideoDiTPipeline, named_folder
+from videodit.packaged import named_folder
+from videodit.pipeline import VideoDiTPipeline
 
 COUNTING = ("Lumina2Transformer2DModel",)
 OWN = "vectors of its own"  # weights that are in no part of a model
@@ -134,7 +135,7 @@ def _repeats(kinds: list[Part], at: int) -> tuple[int, int]:
 def describe(
     place: str | Path, num_frames: int | None = None, height: int | None = None, width: int | None = None
 ) -> Description:
-    """Of a pipeline folder or hub name, "shipped", or a folder of a transformer; no weights are read.
+    """Of a pipeline folder or hub name, a packaged model ("shapes"), or a folder of a transformer; no weights are read.
 
     Args:
         num_frames, height, width: of the clip; None: the pipeline's own. A bare transformer is described at five latent

@@ -8,24 +8,10 @@ from typing import Any
 
 from videodit.disk import write_sums
 
-SHIPPED = Path(__file__).parents[1] / "shipped"
 STUB = '''"""Lets `DiffusionPipeline.from_pretrained` find the class of this folder; videodit must be installed."""
 
 from videodit.pipeline import VideoDiTPipeline  # noqa: F401
 '''
-
-
-def named_folder(name: str) -> str:
-    """Where a saved model lies: the packaged one for "shipped", else the folder or hub name itself.
-
-    Raises:
-        FileNotFoundError: it is a path, to nothing.
-    """
-    if name == "shipped":
-        return str(SHIPPED)
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise FileNotFoundError(f"{name}: there is no such file or folder, and it is no name on the hub")
-    return name
 
 
 def write_pipeline_sums(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils.peft_utils import get_adapter_name, unscale_lora_layers
 
-from videodit.pipeline.folders import named_folder
+from videodit.packaged import named_folder
 
 
 class Adapters(LoraBaseMixin):

@@ -23,7 +23,8 @@ from videodit.models import VideoModel
 from videodit.models.extended import TimeExtended
 from videodit.models.handling import Handling
 from videodit.models.transformer import VideoDiT
-from videodit.pipeline.folders import SHIPPED, findable, own_class, write_pipeline_sums
+from videodit.packaged import DEFAULT, SHIPPED, packaged
+from videodit.pipeline.folders import findable, own_class, write_pipeline_sums
 from videodit.pipeline.lora import Adapters
 from videodit.text import PARTS, FamilyText, TextEncoder
 from videodit.text.learned import LearnedCaptions
@@ -163,15 +164,19 @@ class Parts(DiffusionPipeline, Adapters):
         return super().from_pipe(pipeline, **kwargs)
 
     @classmethod
-    def shipped(cls, **kwargs: Any) -> Self:
-        """The model in the package: moving shapes, 17 frames of 64x64 at 8 frames a second; works offline.
+    def shipped(cls, name: str = DEFAULT, **kwargs: Any) -> Self:
+        """A model in the package, which works offline.
+
+        Args:
+            name: `shapes`: moving shapes, 17 frames of 64x64 at 8 frames a second.
 
         Raises:
-            ValueError: the package holds none.
+            ValueError: the package holds none of this name.
         """
-        if not (SHIPPED / "model_index.json").is_file():
-            raise ValueError(f"{SHIPPED}: no packaged model here; install videodit anew, or name a model folder")
-        return cls.from_pretrained(str(SHIPPED), **kwargs)
+        if not (SHIPPED / name / "model_index.json").is_file():
+            there = ", ".join(packaged()) or "none: install videodit anew"
+            raise ValueError(f"{name}: no such packaged model; those that are: {there}")
+        return cls.from_pretrained(str(SHIPPED / name), **kwargs)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Writes a pipeline folder as diffusers does, with the `pipeline.py` that lets diffusers find this class, and

@@ -26,7 +26,7 @@ from videodit.data.manifest import Skip
 from videodit.diffusion import paths
 from videodit.diffusion.schedulers import check_scheduler, is_flow
 from videodit.geometry import Strides
-from videodit.pipeline import named_folder
+from videodit.packaged import named_folder
 from videodit.text import load_text as load_text_of
 from videodit.text import text_pipeline
 from videodit.training import parallel

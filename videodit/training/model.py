@@ -24,7 +24,7 @@ from videodit.models.loading import fresh_extended, load_model
 from videodit.models.quantized import quantization
 from videodit.models.transformer import SIZES, VideoDiT
 from videodit.models.waiting import checkpoint_waiting
-from videodit.pipeline import named_folder
+from videodit.packaged import named_folder
 from videodit.shapes import vocabulary_captions
 from videodit.text import TextEncoder, told_in
 from videodit.training import inputs

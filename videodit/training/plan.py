@@ -22,7 +22,7 @@ from videodit.geometry import ClipSize, Strides
 from videodit.models.extended import TimeExtended
 from videodit.models.loading import shape_of
 from videodit.models.transformer import VideoDiT
-from videodit.pipeline import named_folder
+from videodit.packaged import named_folder
 from videodit.text import TextEncoder, numbers_of_text
 from videodit.training import inputs
 from videodit.training.batches import batch_sizes

@@ -37,7 +37,7 @@ from videodit.data.clips import Clips, open_data
 from videodit.data.transforms import detailed_crop, to_frames, to_pixels
 from videodit.disk import writing
 from videodit.evaluation.measure.pixels import SSIM_WINDOW, luma, ssim
-from videodit.pipeline import named_folder
+from videodit.packaged import named_folder
 from videodit.shapes import rng_for
 from videodit.training.critics import Adversary, Perception, load_perception
 from videodit.training.inputs import latents_folder, named

@@ -60,7 +60,7 @@ def measure_plans(*, quick: bool = False) -> list[dict[str, Any]]:
 
 def _base(folder: Path, quick: bool) -> Path:
     """A pipeline of the packaged VAE and text encoder, and a larger transformer with random weights."""
-    pipe = VideoDiTPipeline.shipped()
+    pipe = VideoDiTPipeline.shipped("shapes")
     ours = {key: pipe.transformer.config[key] for key in ("in_channels", "caption_channels", "sample_size")}
     shape = {"num_layers": 1} if quick else {"num_layers": 4, "num_attention_heads": 8, "attention_head_dim": 64}
     pipe.register_modules(transformer=VideoDiT(**ours, **shape))
@@ -79,9 +79,9 @@ def _config(folder: Path, base: Path, choice: dict[str, dict[str, Any]], quick: 
     return Run.model_validate(
         {
             "output": str(folder),
-            "codec": "shipped",
+            "codec": "shapes",
             "latents": str(folder.parent / "latents"),
-            "text": {"source": "shipped"},
+            "text": {"source": "shapes"},
             "data": data,
             "model": choice.get("model", {}),
             "train": train | choice.get("train", {}),

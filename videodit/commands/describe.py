@@ -4,10 +4,9 @@
   videodit describe runs/mine/pipeline --num-frames 129 --height 480 --width 832 --svg stack.svg
 
 MODEL is a pipeline folder, a training checkpoint, a hub name, a folder of a transformer, or a packaged model. No
-weights are read: all is counted of the model's shape, for one call about one clip. FLOP are multiplications and additions of
-matrix products, convolutions and attention. A step of sampling with guidance takes two such calls, one of training
-what three take.
-"""
+weights are read: all is counted of the model's shape, for one call about one clip. FLOP are multiplications and
+additions of matrix products, convolutions and attention. A step of sampling with guidance takes two such calls, one
+of training what three take."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ A prompt gives the same states alone as among others (to float tolerance): paddi
 the encoder too, and its states are zero. Prompts longer than `max_length` are cut with a warning, never in silence.
 
 Where the captions come from a small world of their own, no published encoder is needed: `TextEncoder.from_captions`
-builds a word-level tokenizer and a small T5 encoder (Raffel et al. 2020, arXiv 1910.10683), to train with the model.
+builds a word-level tokenizer and a small ModernBERT (Warner et al. 2024, arXiv 2412.13663), to train with the model.
 
 Axes: b prompts, m text tokens, e width of the encoder.
 """
@@ -136,7 +136,7 @@ class TextEncoder(nn.Module):
         Args:
             captions: any number of strings, with at least one word among them.
             width: e; a multiple of heads.
-            depth, heads: of the T5 encoder (gated GELU, no dropout).
+            depth, heads: of the encoder (rotary positions, gated GELU, no dropout).
             max_length: in tokens, the end token included.
             seed: of the weights.
 

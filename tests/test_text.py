@@ -11,7 +11,6 @@ from standin import LEFT_EMPTY
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import pad
 from transformers import (
-    AutoModelForTextEncoding,
     AutoTokenizer,
     CLIPConfig,
     CLIPModel,
@@ -121,7 +120,7 @@ def test_an_empty_prompt_attends_even_where_the_tokenizer_adds_no_special_tokens
 def test_states_are_differentiable_down_to_the_embeddings_of_the_words_used():
     encoder = own()
     encoder(["red"]).states.square().sum().backward()
-    gradient = encoder.text_encoder.shared.weight.grad
+    gradient = encoder.text_encoder.get_input_embeddings().weight.grad
     used = encoder.tokenizer("red")["input_ids"]
     assert gradient[used].abs().sum(dim=1).gt(0).all()
     unused = torch.ones(len(gradient), dtype=torch.bool).index_fill(0, torch.tensor(used), False)
@@ -190,7 +189,7 @@ def test_round_trip_law_saved_and_loaded_are_equal_bit_for_bit(build, tmp_path):
     assert loaded.fingerprint() == encoder.fingerprint() == fingerprint
 
     tokenizer = AutoTokenizer.from_pretrained(tmp_path, subfolder="tokenizer")
-    model = AutoModelForTextEncoding.from_pretrained(tmp_path, subfolder="text_encoder")
+    model = type(encoder.text_encoder).from_pretrained(tmp_path, subfolder="text_encoder")
     tokens = tokenizer(PROMPTS, padding=True, return_tensors="pt")
     assert torch.equal(tokens["attention_mask"].bool(), mask)
     assert torch.equal(model(**tokens).last_hidden_state[mask], states[mask])
@@ -248,9 +247,10 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path):
 def test_weights_that_do_not_fill_the_encoder_are_an_error(tmp_path):
     encoder = own()
     encoder.save_pretrained(tmp_path)
-    encoder.text_encoder.config.num_layers = 3
+    encoder.text_encoder.config.num_hidden_layers = 3
+    encoder.text_encoder.config.layer_types += ["full_attention"]
     encoder.text_encoder.config.save_pretrained(tmp_path / "text_encoder")
-    with pytest.raises(ValueError, match=r"lack \['encoder.block.2"):
+    with pytest.raises(ValueError, match=r"lack \['layers.2"):
         TextEncoder.from_pretrained(tmp_path)
 
 
@@ -326,7 +326,7 @@ def test_fingerprint_changes_with_all_that_decides_the_states_and_with_nothing_e
     assert encoder.fingerprint() != first
     encoder = own()
     with torch.no_grad():
-        encoder.text_encoder.shared.weight[5, 3] += 1e-6
+        encoder.text_encoder.get_input_embeddings().weight[5, 3] += 1e-6
     assert encoder.fingerprint() != first
 
 

@@ -6,7 +6,8 @@
 MODEL is a pipeline folder, a training checkpoint, a hub name, a folder of a transformer, or a packaged model. No
 weights are read: all is counted of the model's shape, for one call about one clip. FLOP are multiplications and
 additions of matrix products, convolutions and attention. A step of sampling with guidance takes two such calls, one
-of training what three take."""
+of training what three take.
+"""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForTextEncoding,
     AutoTokenizer,
     CLIPTextModel,
+    ModernBertModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -19,6 +20,8 @@ from transformers import (
 from videodit.text.words import known_words
 from videodit.weights import check_finite, loading
 
+# of model types for which transformers' AutoModelForTextEncoding has no class, or the one of text and pictures
+CLASSES = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "modernbert": ModernBertModel}
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 _LAYOUT = (
     "text_encoder/ with config.json and the weights (model.safetensors), and tokenizer/ with tokenizer_config.json and "
@@ -33,7 +36,7 @@ def loaded_parts(
     hub = {key: value for key, value in kwargs.items() if key in _HUB_OPTIONS}
     model_folder, tokenizer_folder = _subfolders(name_or_folder, hub)
     config = AutoConfig.from_pretrained(name_or_folder, subfolder=model_folder, **hub)
-    loader: Any = CLIPTextModel if config.model_type == "clip" else AutoModelForTextEncoding
+    loader: Any = CLASSES.get(config.model_type, AutoModelForTextEncoding)
     with loading(Path(name_or_folder, model_folder)):
         text_encoder, info = loader.from_pretrained(
             name_or_folder, subfolder=model_folder, output_loading_info=True, **kwargs
@@ -57,10 +60,9 @@ def numbers_of(name_or_folder: str | os.PathLike[str]) -> int:
     """As `TextEncoder.numbers_of` says."""
     config = AutoConfig.from_pretrained(name_or_folder, subfolder=_subfolders(name_or_folder, {}, whole=False)[0])
     with torch.device("meta"):
-        if config.model_type in ("clip", "clip_text_model"):
-            model: Any = CLIPTextModel(getattr(config, "text_config", config))
-        else:
-            model = AutoModelForTextEncoding.from_config(config)
+        known: Any = CLASSES.get(config.model_type)
+        of_text = getattr(config, "text_config", config)
+        model = known(of_text) if known else AutoModelForTextEncoding.from_config(config)
     return sum(weight.numel() for weight in model.parameters())
 
 

@@ -19,10 +19,12 @@ def started(folder: Path, base: Path, **text: Any) -> Any:
     return run(folder, model={"num_layers": None, "mlp_ratio": 4.0}, text=text, train={"start_from": str(base)})
 
 
-def test_a_model_alone_has_no_scheduler_to_start_from(tmp_path: Path) -> None:
+def test_of_a_model_alone_the_objective_says_how_it_is_noised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     z_image_pipeline().save_pretrained(tmp_path / "pipe")
-    with pytest.raises(ValueError, match="pipe/transformer: no scheduler; start from the folder of its pipeline"):
-        inputs.own_scheduler(started(tmp_path, tmp_path / "pipe" / "transformer"))
+    assert inputs.own_scheduler(started(tmp_path, tmp_path / "pipe")) is not None
+    with caplog.at_level("INFO"):
+        assert inputs.own_scheduler(started(tmp_path, tmp_path / "pipe" / "transformer")) is None
+    assert "pipe/transformer: a model alone, so it is noised and sampled as objective: says" in caplog.text
 
 
 def test_one_of_several_encoders_is_not_read_alone(tmp_path: Path) -> None:

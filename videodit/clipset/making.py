@@ -42,6 +42,14 @@ from videodit.video import check_writable, probe, read_clip, read_frames, write_
 from videodit.video.index import checked
 from videodit.weights import state_hash
 
+# of the pipeline's call, and passed on to it where they are said
+SKIPPING = (
+    "skip_guidance_layers",
+    "skip_layer_guidance_scale",
+    "skip_layer_guidance_start",
+    "skip_layer_guidance_stop",
+)
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -55,6 +63,10 @@ class Sampling:
     guidance_rescale: Share = 0.0
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     image_guidance_scale: Guidance = 1.0
+    skip_guidance_layers: list[int] | None = None
+    skip_layer_guidance_scale: Guidance | None = None
+    skip_layer_guidance_start: Share | None = None
+    skip_layer_guidance_stop: Share | None = None
     true_cfg_scale: Guidance | None = None  # of a model that is told guidance_scale itself
     scheduler: str | None = None
     cache: str | None = None  # of features: a name of `caching.CACHES`, with or without a number
@@ -70,6 +82,12 @@ class Sampling:
         check(self)
         if self.guidance_interval[0] > self.guidance_interval[1]:
             raise ValueError(f"guidance_interval={self.guidance_interval} must be two rising shares of the steps")
+        if not self.skip_guidance_layers:
+            for name in SKIPPING[1:]:
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} is of skip_guidance_layers, and none are named: name some, or leave it out"
+                    )
 
     def resolved(self, pipe: VideoDiTPipeline) -> Sampling:
         """With the model's own steps and guidance where none are said."""
@@ -261,6 +279,7 @@ def _sample(
         "guidance_rescale": one["guidance_rescale"],
         "guidance_interval": tuple(one["guidance_interval"]),
         "image_guidance_scale": one["image_guidance_scale"],
+        **{name: one[name] for name in SKIPPING if name in one},
         "callback_on_step_end": look,
         **{name: [_frames_of(name, each) for each in batch] for name in FILES if name in one},
     }

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.command import command, import_torchao, load_without_bars
-from videodit.config.kinds import File, Guidance, Place, Positive, Rate, Seed, Share, Steps, Strength, argument
+from videodit.config.kinds import Count, File, Guidance, Place, Positive, Rate, Seed, Share, Steps, Strength, argument
 from videodit.terminal import Parser, log_to_terminal, shown
 
 if TYPE_CHECKING:
@@ -82,6 +82,16 @@ def parse() -> argparse.Namespace:
         default=1.0,
         help="of given frames; above 1: a third pass (default 1: none)",
     )
+    parser.add_argument(
+        "--skip-guidance-layers",
+        type=argument(Count),
+        nargs="+",
+        metavar="BLOCK",
+        help="numbers of blocks: a further pass without these is gone away from, in some steps (default: none)",
+    )
+    parser.add_argument("--skip-layer-guidance-scale", type=argument(Guidance), help="how far (default 2.8)")
+    parser.add_argument("--skip-layer-guidance-start", type=argument(Share), help="share of the steps (default 0.01)")
+    parser.add_argument("--skip-layer-guidance-stop", type=argument(Share), help="share of the steps (default 0.2)")
     parser.add_argument(
         "--true-cfg-scale",
         type=argument(Guidance),
@@ -273,6 +283,10 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         guidance_rescale=args.guidance_rescale,
         guidance_interval=tuple(args.guidance_interval),
         image_guidance_scale=args.image_guidance_scale,
+        skip_guidance_layers=args.skip_guidance_layers,
+        skip_layer_guidance_scale=args.skip_layer_guidance_scale,
+        skip_layer_guidance_start=args.skip_layer_guidance_start,
+        skip_layer_guidance_stop=args.skip_layer_guidance_stop,
         true_cfg_scale=args.true_cfg_scale,
         scheduler=args.scheduler,
         cache=args.cache,

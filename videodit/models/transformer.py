@@ -9,6 +9,7 @@ Axes: `b` batch, `c` channels, `f` frames, `h w` rows and columns, `s` places, `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from inspect import signature
 from typing import Any
@@ -208,6 +209,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         attention_kwargs: dict[str, Any] | None = None,
         text_memory: TextMemory | None = None,
         routed: Tensor | None = None,
+        skip_layers: Sequence[int] = (),
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """The prediction for a noised latent.
@@ -227,6 +229,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
             routed: b k, numbers of places of a frame: the blocks behind the first of each axis and before the last of
                 each see these alone, in all frames, and the others pass them by. In training such blocks cost less, and
                 learn as much (TREAD; Krause et al. 2025, arXiv 2501.04765). None: they see all.
+            skip_layers: numbers of blocks that are left out (skip-layer guidance).
 
         Returns:
             `.sample`, or `[0]` with `return_dict=False`: b c' f h w.
@@ -257,7 +260,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         for number, (block, modulation, memory) in enumerate(zip(self.blocks, modulations, memories, strict=True)):
             axis = str(block.axis)
             x = route.at(number, x)
-            if f == 1 and axis == "time" and self.config.images_skip_time:
+            if number in skip_layers or (f == 1 and axis == "time" and self.config.images_skip_time):
                 continue
             x = spread.lay(x, axis)
             if axis != "space" and later is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -27,11 +28,13 @@ def guided_prediction(
     given: Given | None,
     noise: Tensor,
     where: dict[str, Any],
+    skip: tuple[Sequence[int], float] = ((), 0.0),
 ) -> Tensor:
     """The model's guided prediction; all passes of guidance go through the model as one batch.
 
     told_of: what the model is told of the clips (rows 0 to b - 1 with the prompt, from b on without).
     guidance: the scale of the prompt, that of the given frames, and rescale.
+    skip: numbers of blocks without which the model is worse, and how far to go away from what it then says.
     """
     scale, image_scale, rescale = guidance
     shown, count = passes_of(scale, image_scale), len(latents)
@@ -48,12 +51,31 @@ def guided_prediction(
     scaled = torch.cat(inputs)
     times = t.to(latents.device).float().expand(len(scaled))
     prediction = predict(model, count, where, scaled, times, told).float()
-    if prediction.shape[1] == 2 * latents.shape[1] and not _takes_variance(scheduler):
-        prediction = prediction.chunk(2, dim=1)[0]
+    halved = prediction.shape[1] == 2 * latents.shape[1] and not _takes_variance(scheduler)
+    prediction = prediction.chunk(2, dim=1)[0] if halved else prediction
     first, *others = prediction.chunk(len(shown))
     if len(others) == 2:
-        return two_scale_guidance(first, others[0], others[1], scale, image_scale, rescale)
-    return classifier_free_guidance(first, others[0], scale, rescale) if others else first
+        guided = two_scale_guidance(first, others[0], others[1], scale, image_scale, rescale)
+    else:
+        guided = classifier_free_guidance(first, others[0], scale, rescale) if others else first
+    layers, away = skip
+    if not layers or not away:
+        return guided
+    own = told.rows(slice(count)).kwargs(model)
+    worse = model(scaled[:count], times[:count], **own, skip_layers=layers, return_dict=False)[0].float()
+    return guided + away * (first - (worse.chunk(2, dim=1)[0] if halved else worse))
+
+
+def check_skipped(model: Any, layers: Sequence[int]) -> None:
+    """ValueError for blocks that a model cannot do without for a pass of guidance; says why."""
+    if not layers:
+        return
+    if "skip_layers" not in signature(model.forward).parameters:
+        raise ValueError(f"skip_guidance_layers is of a VideoDiT, and this model is a {type(model).__name__}")
+    if wrong := [layer for layer in layers if not 0 <= layer < len(model.blocks)]:
+        raise ValueError(f"skip_guidance_layers: {wrong[0]} is no block of this model: 0 to {len(model.blocks) - 1}")
+    if model.is_cache_enabled:
+        raise ValueError("skip_guidance_layers does not go with a feature cache: take one of them out")
 
 
 def passes_of(scale: float, image_scale: float) -> list[bool]:

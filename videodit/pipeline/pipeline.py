@@ -28,7 +28,7 @@ from videodit.given import given_frames, noised_video, repeated_clips
 from videodit.memory import check_decode
 from videodit.pipeline.ends import VideoDiTPipelineOutput, check_call, each_of, noise_of, present
 from videodit.pipeline.parts import Parts
-from videodit.pipeline.passes import guided_prediction, passes_of, with_text_memory
+from videodit.pipeline.passes import check_skipped, guided_prediction, passes_of, with_text_memory
 
 
 class VideoDiTPipeline(Parts):
@@ -114,6 +114,10 @@ class VideoDiTPipeline(Parts):
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         image_guidance_scale: float | Sequence[float] = 1.0,
+        skip_guidance_layers: Sequence[int] | None = None,
+        skip_layer_guidance_scale: float = 2.8,
+        skip_layer_guidance_start: float = 0.01,
+        skip_layer_guidance_stop: float = 0.2,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
         num_videos_per_prompt: int = 1,
@@ -157,6 +161,11 @@ class VideoDiTPipeline(Parts):
                 2404.07724); outside, the pass without the prompt is not run.
             image_guidance_scale: as `guidance_scale`, of the given frames (Brooks et al. 2023, arXiv 2211.09800): above
                 1, a third pass, without them, is gone away from.
+            skip_guidance_layers: numbers of blocks; in some steps there is a further pass, with the prompt but without
+                them, and the prediction goes away from it (skip-layer guidance, as diffusers' StableDiffusion3Pipeline
+                has it; with blocks along time or space alone: Hyung et al. 2024, arXiv 2411.18664). None: no such pass.
+            skip_layer_guidance_scale: how far. skip_layer_guidance_start, skip_layer_guidance_stop: between which
+                shares of the steps, neither of them included.
             timesteps, sigmas: those of the steps, in place of their number, where the scheduler takes them.
             num_videos_per_prompt: clips a prompt (or class), beside each other in the batch.
             image: the clip's first frame, which stays as it is (`given.pixels_of` says in which forms).
@@ -217,6 +226,9 @@ class VideoDiTPipeline(Parts):
         check_call(generator, latents, shape, num_videos_per_prompt, output_type)
         check_scheduler(self.scheduler, config.prediction_type)
         check_cache(model, shape[2])
+        for expert in (model, self.transformer_2):
+            if expert is not None:
+                check_skipped(expert, skip_guidance_layers or ())
         if output_type != "latent":
             check_decode(self.codec, shape)
         scales = scales_of_steps(self._between, guidance_interval, steps)
@@ -308,7 +320,11 @@ class VideoDiTPipeline(Parts):
                     forget(model)
                 self._current_timestep = t
                 where = {"step_index": index, "num_inference_steps": len(times), "sigma": float(t) / times_in_all}
-                prediction = guided_prediction(model, self.scheduler, latents, t, told_of, three, given, noise, where)
+                skips = skip_layer_guidance_start * steps < step < skip_layer_guidance_stop * steps
+                skip = (skip_guidance_layers or (), skip_layer_guidance_scale * skips)
+                prediction = guided_prediction(
+                    model, self.scheduler, latents, t, told_of, three, given, noise, where, skip
+                )
                 clean = latents
                 if "pred_original_sample" in watched:
                     clean = clean_estimate(self.scheduler, prediction, latents, t)

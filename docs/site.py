@@ -39,7 +39,7 @@ API = {  # what the public surface is, room by room
         "videodit.video.reader.stream_frames",
         "videodit.video.writer.write_video",
     ],
-    "Evaluation": ["videodit.evaluation.measure.suite.evaluate"],
+    "Evaluation": ["videodit.evaluation.suite.evaluate"],
 }
 
 

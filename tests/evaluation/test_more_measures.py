@@ -26,9 +26,9 @@ from videodit.evaluation.measure.flow import Flow
 from videodit.evaluation.measure.plan import Extractors
 from videodit.evaluation.measure.retrieval import ranks
 from videodit.evaluation.measure.streaming import follow
-from videodit.evaluation.measure.suite import evaluate
 from videodit.evaluation.measure.weights import MissingWeightsError
 from videodit.evaluation.measure.whole import VBENCH_DYNAMIC
+from videodit.evaluation.suite import evaluate
 
 
 def frames(count: int = 16, height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:

@@ -15,9 +15,9 @@ from PIL import Image
 from videodit.commands import evaluate as tool
 from videodit.evaluation.measure.clips import clip_from_array
 from videodit.evaluation.measure.nearest import FRAMES
-from videodit.evaluation.measure.suite import evaluate
 from videodit.evaluation.report.remembered import TrueFiles
 from videodit.evaluation.report.results import load_results
+from videodit.evaluation.suite import evaluate
 from videodit.video.guarded import Guarded
 from videodit.video.writer import write_video
 

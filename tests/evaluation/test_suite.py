@@ -24,10 +24,10 @@ from videodit.evaluation.measure.feature_cache import FeatureCache
 from videodit.evaluation.measure.features import consistency, text_alignment
 from videodit.evaluation.measure.measures import MEASURES, PAIRED, measure
 from videodit.evaluation.measure.plan import Extractors, all_metrics
-from videodit.evaluation.measure.suite import evaluate
 from videodit.evaluation.report.compare import compare
 from videodit.evaluation.report.results import Failure, Results, load_results
 from videodit.evaluation.report.statistics import bootstrap_mean
+from videodit.evaluation.suite import evaluate
 from videodit.video import VideoError, write_video
 from videodit.video.guarded import Guarded
 

@@ -12,8 +12,8 @@ from sets import QUICK, moving, some
 from videodit.evaluation.measure.clips import Clip, clip_from_array
 from videodit.evaluation.measure.distances import frechet_distance, mmd
 from videodit.evaluation.measure.plan import Extractors
-from videodit.evaluation.measure.suite import evaluate
 from videodit.evaluation.report.compare import compare
+from videodit.evaluation.suite import evaluate
 
 
 def test_a_reference_is_compared_by_name_and_as_a_set() -> None:

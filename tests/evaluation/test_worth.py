@@ -12,10 +12,10 @@ from footage import film, pan, place
 from sets import some
 
 from videodit.evaluation.measure.clips import Clip, clip_from_array
-from videodit.evaluation.measure.suite import evaluate
 from videodit.evaluation.measure.worth import Looks, is_still
 from videodit.evaluation.report.compare import compare
 from videodit.evaluation.report.results import EMPTY, load_results
+from videodit.evaluation.suite import evaluate
 from videodit.geometry import ClipSize
 from videodit.shapes import ShapesWorld
 from videodit.video import read_frames

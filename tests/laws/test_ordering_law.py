@@ -11,7 +11,7 @@ from corruptions import CORRUPTIONS, parade
 
 from videodit.evaluation.measure.clips import clip_from_array
 from videodit.evaluation.measure.measures import MEASURES, measure
-from videodit.evaluation.measure.suite import evaluate
+from videodit.evaluation.suite import evaluate
 
 
 @pytest.mark.slow

@@ -247,7 +247,7 @@ def measured(
     """The results of a source, and its clips by name."""
     from videodit.clipset import find_clips, is_model, open_clips
     from videodit.evaluation.measure.feature_cache import FeatureCache
-    from videodit.evaluation.measure.suite import evaluate
+    from videodit.evaluation.suite import evaluate
 
     if is_model(source):
         made = set(sampled(args, source, prompts))

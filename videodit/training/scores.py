@@ -20,8 +20,8 @@ from videodit.evaluation.measure.clips import clip_from_array
 from videodit.evaluation.measure.nearest import FRAMES, SIDE, TrueClip, TrueClips
 from videodit.evaluation.measure.pixels import box_reduced
 from videodit.evaluation.measure.plan import Extractors, Plan
-from videodit.evaluation.measure.suite import evaluate
 from videodit.evaluation.report.results import EMPTY
+from videodit.evaluation.suite import evaluate
 
 NEAREST = "nearest"
 TRUE_CLIPS = 256  # of the training clips, at even distances: those that clips are compared with

@@ -17,6 +17,7 @@ from torch import Tensor
 from videodit import VideoDiTPipeline
 from videodit.caching import set_cache
 from videodit.clipset import Request, Sampling, make_clips
+from videodit.commands import sample
 from videodit.conditions import Told
 from videodit.models import Condition
 from videodit.pipeline.passes import guided_prediction
@@ -113,6 +114,28 @@ def test_clips_are_made_so_and_their_settings_say_it(tiny_pipe: VideoDiTPipeline
     assert "skip_guidance_layers" not in told["plain"]
     assert told["away"]["skip_guidance_layers"] == [0]
     assert told["away"]["skip_layer_guidance_stop"] == 1.0
+
+
+def test_the_command_says_it_as_the_pipeline_does(
+    monkeypatch: pytest.MonkeyPatch, tiny_pipe: VideoDiTPipeline, tmp_path: Path
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def call(self: VideoDiTPipeline, *args: Any, **kwargs: Any) -> Any:
+        seen.append({name: value for name, value in kwargs.items() if name.startswith("skip")})
+        return pipeline_call(self, *args, **kwargs)
+
+    pipeline_call = VideoDiTPipeline.__call__
+    monkeypatch.setattr(VideoDiTPipeline, "__call__", call)
+    tiny_pipe.save_pretrained(tmp_path / "model")
+    out = tmp_path / "clip.png"
+    words = ["--prompt", "a red circle", "--model", tmp_path / "model", "--num-frames", 1, "--steps", 2, "--out", out]
+    words += ["--skip-guidance-layers", 0, 1, "--skip-layer-guidance-scale", 1.5]
+    words += ["--skip-layer-guidance-start", 0.1, "--skip-layer-guidance-stop", 0.9]
+    monkeypatch.setattr("sys.argv", ["sample_video.py", *map(str, words)])
+    assert sample.main() == 0
+    said = {"skip_guidance_layers": [0, 1], "skip_layer_guidance_scale": 1.5}
+    assert seen == [said | {"skip_layer_guidance_start": 0.1, "skip_layer_guidance_stop": 0.9}]
 
 
 def test_what_cannot_be_is_named(tiny_pipe: VideoDiTPipeline) -> None:

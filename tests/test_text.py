@@ -307,7 +307,7 @@ def test_own_encoder_depends_on_words_and_seed_alone_and_leaves_the_global_state
     [
         ("a red cat", {}, "list of strings"),
         ([""], {}, "no words"),
-        (["a"], {"width": 10, "heads": 4}, "multiple of heads"),
+        (["a"], {"width": 10, "heads": 4}, "multiple of 8, two numbers a head"),
     ],
 )
 def test_own_encoder_refuses_what_it_cannot_be_built_from(captions, options, said):

@@ -213,7 +213,7 @@ def test_open_sora_from_prompt_to_latents(tmp_path: Path, guidance_scale: float)
     state = stdit3_state()
     ours, _ = from_checkpoint(stdit3_file(tmp_path, state), num_attention_heads=HEADS)
     prompts = ["a red circle", "two blue stars moving left"]
-    text = TextEncoder.from_captions(prompts, width=CAPTION, depth=1, heads=2)
+    text = TextEncoder.from_captions(prompts, width=CAPTION, depth=1, heads=1)
     pipe = VideoDiTPipeline(tiny_wan(), text.text_encoder, text.tokenizer, ours, FlowMatchEulerDiscreteScheduler())
     pipe.set_progress_bar_config(disable=True)
     z = torch.randn(2, 4, 3, 4, 6)
@@ -251,7 +251,7 @@ def test_open_sora_in_bfloat16_is_near_its_float64(tmp_path: Path) -> None:
 def test_a_caption_that_is_dropped_is_the_learned_null(tmp_path: Path) -> None:
     state = stdit3_state()
     ours, _ = from_checkpoint(stdit3_file(tmp_path, state), num_attention_heads=HEADS)
-    text = TextEncoder.from_captions(["a red circle"], width=CAPTION, depth=1, heads=2)
+    text = TextEncoder.from_captions(["a red circle"], width=CAPTION, depth=1, heads=1)
     model = Model(ours, text, None, 8)
     x, t = torch.randn(2, 4, 2, 4, 4), torch.tensor([300.0, 600.0])
     null = state["y_embedder.y_embedding"][None].expand(2, -1, -1)

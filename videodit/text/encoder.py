@@ -135,13 +135,13 @@ class TextEncoder(nn.Module):
 
         Args:
             captions: any number of strings, with at least one word among them.
-            width: e; a multiple of heads.
+            width: e; a multiple of twice the heads.
             depth, heads: of the encoder (rotary positions, gated GELU, no dropout).
             max_length: in tokens, the end token included.
             seed: of the weights.
 
         Raises:
-            ValueError: if the captions hold no words, or width is not a multiple of heads.
+            ValueError: if the captions hold no words, or width is not a multiple of twice the heads.
         """
         return cls(*own_parts(captions, width, depth, heads, seed), max_length)
 

@@ -25,8 +25,8 @@ def own_parts(
     The attention is scaled by the root of its width. T5's is not: trained along at the transformer's learning rate it
     soon looks at one token alone, and does not tell "a red circle and a blue square" from the other way round.
     """
-    if width % heads:
-        raise ValueError(f"width = {width} is not a multiple of heads = {heads}.")
+    if width % (2 * heads):
+        raise ValueError(f"width = {width} is not a multiple of {2 * heads}, two numbers a head (heads = {heads}).")
     tokenizer = _word_tokenizer(captions)
     end = tokenizer.eos_token_id
     config = ModernBertConfig(

@@ -34,7 +34,7 @@ _FORKS.set_forkserver_preload(
 )
 
 
-def launch(function: Callable[..., Any], *args: Any, processes: int = 2, timeout: float = 120) -> list[Any]:
+def launch(function: Callable[..., Any], *args: Any, processes: int = 2, timeout: float = 300) -> list[Any]:
     """What `function(*args)` returns in each process; AssertionError with its traceback where one of them fails."""
     # The place to meet is ours from the start, so that its port is nobody else's.
     meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -67,7 +67,7 @@ def begin(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def end_of(child: Any) -> int:
-    child.join(120)
+    child.join(300)
     child.kill()
     child.join()
     assert child.exitcode is not None

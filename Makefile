@@ -30,7 +30,7 @@ docs: .venv/.stamp  ## build the site of docs/ into site/, where a warning is an
 shipped: .venv/.stamp  ## train the packaged model anew (hours on two cores) into runs/shipped
 	.venv/bin/videodit train-vae --config configs/shapes.yaml
 	.venv/bin/videodit train --config configs/shapes.yaml
-	.venv/bin/videodit convert --from runs/shapes/pipeline --to runs/shipped/shapes --dtype float16
+	.venv/bin/videodit convert --from runs/shapes/pipeline --to runs/shipped --dtype float16
 
 clean:  ## remove the environment, caches and demo.mp4 (runs/ stays)
 	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.mp4 demo.json

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from videodit import VideoDiTPipeline, packaged
-from videodit.packaged import DEFAULT, SHIPPED, named_folder
+from videodit import VideoDiTPipeline
+from videodit.packaged import DEFAULT, PACKAGED, named_folder
 
 
 def test_a_packaged_model_lies_in_the_package_and_the_first_is_the_default() -> None:
-    assert packaged.packaged()[0] == DEFAULT
-    assert "shapes" in packaged.packaged()
-    for name in packaged.packaged():
-        assert named_folder(name) == str(SHIPPED / name)
-    assert named_folder("shipped") == str(SHIPPED / DEFAULT)
+    for name, folder in PACKAGED.items():
+        assert (folder / "model_index.json").is_file()
+        assert named_folder(name) == str(folder)
+    assert named_folder("shipped") == str(PACKAGED[DEFAULT])
 
 
 def test_a_folder_that_is_here_is_meant_before_a_packaged_model(

@@ -10,7 +10,7 @@ from videodit import VideoDiTPipeline
 from videodit.data.transforms import to_frames, to_pixels
 from videodit.evaluation.measure.pixels import psnr
 from videodit.geometry import ClipSize
-from videodit.packaged import SHIPPED
+from videodit.packaged import PACKAGED
 from videodit.shapes import ShapesWorld, vocabulary_captions
 
 
@@ -22,7 +22,7 @@ def pipe() -> VideoDiTPipeline:
 
 
 def test_its_weights_are_safetensors_under_25_mb() -> None:
-    files = [file for file in (SHIPPED / "shapes").rglob("*") if file.is_file()]
+    files = [file for file in PACKAGED["shapes"].rglob("*") if file.is_file()]
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".py"}
     assert sum(file.stat().st_size for file in files) < 25e6
 

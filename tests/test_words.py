@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from videodit.commands import sample as sample_video
 from videodit.conditions import encoded
-from videodit.packaged import SHIPPED
+from videodit.packaged import PACKAGED
 from videodit.text import TextEncoder, words_of
 
 # "A red circle moves left", "a blue circle moves right"; and one more of their signs: "a blue circle moves left".
@@ -79,13 +79,13 @@ def test_punctuation_that_no_caption_has_is_no_word_and_changes_nothing() -> Non
 
 def test_the_packaged_model_reports_no_punctuation_and_keeps_its_numbers() -> None:
     """A tokenizer that is saved stays what it was, whatever new ones are like."""
-    encoder = TextEncoder.from_pretrained(SHIPPED / "shapes")
+    encoder = TextEncoder.from_pretrained(PACKAGED["shapes"])
     prompt = "A red circle, falling! (and 星)"
     assert encoder.unknown_words(prompt) == ["falling", "星"]
     vocabulary = encoder.tokenizer.get_vocab()
     words = ["a", "red", "circle", "<unk>", "<unk>", "<unk>", "<unk>", "and", "<unk>", "<unk>", "</s>"]
     assert encoder.tokenizer(prompt.lower())["input_ids"] == [vocabulary[word] for word in words]
-    assert AutoTokenizer.from_pretrained(SHIPPED / "shapes" / "tokenizer").get_vocab() == vocabulary
+    assert AutoTokenizer.from_pretrained(PACKAGED["shapes"] / "tokenizer").get_vocab() == vocabulary
 
 
 @pytest.mark.parametrize(

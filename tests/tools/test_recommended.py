@@ -15,13 +15,13 @@ from tiny import tiny_dit, tiny_wan
 
 from videodit import TextEncoder, VideoDiTPipeline
 from videodit.long import long_clip
-from videodit.packaged import DEFAULT, SHIPPED
+from videodit.packaged import DEFAULT, PACKAGED
 from videodit.shapes import vocabulary_captions
 from videodit.video import write_video
 
 SIZES = {  # of the packaged model
     name: value
-    for name, value in json.loads((SHIPPED / DEFAULT / "model_index.json").read_text()).items()
+    for name, value in json.loads((PACKAGED[DEFAULT] / "model_index.json").read_text()).items()
     if name in ("default_num_frames", "default_height", "default_width", "default_fps", "trained_sizes")
 }
 

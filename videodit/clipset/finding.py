@@ -18,7 +18,7 @@ from videodit.data.plain import is_plain_file, natural
 from videodit.data.remote import fetch
 from videodit.evaluation.measure.clips import Clip, clip_from_file, without_ending
 from videodit.evaluation.report.results import Failure
-from videodit.packaged import packaged
+from videodit.packaged import PACKAGED
 from videodit.video import VideoError
 from videodit.video.guarded import Guarded
 
@@ -43,7 +43,7 @@ def is_model(source: str | Path) -> bool:
     path, name = Path(source), str(source)
     if path.exists():
         return (path / "model_index.json").is_file()
-    return name in ("shipped", *packaged()) or (
+    return name in ("shipped", *PACKAGED) or (
         name.count("/") == 1 and not name.startswith((".", "~")) and not path.suffix
     )
 

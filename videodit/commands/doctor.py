@@ -24,7 +24,7 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 
 from videodit.command import command, hide_torchao, import_torchao
-from videodit.packaged import DEFAULT, SHIPPED, packaged
+from videodit.packaged import PACKAGED
 from videodit.terminal import Parser, shown
 
 OK, MISSING, WRONG = "ok", "--", "!!"
@@ -172,16 +172,15 @@ def optional_part(extra: str, parts: list[Requirement], broken: dict[str, str]) 
 
 
 def packaged_models() -> Finding:
-    names = [*dict.fromkeys((DEFAULT, *packaged()))]
     wanted = [
         Path("model_index.json"),
         *(Path(part, "diffusion_pytorch_model.safetensors") for part in ("transformer", "vae")),
     ]
-    files = [SHIPPED / name / file for name in names for file in wanted]
+    files = [folder / file for folder in PACKAGED.values() for file in wanted]
     lacking = [file for file in files if not file.is_file() or not file.stat().st_size]
     if lacking:
         return Finding(WRONG, "packaged model", f"{lacking[0]}: is not there; pip install --force-reinstall videodit")
-    return Finding(OK, "packaged model", ", ".join(str(SHIPPED / name) for name in names))
+    return Finding(OK, "packaged model", ", ".join(map(str, PACKAGED.values())))
 
 
 def guarded(probe: Callable[[], Finding], broken: dict[str, str]) -> Finding:

@@ -287,10 +287,10 @@ def sampled(args: argparse.Namespace, model: str, prompts: str | None) -> list[P
 
     from videodit.clipset import Sampling, make_clips, read_requests
     from videodit.memory import place
-    from videodit.packaged import packaged
+    from videodit.packaged import PACKAGED
 
     if prompts is None:
-        here = Path(model).exists() or model in ("shipped", *packaged())
+        here = Path(model).exists() or model in ("shipped", *PACKAGED)
         there = "is a model" if here else "is not here; if it is a model on the hub"
         raise ValueError(f"{model} {there}: give --prompts, a file of what it shall make")
     requests = read_requests(prompts, args.seed)

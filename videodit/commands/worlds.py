@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from videodit.command import load_without_bars
 from videodit.config.kinds import Positive, argument
 from videodit.disk import replace_text
-from videodit.packaged import named_folder, packaged
+from videodit.packaged import PACKAGED, named_folder
 
 if TYPE_CHECKING:
     from videodit.pipeline import VideoDiTPipeline
@@ -44,7 +44,7 @@ def evaluate_world(args: argparse.Namespace) -> str:
     if args.world == "emoji" and args.given:
         raise ValueError("--given goes with --world shapes")
     true = emoji.load_gallery(*args.art) if args.art else None
-    model = args.model or (args.world if args.world in packaged() else "shipped")
+    model = args.model or (args.world if args.world in PACKAGED else "shipped")
     pipe = load_pipeline(model)
     pipe.set_progress_bar_config(disable=True)
     place(pipe, "none")

@@ -23,7 +23,7 @@ from videodit.models import VideoModel
 from videodit.models.extended import TimeExtended
 from videodit.models.handling import Handling
 from videodit.models.transformer import VideoDiT
-from videodit.packaged import DEFAULT, SHIPPED, packaged
+from videodit.packaged import DEFAULT, PACKAGED
 from videodit.pipeline.folders import findable, own_class, write_pipeline_sums
 from videodit.pipeline.lora import Adapters
 from videodit.text import PARTS, FamilyText, TextEncoder
@@ -171,12 +171,14 @@ class Parts(DiffusionPipeline, Adapters):
             name: `shapes`: moving shapes, 17 frames of 64x64 at 8 frames a second.
 
         Raises:
-            ValueError: the package holds none of this name.
+            ValueError: the package holds none of this name, or it is not there.
         """
-        if not (SHIPPED / name / "model_index.json").is_file():
-            there = ", ".join(packaged()) or "none: install videodit anew"
-            raise ValueError(f"{name}: no such packaged model; those that are: {there}")
-        return cls.from_pretrained(str(SHIPPED / name), **kwargs)
+        if name not in PACKAGED:
+            raise ValueError(f"{name}: no such packaged model; those that are: {', '.join(PACKAGED)}")
+        folder = PACKAGED[name]
+        if not (folder / "model_index.json").is_file():
+            raise ValueError(f"{folder}: no packaged model here; install videodit anew, or name a model folder")
+        return cls.from_pretrained(str(folder), **kwargs)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Writes a pipeline folder as diffusers does, with the `pipeline.py` that lets diffusers find this class, and

@@ -3,9 +3,10 @@
 # with other numbers. From a clone, in its environment, with what those two files name in runs/:
 #
 #     configs/emoji_gpu.sh                                      into runs/emoji_gpu
-#     SHARE=1 configs/emoji_gpu.sh train.precision=no           a hundredth of the steps, to try it; overrides at the end
+#     SHARE=1 VAE_PRECISION=no configs/emoji_gpu.sh train.precision=no     a hundredth of it on a CPU; overrides of train
 #
-# SHARE: percent of the steps. DATA, OUT: folders in place of runs/emoji_data and runs/emoji_gpu.
+# SHARE: percent of the steps. DATA, OUT: folders in place of runs/emoji_data and runs/emoji_gpu. VAE_PRECISION: of the
+# VAE's training (bf16).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 share=${SHARE:-100} data=${DATA:-runs/emoji_data} out=${OUT:-runs/emoji_gpu}

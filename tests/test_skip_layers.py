@@ -24,9 +24,11 @@ from videodit.pipeline.passes import guided_prediction
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layers", [[0], [1, 2]])
-def test_a_block_that_is_left_out_is_a_silent_one(layers: list[int]) -> None:
-    model = awaken(tiny_dit(num_layers=2)).eval()
+@pytest.mark.parametrize("positions", ["rotary", "both", "sincos"])
+@pytest.mark.parametrize("layers", [[0], [1], [1, 2]])
+def test_a_block_that_is_left_out_is_a_silent_one(layers: list[int], positions: str) -> None:
+    """Places in time, which are added before the first block along it, are there for the others all the same."""
+    model = awaken(tiny_dit(num_layers=2, time_positions=positions)).eval()
     silent, draw = copy.deepcopy(model), torch.Generator().manual_seed(0)
     for layer in layers:
         silent.blocks[layer].silence()
@@ -100,7 +102,9 @@ def test_clips_are_made_so_and_their_settings_say_it(tiny_pipe: VideoDiTPipeline
     made = {}
     for name, sampling in {
         "plain": Sampling(steps=4),
-        "none": Sampling(steps=4, skip_guidance_layers=[0], skip_layer_guidance_scale=0.0),
+        "none": Sampling(
+            steps=4, skip_guidance_layers=[0], skip_layer_guidance_scale=0.0, skip_layer_guidance_stop=1.0
+        ),
         "away": Sampling(
             steps=4, skip_guidance_layers=[0], skip_layer_guidance_scale=3.0, skip_layer_guidance_stop=1.0
         ),
@@ -142,6 +146,8 @@ def test_what_cannot_be_is_named(tiny_pipe: VideoDiTPipeline) -> None:
     last = len(tiny_pipe.transformer.blocks) - 1
     with pytest.raises(ValueError, match=f"{last + 1} is no block of this model: 0 to {last}"):
         tiny_pipe("a red circle", skip_guidance_layers=[last + 1])
+    with pytest.raises(ValueError, match="no step lies between"):
+        tiny_pipe("a red circle", num_inference_steps=4, skip_guidance_layers=[1])
     set_cache(tiny_pipe, "taylorseer")
     with pytest.raises(ValueError, match="does not go with a feature cache"):
         tiny_pipe("a red circle", skip_guidance_layers=[1])

@@ -145,7 +145,7 @@ def test_a_missing_extra_says_which_and_help_needs_none(
     assert run(monkeypatch, "--help") == 0
     assert "pip" not in capsys.readouterr().err
     assert run(monkeypatch, "--port", "many") == 2
-    assert "--port many must be a valid integer" in capsys.readouterr().err
+    assert "--port many must be a valid integer; --help" in capsys.readouterr().err
 
 
 def test_a_model_or_report_that_is_none_is_named(

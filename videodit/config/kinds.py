@@ -130,7 +130,8 @@ def argument(kind: Any) -> Callable[[str], Any]:
 
 def must_be(error: Any) -> str:
     """What pydantic says is wrong with a value, as the end of a sentence about it."""
-    return str(error["msg"]).removeprefix("Value error, ").replace("Input should", "must", 1)
+    said = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "must", 1)
+    return said.partition(", unable to parse")[0]  # which says the same of a parser
 
 
 @cache

@@ -260,11 +260,13 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         for number, (block, modulation, memory) in enumerate(zip(self.blocks, modulations, memories, strict=True)):
             axis = str(block.axis)
             x = route.at(number, x)
-            if number in skip_layers or (f == 1 and axis == "time" and self.config.images_skip_time):
+            if f == 1 and axis == "time" and self.config.images_skip_time:
                 continue
             x = spread.lay(x, axis)
             if axis != "space" and later is not None:
                 x, later = x + spread.of_frames(later), None
+            if number in skip_layers:  # the places in time that stand before it are for those behind it too
+                continue
             here, across = spread.of_frames(modulation), spread.across(axis)
             inputs = (x, here, states, mask, rotary.get(axis), across, memory)
             if torch.is_grad_enabled() and self.gradient_checkpointing and number % self.checkpoint_every == 0:

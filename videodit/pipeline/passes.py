@@ -66,14 +66,17 @@ def guided_prediction(
     return guided + away * (first - (worse.chunk(2, dim=1)[0] if halved else worse))
 
 
-def check_skipped(model: Any, layers: Sequence[int]) -> None:
-    """ValueError for blocks that a model cannot do without for a pass of guidance; says why."""
-    if not layers:
-        return
+def check_skipped(model: Any, layers: Sequence[int], steps: Sequence[int]) -> None:
+    """ValueError for blocks that a model cannot do without for a pass of guidance, in these steps; says why."""
     if "skip_layers" not in signature(model.forward).parameters:
         raise ValueError(f"skip_guidance_layers is of a VideoDiT, and this model is a {type(model).__name__}")
     if wrong := [layer for layer in layers if not 0 <= layer < len(model.blocks)]:
         raise ValueError(f"skip_guidance_layers: {wrong[0]} is no block of this model: 0 to {len(model.blocks) - 1}")
+    if not steps:
+        raise ValueError(
+            "skip_guidance_layers: no step lies between skip_layer_guidance_start and skip_layer_guidance_stop, shares "
+            "of the steps; move them apart, or make more steps"
+        )
     if model.is_cache_enabled:
         raise ValueError("skip_guidance_layers does not go with a feature cache: take one of them out")
 

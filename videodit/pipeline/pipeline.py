@@ -226,9 +226,11 @@ class VideoDiTPipeline(Parts):
         check_call(generator, latents, shape, num_videos_per_prompt, output_type)
         check_scheduler(self.scheduler, config.prediction_type)
         check_cache(model, shape[2])
+        first, last = skip_layer_guidance_start * steps, skip_layer_guidance_stop * steps
+        skipping = [step for step in range(steps) if first < step < last]
         for expert in (model, self.transformer_2):
-            if expert is not None:
-                check_skipped(expert, skip_guidance_layers or ())
+            if expert is not None and skip_guidance_layers:
+                check_skipped(expert, skip_guidance_layers, skipping)
         if output_type != "latent":
             check_decode(self.codec, shape)
         scales = scales_of_steps(self._between, guidance_interval, steps)
@@ -320,8 +322,7 @@ class VideoDiTPipeline(Parts):
                     forget(model)
                 self._current_timestep = t
                 where = {"step_index": index, "num_inference_steps": len(times), "sigma": float(t) / times_in_all}
-                skips = skip_layer_guidance_start * steps < step < skip_layer_guidance_stop * steps
-                skip = (skip_guidance_layers or (), skip_layer_guidance_scale * skips)
+                skip = (skip_guidance_layers or (), skip_layer_guidance_scale * (step in skipping))
                 prediction = guided_prediction(
                     model, self.scheduler, latents, t, told_of, three, given, noise, where, skip
                 )

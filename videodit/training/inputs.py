@@ -200,7 +200,7 @@ def own_scheduler(config: Run) -> Any:
     try:
         index: Any = DiffusionPipeline.load_config(folder)
     except OSError:
-        log.info("%s: a model alone, so it is noised and sampled as objective: says", folder)
+        log.warning("%s: a model alone, so it is noised and sampled as objective: says", folder)
         return None
     with named(folder, "scheduler"):
         scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(folder, subfolder="scheduler")

@@ -50,6 +50,34 @@ def test_image_law_a_grown_model_is_the_image_model_on_every_frame(
     assert bool(report.fresh) == (time_blocks == "fresh" or video.config.qk_norm is not False)
 
 
+@pytest.mark.parametrize("norm_type", ["ada_norm_single", "ada_norm_zero"])
+@pytest.mark.parametrize("time_blocks", ["fresh", "copied"])
+@pytest.mark.parametrize(("had", "layers", "kept"), [(2, 5, [0, 4]), (3, 4, [0, 2, 3]), (1, 3, [0]), (2, 2, [0, 1])])
+def test_a_deeper_model_is_the_model_and_the_old_layers_lie_spread_in_it(
+    had: int, layers: int, kept: list[int], time_blocks: str, norm_type: str
+) -> None:
+    old = image_model(norm_type, num_layers=had, shared_embedder=norm_type == "ada_norm_single")
+    with torch.no_grad():  # of `ada_norm_zero` blocks are silent as they are built
+        for weight in old.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    deep, report = grow(old, axes=("space", "time"), num_layers=layers, time_blocks=time_blocks)
+    assert deep.config.num_layers == layers
+    x = torch.randn(2, 4, 5, 8, 8)
+    expected = torch.cat([call(old, x[:, :, frame : frame + 1]) for frame in range(5)], dim=2)
+    assert (call(deep, x) - expected).norm() < 1e-5 * expected.norm()
+    for layer, place in enumerate(kept):
+        theirs, ours = old.blocks[layer].state_dict(), deep.blocks[2 * place].state_dict()
+        assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
+    new = [number for number in range(2 * layers) if number % 2 or number // 2 not in kept]
+    told = report.fresh if time_blocks == "fresh" else report.grown
+    assert {int(name.split(".")[1]) for name in told if name.startswith("blocks.")} >= set(new)
+
+
+def test_fewer_layers_are_refused() -> None:
+    with pytest.raises(ConversionError, match="num_layers=1: this model has 2"):
+        grow(image_model(num_layers=2), num_layers=1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("norm_type", ["ada_norm_single", "ada_norm_zero"])
 @pytest.mark.parametrize("time_blocks", ["fresh", "copied"])

@@ -4,6 +4,7 @@
   videodit inflate --from PixArt-XL-2-512x512.pth --to DIR       a transformer alone
   videodit inflate --from facebook/DiT-XL-2-256 --to DIR --text-encoder google/t5-v1_1-xl --drop-classes
   videodit inflate --from DIR --to DIR --vae VAE --patch-frames 2
+  videodit inflate --from DIR --to DIR --num-layers 6            goes on from a model of 4 with more weights
   videodit inflate --from stabilityai/stable-diffusion-3.5-medium --to DIR     SD3, Flux, Sana, Qwen-Image, Z-Image ...
 
 Writes the grown pipeline (or transformer) and `growth.txt`: what became of every tensor. An image model that is none of
@@ -39,6 +40,9 @@ def main() -> int:
         "--to", dest="target", type=argument(File), required=True, help="the folder to write; must not exist yet"
     )
     parser.add_argument("--axes", type=names, default=("space", "time"), help="the pattern of blocks (space,time)")
+    parser.add_argument(
+        "--num-layers", type=argument(Positive), help="turns of the pattern, more than it has (as it is)"
+    )
     parser.add_argument("--time-blocks", choices=("fresh", "copied"), default="fresh", help="how new blocks begin")
     parser.add_argument("--patch-frames", type=argument(Positive), help="latent frames a token (as it is)")
     parser.add_argument("--latent-channels", type=argument(Positive), help="of another VAE (the VAE's)")
@@ -102,6 +106,7 @@ def main() -> int:
     model, report = grow(
         source if pipe is None else pipe.transformer,
         axes=args.axes,
+        num_layers=args.num_layers,
         time_blocks=args.time_blocks,
         patch_frames=args.patch_frames,
         in_channels=codec.strides.channels if codec and args.latent_channels is None else args.latent_channels,

@@ -26,6 +26,7 @@ def grow(
     image_model: VideoDiT,
     *,
     axes: tuple[str, ...] = ("space", "time"),
+    num_layers: int | None = None,
     time_blocks: str = "fresh",
     patch_frames: int | None = None,
     in_channels: int | None = None,
@@ -43,7 +44,10 @@ def grow(
     Args:
         image_model: usually of `space` blocks alone; a model with `time` blocks can be grown further.
         axes: the new pattern; the old one must lie in it, in order. Blocks between are new, and silent.
-        time_blocks: `fresh`, new blocks are initialized, or `copied` from their neighbour in `space` (and silenced).
+        num_layers: turns of the pattern, from the model's own upwards: what is new stands spread between the old ones,
+            silent, so that a model goes on from what it has learned with more weights. None: as it is.
+        time_blocks: `fresh`, new blocks are initialized, or `copied` (and silenced): along a new axis from their
+            neighbour in `space`, in a new turn from the turn before.
         patch_frames: latent frames a token, from one upwards: the last tap carries the weights. None: as it is.
         in_channels: more latent channels. Each new channel reads and writes what channel number `new % old` did; inputs
             are divided among those that share one. None: as it is.
@@ -70,6 +74,7 @@ def grow(
     if not isinstance(image_model, VideoDiT):
         raise ValueError(f"{type(image_model).__name__} is extended already: train it as it is")
     old, was, origin = image_model.config, set(image_model.config.axes), _origins(image_model.config.axes, axes)
+    layers = old.num_layers if num_layers is None else num_layers
     had, fresh = _normed(old.qk_norm, old.axes), {a for a, i in zip(axes, origin, strict=True) if i is None} - was
     if qk_norm is None:
         qk_norm = tuple(sorted(had | fresh)) or False
@@ -83,7 +88,11 @@ def grow(
     positions = time_positions or (old.time_positions if looked else "rotary")
     for wrong, why in (
         (time_blocks not in ("fresh", "copied"), f"{time_blocks=} must be fresh or copied"),
-        (time_blocks == "copied" and None not in origin, f"{time_blocks=}: axes={list(axes)} has no new blocks"),
+        (layers < old.num_layers, f"{num_layers=}: this model has {old.num_layers}, and some would be lost"),
+        (
+            time_blocks == "copied" and None not in origin and layers == old.num_layers,
+            f"{time_blocks=}: axes={list(axes)} has no new blocks",
+        ),
         (had - _normed(qk_norm, axes), f"{qk_norm=}: this model has QK-norm along {sorted(had)}, which would be lost"),
         (pt < 1 or before not in (1, pt), f"{patch_frames=}: this model has {before} and can be grown from 1 upwards"),
         (channels < inputs, f"{in_channels=}: this model has {inputs}, and some would be lost"),
@@ -104,6 +113,7 @@ def grow(
             raise ConversionError(why)
     config = {key: value for key, value in old.items() if not key.startswith("_")} | {
         "axes": tuple(axes),
+        "num_layers": layers,
         "patch_size": (pt, *patch) if pt != before else old.patch_size,
         "in_channels": channels,
         "out_channels": outputs * channels // inputs,
@@ -142,11 +152,22 @@ def _origins(was: tuple[str, ...], axes: tuple[str, ...]) -> list[int | None]:
     return origin
 
 
+def _layers(old: int, new: int) -> list[tuple[int, bool]]:
+    """For each layer of `new` the old one that it is or, if it is new (True), that stands before it: the first and the
+    last stay what they are, and the others lie evenly between."""
+    places = [(2 * layer * (new - 1) + old - 1) // (2 * (old - 1)) if old > 1 else 0 for layer in range(old)]
+    return [(sum(place <= layer for place in places) - 1, layer not in places) for layer in range(new)]
+
+
 def _fill(model: VideoDiT, source: VideoDiT, origin: list[int | None], copied: bool) -> Report:
     """Gives each tensor of the model the source's, as `RULES` change it, or leaves it as it is fresh."""
     report, theirs, ours, old = Report(), source.state_dict(), model.state_dict(), source.config
     neighbour = next((i for i, axis in enumerate(old.axes) if axis == "space"), 0)
-    blocks = [(layer, place) for layer in range(model.config.num_layers) for place in origin]
+    blocks = [  # of each block the one whose weights it has, or would have if they were copied, and whether it is new
+        (layer * len(old.axes) + (neighbour if place is None else place), is_new or place is None)
+        for layer, is_new in _layers(old.num_layers, model.config.num_layers)
+        for place in origin
+    ]
     if model.config.num_classes is None:
         tables = (name for name in theirs if name.endswith("class_embedder.weight"))
         report.dropped = dict.fromkeys(tables, 'all but the class "none"')
@@ -156,9 +177,9 @@ def _fill(model: VideoDiT, source: VideoDiT, origin: list[int | None], copied: b
         where, why = name, []
         if part == "blocks" or (part == "embedders" and not old.shared_embedder):
             index, _, rest = rest.partition(".")
-            layer, place = blocks[int(index)]
-            why = ["a new block, silent"] if place is None and part == "blocks" else []
-            where = f"{part}.{layer * len(old.axes) + (neighbour if place is None else place)}.{rest}"
+            their, is_new = blocks[int(index)]
+            why = ["a new block, silent"] if is_new and part == "blocks" else []
+            where = f"{part}.{their}.{rest}"
         if where not in theirs or (why and not copied):
             report.fresh[name] = why[0] if why else _why_fresh(name, model, source)
             continue
@@ -175,8 +196,8 @@ def _fill(model: VideoDiT, source: VideoDiT, origin: list[int | None], copied: b
         kept = any(part in name for part in VideoDiT._keep_in_fp32_modules)
         ours[name] = ours[name] if kept else ours[name].to(source.dtype)
     model.load_state_dict(ours, assign=True)
-    for block, (_, place) in zip(model.blocks, blocks, strict=True):
-        if place is None and (copied or model.config.norm_type == "ada_norm_single"):
+    for block, (_, is_new) in zip(model.blocks, blocks, strict=True):
+        if is_new and (copied or model.config.norm_type == "ada_norm_single"):
             block.silence()  # type: ignore[operator]
     return report
 

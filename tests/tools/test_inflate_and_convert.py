@@ -144,6 +144,16 @@ def test_a_transformer_grows_alone_and_to_another_vae(pixart: Path, tmp_path: Pa
     assert pipe("a red ball", num_inference_steps=1, height=32, width=32).frames.shape == (1, 5, 32, 32, 3)
 
 
+def test_a_model_that_looks_along_time_grows_in_depth(tmp_path: Path) -> None:
+    model = awaken(VideoDiT(in_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=12))
+    model.save_pretrained(tmp_path / "old")
+    to = ("--to", tmp_path / "deep", "--num-layers", 4)
+    assert tool("inflate", "--from", tmp_path / "old", *to) == 0
+    deep, x, t = VideoDiT.from_pretrained(tmp_path / "deep"), torch.randn(2, 4, 3, 4, 4), torch.tensor([9.0, 600.0])
+    assert deep.config.num_layers == 4
+    torch.testing.assert_close(deep(x, t).sample, model.eval()(x, t).sample, rtol=1e-5, atol=1e-6)
+
+
 def test_a_dit_is_told_a_text(pixart: Path, tmp_path: Path) -> None:
     """A class-conditional DiT pipeline, a text encoder, and no classes any more: trained and sampled by prompts."""
     theirs: Any = PixArtAlphaPipeline.from_pretrained(str(pixart))

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
+from readme import tool
 from runs import SMALL_VAE, TINY, equal, run
+from safetensors.torch import load_file
 from tiny import tiny_dit, tiny_wan
 
 from videodit import TextEncoder, VideoDiTPipeline
@@ -173,6 +176,18 @@ def test_stages_are_legs_that_go_on_from_each_other(tmp_path: Path) -> None:
     x, t = torch.randn(1, 4, 1, 4, 4), torch.tensor([300.0])
     states = torch.randn(1, 3, 24)
     assert torch.equal(image_model.transformer(x, t, states).sample, video_model.transformer(x, t, states).sample)
+
+
+def test_all_legs_are_encoded_before_any_has_been_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By `videodit encode`, with an encoder of one's own that is trained along: legs to come have no pipeline yet."""
+    stages = [{"data": {"num_frames": 1}}, {"data": {"num_frames": 9}}]
+    values = run(tmp_path).model_dump(exclude_unset=True) | {"stages": stages}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(json.loads(Run.model_validate(values).model_dump_json())))
+    assert tool("encode", "--config", tmp_path / "run.yaml") == 0
+    for line in capsys.readouterr().out.splitlines():
+        assert line.startswith("12 clips to train on, 4 to measure on")
+    shapes = [{tuple(tensor.shape) for tensor in load_file(file).values()} for file in tmp_path.glob("latents/vae-*/*")]
+    assert set.union(*shapes) == {(4, 1, 4, 4), (4, 3, 4, 4)}
 
 
 @pytest.mark.slow

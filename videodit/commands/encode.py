@@ -27,7 +27,7 @@ def main() -> int:
 
     run = load_config(args.config, args.overrides)
     with one_run(run.output):
-        for config in run.legs():
+        for config in inputs.legs_ahead(run):
             train, validation = inputs.open_clips(config, inputs.load_codec(config))
             if inputs.is_frozen(config) and (text := inputs.load_text(config)):
                 inputs.encode_text_of(config, text, inputs.captions_of(train, validation))

@@ -184,6 +184,13 @@ def is_frozen(config: Run) -> bool:
     return bool(config.text.source or config.train.lora) or of_family
 
 
+def legs_ahead(run: Run) -> Iterator[Run]:
+    """The legs of a run before any of them has been trained: all start from what the first starts from."""
+    for leg in run.legs():
+        train = leg.train.model_copy(update={"start_from": run.train.start_from})
+        yield leg.model_copy(update={"train": train})
+
+
 def latents_folder(config: Run) -> Path:
     """Where a run keeps what it encoded, and what it knows of files; runs may share it."""
     return Path(config.latents) if config.latents else Path(config.output) / "latents"

@@ -103,9 +103,8 @@ class Plan:
 
 def plans(run: Run) -> Iterator[Plan]:
     """Of each leg of a run. Legs after the first start from what is not there yet, of the first's shape."""
-    for leg in run.legs():
-        train = leg.train.model_copy(update={"start_from": run.train.start_from})
-        yield plan(leg.model_copy(update={"train": train, "output": run.output, "codec": run.codec}))
+    for leg in inputs.legs_ahead(run):
+        yield plan(leg.model_copy(update={"output": run.output, "codec": run.codec}))
 
 
 def plan(config: Run) -> Plan:

@@ -31,8 +31,8 @@ class Told:
 
     tensors: "prompt_embeds" b m e and "prompt_attention_mask" b m (True: read), or "text_memory", what the model made
     of them; "pooled_prompt_embeds" b e'; "class_labels" b; "size" b 2, height and width in pixels, float32; "guidance"
-    b, the scale; "frame_mask" b f (True: given). fps: of the latent, for all; None: the model's own. attention_kwargs:
-    as in diffusers, for LoRA.
+    b, the scale; "until" b, of a flow map, a time as the scheduler counts it; "frame_mask" b f (True: given). fps: of
+    the latent, for all; None: the model's own. attention_kwargs: as in diffusers, for LoRA.
     """
 
     tensors: Mapping[str, Any]
@@ -53,6 +53,8 @@ class Told:
                 keywords["pooled_projections"] = given.get("pooled_prompt_embeds")
             elif condition.kind == "guidance":
                 keywords["guidance"] = given.get("guidance")
+            elif condition.kind == "until":
+                keywords["r_timestep"] = given.get("until")
             elif condition.kind == "class":
                 keywords["class_labels"] = given.get("class_labels")
             else:  # as PixArt-alpha at 1024 takes it

@@ -209,7 +209,7 @@ def test_times_a_bfloat16_apart_are_told_apart() -> None:
     """1000 t is fp32 inside: in bf16 900 and 901 would be one."""
     model = tiny_dit().to(torch.bfloat16)
     model.adaln_single.float()
-    tables = [model._times(torch.tensor([t, t]), None, None, None, 8.0)[0][0] for t in (900.0, 901.0)]
+    tables = [model._times(*[torch.tensor([t, t])] * 2, None, None, None, 8.0, None)[0][0] for t in (900.0, 901.0)]
     assert not torch.equal(*tables)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,22 @@ from videodit.config.model import Lora
 from videodit.config.section import Section
 
 Beta = Annotated[float, Field(ge=0, lt=1)]  # of a running average
+
+
+class Distill(Section):
+    """A flow map, for clips in few steps, learned from a model that takes many (`diffusion.flow_map`)."""
+
+    teacher: Place = Field(description="a pipeline folder, whose guided velocity is learned, and started from")
+    guidance_scale: tuple[Guidance, Guidance] = Field(
+        (1.0, 6.0), strict=False, description="from which to which scale of guidance it shall be able to be told"
+    )
+    same_time: Share = Field(0.25, description="share of samples at which it learns the velocity itself")
+
+    @model_validator(mode="after")
+    def _rises(self) -> Distill:
+        if self.guidance_scale[0] > self.guidance_scale[1]:
+            raise ValueError(f"guidance_scale={list(self.guidance_scale)} must be two rising scales")
+        return self
 
 
 class Train(Section):
@@ -71,6 +87,7 @@ class Train(Section):
     start_from: Place | None = Field(
         None, description="a pipeline folder whose transformer and text encoder to start from"
     )
+    distill: Distill | None = Field(None, description="learn a flow map from a teacher: clips in few steps")
     weights: tuple[str, ...] = Field(
         (), strict=False, description="what is trained: axes (time), names with * (*.attn1.*); none: everything"
     )
@@ -97,8 +114,21 @@ class Train(Section):
         ("tensorboard",), strict=False, description="beside losses.jsonl"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _starts_from_its_teacher(cls, values: Any) -> Any:
+        distill = values.get("distill") if isinstance(values, dict) else None
+        teacher = distill.get("teacher") if isinstance(distill, dict) else None
+        return values | {"start_from": teacher} if teacher and not values.get("start_from") else values
+
     @model_validator(mode="after")
     def _options_fit(self) -> Train:
+        if self.distill and self.routing:
+            raise ValueError("distill compares calls that see all places: take routing out")
+        if self.distill and self.lora:
+            raise ValueError(
+                "distill trains weights, of which adapters hold no embedding of a second time: take lora out"
+            )
         if self.keep_best and self.checkpoint_every % self.validate_every:
             raise ValueError(
                 f"keep_best needs a validation at each checkpoint: checkpoint_every={self.checkpoint_every} must be a "

@@ -19,6 +19,7 @@ from videodit.diffusion.objectives import to_x0
 from videodit.diffusion.paths import DiffusionPath, FlowPath
 
 FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+FLOW_MAP = ("FlowMapEulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")  # straight steps, one call each
 FLOW_SIGMAS = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DEISMultistepScheduler")
 DIFFUSION = (
     "DDIMScheduler",
@@ -33,7 +34,7 @@ DIFFUSION = (
 
 def is_flow(scheduler: Any) -> bool:
     """Whether a scheduler walks the straight path of flow matching."""
-    straight = any(kind.__name__.startswith("FlowMatch") for kind in type(scheduler).__mro__)
+    straight = any(kind.__name__.startswith(("FlowMatch", "FlowMap")) for kind in type(scheduler).__mro__)
     return straight or bool(getattr(scheduler.config, "use_flow_sigmas", False))
 
 
@@ -56,6 +57,15 @@ def check_scheduler(scheduler: Any, prediction: str | None) -> None:
         how = "prediction_type='flow_prediction', use_flow_sigmas=True"
         raise ValueError(f"{given} 'flow': take {' or '.join(FLOW)}, or {', '.join(FLOW_SIGMAS)} with {how}")
     raise ValueError(f"{given} {prediction!r}: make one with from_config(pipe.scheduler.config), as it was loaded")
+
+
+def check_flow_map(scheduler: Any) -> None:
+    """ValueError for a scheduler whose steps are not those that a flow map is the mean velocity of."""
+    if type(scheduler).__name__ not in FLOW_MAP:
+        raise ValueError(
+            f"{type(scheduler).__name__} makes other steps than this model, a flow map, was trained for: take "
+            f"{' or '.join(FLOW_MAP)}"
+        )
 
 
 def fitting(scheduler: Any) -> tuple[str, ...]:

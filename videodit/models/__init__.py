@@ -13,14 +13,14 @@ class Condition:
     """Something that a model is told beside a latent and its time; `conditions.Told` holds it by `name`.
 
     kind: "text" (states b m `width` and their mask), "pooled" (of a text, b `width`), "class" (b, integers below
-    `width`, which stands for none), "size" (b `width`: height and width in pixels) or "guidance" (b, the scale, of
-    models that learned to be told it). null: the model has a text of its own that stands for none, and sees it where a
-    mask leaves nothing. reads_padding: it attends to all of a text, whatever a mask says. tokens: of a text that must
-    have so many; None: any number.
+    `width`, which stands for none), "size" (b `width`: height and width in pixels), "guidance" (b, the scale, of models
+    that learned to be told it) or "until" (b, the time to which a flow map says the mean velocity). null: the
+    model has a text of its own that stands for none, and sees it where a mask leaves nothing. reads_padding: it attends
+    to all of a text, whatever a mask says. tokens: of a text that must have so many; None: any number.
     """
 
     name: str
-    kind: Literal["text", "pooled", "class", "size", "guidance"]
+    kind: Literal["text", "pooled", "class", "size", "guidance", "until"]
     width: int
     null: bool = False
     reads_padding: bool = False
@@ -88,6 +88,7 @@ class VideoModel(Protocol):
         added_cond_kwargs: dict[str, Tensor] | None = None,
         fps: float | Tensor | None = None,  # latent frames a second
         frame_mask: Tensor | None = None,  # b f, True = given
+        r_timestep: Tensor | None = None,  # b, of a flow map
         attention_kwargs: dict[str, Any] | None = None,
         text_memory: Any = None,
         return_dict: bool = True,

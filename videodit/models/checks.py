@@ -23,6 +23,7 @@ OF_TEXT = (
     "cross_attention_norm",
     "cross_attention_qk_norm",
 )
+OF_SINGLE = ("use_additional_conditions", "fps_embedding", "freq_dim", "flow_map_gate", "guidance_embeds")
 # what a call is given for a condition of a kind
 NAMES = {
     "text": "encoder_hidden_states",
@@ -30,6 +31,7 @@ NAMES = {
     "guidance": "guidance",
     "class": "class_labels",
     "size": "added_cond_kwargs",
+    "until": "r_timestep",
 }
 
 
@@ -42,6 +44,8 @@ def check_config(c: Any, options: Mapping[str, Parameter]) -> None:
             raise ValueError(f"{key}={list(value)} must be some of {', '.join(dict.fromkeys(allowed))}")
     if c.attention_head_dim % 2 or dim % 4:
         raise ValueError(f"attention_head_dim={c.attention_head_dim} must be even and the width {dim} a multiple of 4")
+    if c.flow_map_gate is not None and not 0 < c.flow_map_gate <= 1:
+        raise ValueError(f"flow_map_gate={c.flow_map_gate} must be above 0 and at most 1")
     choices = {"norm_type": NORM_TYPES, "time_positions": TIME_POSITIONS, "qk_norm_type": QK_NORMS}
     for key, some in choices.items():
         if c[key] not in some:
@@ -49,7 +53,7 @@ def check_config(c: Any, options: Mapping[str, Parameter]) -> None:
     zero, text = c.norm_type == "ada_norm_zero", c.caption_channels is not None
     for reads, why, keys in (
         (zero, "needs norm_type='ada_norm_zero'", ("num_classes", "shared_embedder", "timestep_freq_shift")),
-        (not zero, "needs norm_type='ada_norm_single'", ("use_additional_conditions", "fps_embedding", "freq_dim")),
+        (not zero, "needs norm_type='ada_norm_single'", OF_SINGLE),
         (text, "is of a text, and caption_channels=None", OF_TEXT),
         (c.qk_norm or c.cross_attention_qk_norm, "is of a QK-norm, and this model has none", ("qk_norm_type",)),
         (c.time_positions in ("rotary", "both"), "is of rotary positions by the second", ("rotary_periods",)),
@@ -92,6 +96,8 @@ def check_call(
     added: dict[str, Tensor] | None,
     frame_mask: Tensor | None,
     routed: Tensor | None,
+    ends: Tensor | None,
+    guidance: Tensor | None,
 ) -> None:
     """ValueError where what a call gives does not fit the model, or each other; names what."""
     (b, c, f, h, w), config = latent.shape, model.config
@@ -101,6 +107,10 @@ def check_call(
         raise ValueError(f"a latent of {h} x {w} is not divided by the patch {model.patch_size[1:]}")
     if timestep.shape not in ((b,), (b, f)):
         raise ValueError(f"timestep has shape {tuple(timestep.shape)}; it must be ({b},) or ({b}, {f})")
+    if ends is not None and config.flow_map_gate is None:
+        raise ValueError("this model takes no r_timestep: it is no flow map (flow_map_gate=None)")
+    if ends is not None and ends.shape not in ((b,), (b, f)):
+        raise ValueError(f"r_timestep has shape {tuple(ends.shape)}; it must be ({b},) or ({b}, {f})")
     if frame_mask is not None and frame_mask.shape != (b, f):
         raise ValueError(f"frame_mask has shape {tuple(frame_mask.shape)}; it must be ({b}, {f})")
     if model.patch_size[0] > 1 and (timestep.ndim == 2 or frame_mask is not None):
@@ -118,6 +128,7 @@ def check_call(
         ("encoder_hidden_states", text, "caption_channels"),
         ("class_labels", labels, "num_classes"),
         ("added_cond_kwargs", added, "use_additional_conditions"),
+        ("guidance", guidance, "guidance_embeds"),
     ):
         if (given is None) != (config[key] in (None, False)):
             have = f"takes no {name}" if given is not None else f"needs {name}"

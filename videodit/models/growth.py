@@ -135,6 +135,31 @@ def grow(
     return model.eval(), report
 
 
+def flow_map_of(teacher: VideoDiT, gate: float = 0.25) -> VideoDiT:
+    """A flow map that is its teacher to whatever time it is asked to go, at whatever scale of guidance: its second time
+    and the scale are silent, and what the sum of the two times takes from the first is made up for.
+
+    Raises:
+        ValueError: a model that is no VideoDiT, is a flow map or is told a scale already, or has not one embedding of
+            the time for all blocks.
+    """
+    if not isinstance(teacher, VideoDiT):
+        raise ValueError(f"a {type(teacher).__name__} stays as it is; a flow map is made of a VideoDiT")
+    if teacher.config.flow_map_gate is not None:
+        raise ValueError("this model is a flow map already")
+    if teacher.config.guidance_embeds or teacher.config.norm_type != "ada_norm_single":
+        raise ValueError("a flow map is made of a model with norm_type='ada_norm_single' that is told no guidance")
+    if not 0 < gate < 1:
+        raise ValueError(f"{gate=} must lie between 0 and 1")
+    config = {key: value for key, value in teacher.config.items() if not key.startswith("_")}
+    model = VideoDiT(**config | {"flow_map_gate": gate, "guidance_embeds": True})
+    ours = model.state_dict() | {name: value.clone() for name, value in teacher.state_dict().items()}
+    for name in ("weight", "bias"):
+        ours[f"adaln_single.emb.timestep_embedder.linear_2.{name}"] /= 1 - gate
+    model.load_state_dict(ours, assign=True)
+    return model.train(teacher.training)
+
+
 def _normed(qk_norm: bool | tuple[str, ...], axes: tuple[str, ...]) -> set[str]:
     return set(axes if qk_norm else ()) if isinstance(qk_norm, bool) else set(qk_norm)
 

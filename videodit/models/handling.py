@@ -42,11 +42,15 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
         "embedders",
         "caption_projection",
         "fps_embedder",
+        "delta_embedder",
+        "guidance_embedder",
         "modulation",
         "norm",
         "scale_shift_table",
     ]
-    _keep_in_fp32_modules: ClassVar[list[str]] = ["adaln_single", "embedders", "fps_embedder", "scale_shift_table"]
+    _keep_in_fp32_modules: ClassVar[list[str]] = [
+        *("adaln_single", "embedders", "fps_embedder", "delta_embedder", "guidance_embedder", "scale_shift_table")
+    ]
 
     blocks: nn.ModuleList
     sequence_group: dist.ProcessGroup | None
@@ -105,6 +109,10 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
             told.append(Condition("class", "class", config.num_classes))
         if config.use_additional_conditions:
             told.append(Condition("size", "size", 2))
+        if config.flow_map_gate is not None:
+            told.append(Condition("until", "until", 1))
+        if config.guidance_embeds:
+            told.append(Condition("guidance", "guidance", 1))
         return tuple(told)
 
     @property

@@ -11,9 +11,9 @@ def initialize(model: Any) -> None:
     """Sets every weight of a fresh model.
 
     Linear layers xavier, biases zero; timestep MLP, label table and shared modulation N(0, 0.02), adaLN-zero
-    projections zero (DiT). Cross-attention and head start at zero (PixArt-alpha), what is added for a frame rate too,
-    and `time` blocks are silent (Open-Sora; under adaLN-zero all blocks are, by their gates): a fresh model predicts
-    zero, and a fresh video model on top of image weights is the image model.
+    projections zero (DiT). Cross-attention and head start at zero (PixArt-alpha), what is added for a frame rate, a
+    second time or a scale of guidance too, and `time` blocks are silent (Open-Sora; under adaLN-zero all blocks are, by
+    their gates): a fresh model predicts zero, and a fresh video model on top of image weights is the image model.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -23,8 +23,11 @@ def initialize(model: Any) -> None:
     for module in (model.adaln_single if hasattr(model, "adaln_single") else model.embedders).modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
-    if model.fps_embedder is not None:
-        nn.init.zeros_(model.fps_embedder.timestep_embedder.linear_2.weight)
+    for embedder in (model.fps_embedder, model.guidance_embedder):
+        if embedder is not None:
+            nn.init.zeros_(embedder.timestep_embedder.linear_2.weight)
+    if model.delta_embedder is not None:
+        nn.init.zeros_(model.delta_embedder.linear_2.weight)
     for block in model.blocks:
         if block.attn2 is not None:
             nn.init.zeros_(block.attn2.get_parameter("to_out.0.weight"))

@@ -85,6 +85,9 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         images_skip_time: a clip of one frame skips the `time` blocks. False: it does not (Open-Sora), and what an
             image gives is then no longer what the other blocks alone give.
         freq_dim: sinusoids of the timestep (with `ada_norm_single`).
+        flow_map_gate: for a flow map (`diffusion.flow_map`), which is told up to which time it shall go: the share of
+            that time's embedding in the sum with the timestep's (AnyFlow: 0.25; with `ada_norm_single`).
+        guidance_embeds: embed the scale of guidance too (Flux; likewise).
         timestep_freq_shift: of the sinusoids of the timestep, as in diffusers (its DiT: 1; all others: 0).
 
     Raises:
@@ -126,6 +129,8 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         rotary_periods: tuple[float, float] = (0.5, 64.0),
         images_skip_time: bool = True,
         freq_dim: int = 256,
+        flow_map_gate: float | None = None,
+        guidance_embeds: bool = False,
         timestep_freq_shift: int = 0,
     ):
         super().__init__()
@@ -148,6 +153,8 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
             )
             self.modulation_out = nn.Linear(dim, 2 * dim)
         self.fps_embedder = TimeEmbedding(dim, None, 0) if fps_embedding else None
+        self.delta_embedder = None if flow_map_gate is None else TimestepEmbedding(freq_dim, dim)
+        self.guidance_embedder = TimeEmbedding(dim, None, 0) if guidance_embeds else None
         self.places, self.frames, self.rotary = positions_of(self.config)
         if time_positions == "both":
             self.time_scale = nn.Parameter(torch.zeros(dim))
@@ -206,6 +213,8 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         added_cond_kwargs: dict[str, Tensor] | None = None,
         fps: float | Tensor | None = None,
         frame_mask: Tensor | None = None,
+        r_timestep: Tensor | None = None,
+        guidance: Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         text_memory: TextMemory | None = None,
         routed: Tensor | None = None,
@@ -224,6 +233,9 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
                 diffusers' PixArt; if and only if the model has `use_additional_conditions`.
             fps: frames of `hidden_states` a second, a number or b; None: `sample_fps`.
             frame_mask: b f, True = given: the frame is clean and is treated as at time 0, whatever `timestep` says.
+            r_timestep: b, or b f, as `timestep`: of a flow map, the time to which it says the mean velocity; None: that
+                of `timestep`, at which it is the velocity itself.
+            guidance: b, the scale; if and only if the model has `guidance_embeds`.
             attention_kwargs: `{"scale": ...}` for LoRA, as in diffusers.
             text_memory: of the text, in place of it and its mask: what `text_memory` gave.
             routed: b k, numbers of places of a frame: the blocks behind the first of each axis and before the last of
@@ -241,13 +253,20 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         if text_memory is not None and (encoder_hidden_states is not None or encoder_attention_mask is not None):
             raise ValueError("text_memory stands for the text and its mask: give one or the other")
         text: Tensor | TextMemory | None = encoder_hidden_states if text_memory is None else text_memory
-        check_call(self, hidden_states, timestep, text, class_labels, added_cond_kwargs, frame_mask, routed)
+        check_call(
+            *(self, hidden_states, timestep, text, class_labels, added_cond_kwargs, frame_mask, routed),
+            r_timestep,
+            guidance,
+        )
         x = self.patch_embed(hidden_states.to(self.patch_embed.proj.weight.dtype))  # b f s d
         rate = self.config.sample_fps if fps is None else fps
         at = grid(x, h // self.patch_size[1], self.patch_size[0], rate)
         if self.places is not None:
             x = x + self.places(at).to(x.dtype)
-        modulations, shift_scale = self._times(timestep, frame_mask, class_labels, added_cond_kwargs, rate)
+        ends = timestep if r_timestep is None else r_timestep
+        modulations, shift_scale = self._times(
+            timestep, ends, frame_mask, class_labels, added_cond_kwargs, rate, guidance
+        )
         rotary = {} if self.rotary is None else self.rotary(at)
         later = self._frames(at, x.dtype) if f > 1 else None
         if isinstance(text, TextMemory):
@@ -305,19 +324,21 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
     def _times(
         self,
         timestep: Tensor,
+        ends: Tensor,
         frame_mask: Tensor | None,
         labels: Tensor | None,
         added: dict[str, Tensor] | None,
         fps: float | Tensor,
+        guidance: Tensor | None,
     ) -> tuple[list[Tensor], Tensor]:
         """Each block's modulation (b f' 6d, or with adaLN-zero the embedding b f' d) and the head's, b f' 2d.
 
         f' is 1 unless times differ from frame to frame.
         """
-        times = timestep.float()
-        times = rearrange(times, "b -> b 1") if times.ndim == 1 else times
+        both = [rearrange(one, "b -> b 1") if one.ndim == 1 else one for one in (timestep.float(), ends.float())]
         if frame_mask is not None:
-            times = torch.where(frame_mask, 0.0, times)
+            both = [torch.where(frame_mask, 0.0, one) for one in both]
+        times, ends = torch.broadcast_tensors(*both)
         b, f = times.shape
         flat = rearrange(times, "b f -> (b f)")
         if self.config.norm_type == "ada_norm_zero":
@@ -332,6 +353,12 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         if self.fps_embedder is not None:
             rate = torch.as_tensor(fps, dtype=torch.float32, device=flat.device) * self.config.fps_embedding
             time = time + repeat(self.fps_embedder(rate.expand(b), None), "b d -> (b f) d", f=f)
+        if self.delta_embedder is not None:  # (1 - gate) of the one and gate of the other, as AnyFlow has them
+            sinusoids = [embed.time_proj(one).to(weights) for one in (flat, rearrange(ends, "b f -> (b f)"))]
+            delta = self.delta_embedder(sinusoids[1]) - embed.timestep_embedder(sinusoids[0])
+            time = time + self.config.flow_map_gate * delta
+        if self.guidance_embedder is not None and guidance is not None:
+            time = time + repeat(self.guidance_embedder(1000 * guidance.float(), None), "b d -> (b f) d", f=f)
         modulation = project(silu(time.to(project.weight.dtype)))
         head = rearrange(self.scale_shift_table, "k d -> (k d)") + repeat(time, "(b f) d -> b f (k d)", b=b, k=2)
         return [rearrange(modulation, "(b f) d -> b f d", b=b)] * len(self.blocks), head

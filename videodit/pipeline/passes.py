@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from videodit.caching import predict
-from videodit.conditions import Told
+from videodit.conditions import Told, asked
 from videodit.diffusion.guidance import classifier_free_guidance, two_scale_guidance
 from videodit.given import Given
 
@@ -29,12 +29,14 @@ def guided_prediction(
     noise: Tensor,
     where: dict[str, Any],
     skip: tuple[Sequence[int], float] = ((), 0.0),
+    until: Tensor | float = 0.0,
 ) -> Tensor:
     """The model's guided prediction; all passes of guidance go through the model as one batch.
 
     told_of: what the model is told of the clips (rows 0 to b - 1 with the prompt, from b on without).
     guidance: the scale of the prompt, that of the given frames, and rescale.
     skip: numbers of blocks without which the model is worse, and how far to go away from what it then says.
+    until: the time at which this step ends, which a flow map is told.
     """
     scale, image_scale, rescale = guidance
     shown, count = passes_of(scale, image_scale), len(latents)
@@ -50,6 +52,8 @@ def guided_prediction(
         told = told.also(frame_mask=torch.cat([given.mask & seen for seen in shown]))
     scaled = torch.cat(inputs)
     times = t.to(latents.device).float().expand(len(scaled))
+    if asked(model, "until") is not None:
+        told = told.also(until=torch.as_tensor(until, device=latents.device).float().expand(len(scaled)))
     prediction = predict(model, count, where, scaled, times, told).float()
     halved = prediction.shape[1] == 2 * latents.shape[1] and not _takes_variance(scheduler)
     prediction = prediction.chunk(2, dim=1)[0] if halved else prediction

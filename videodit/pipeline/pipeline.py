@@ -22,7 +22,7 @@ from torch import Tensor
 from videodit.caching import check_cache, forget
 from videodit.conditions import TEXT, Told, asked, check_class, has_null, of_call, of_classes, of_size, reads_padding
 from videodit.diffusion.guidance import scales_of_steps
-from videodit.diffusion.schedulers import check_scheduler, clean_estimate, set_times, steps_of_call
+from videodit.diffusion.schedulers import check_flow_map, check_scheduler, clean_estimate, set_times, steps_of_call
 from videodit.geometry import ClipSize
 from videodit.given import given_frames, noised_video, repeated_clips
 from videodit.memory import check_decode
@@ -82,6 +82,8 @@ class VideoDiTPipeline(Parts):
         told = asked(self.transformer, "guidance") is not None
         if not told and true_cfg_scale != 1.0:
             raise ValueError("true_cfg_scale is of a model that is told guidance_scale itself; set guidance_scale")
+        if asked(self.transformer, "until") is not None and true_cfg_scale != 1.0:
+            raise ValueError("true_cfg_scale: this model, a flow map, has its guidance in itself; set guidance_scale")
         if told and not isinstance(scale, int | float):
             raise ValueError("this model is told guidance_scale itself, one for all steps: give one number")
         if told and against and true_cfg_scale == 1.0:
@@ -225,6 +227,8 @@ class VideoDiTPipeline(Parts):
         check_class(classes, class_labels, bool(prompts) or any(e is not None for e in embeds))
         check_call(generator, latents, shape, num_videos_per_prompt, output_type)
         check_scheduler(self.scheduler, config.prediction_type)
+        if asked(model, "until") is not None:
+            check_flow_map(self.scheduler)
         check_cache(model, shape[2])
         first, last = skip_layer_guidance_start * steps, skip_layer_guidance_stop * steps
         skipping = [step for step in range(steps) if first < step < last]
@@ -323,8 +327,9 @@ class VideoDiTPipeline(Parts):
                 self._current_timestep = t
                 where = {"step_index": index, "num_inference_steps": len(times), "sigma": float(t) / times_in_all}
                 skip = (skip_guidance_layers or (), skip_layer_guidance_scale * (step in skipping))
+                until = times[index + 1] if index + 1 < len(times) else 0.0
                 prediction = guided_prediction(
-                    model, self.scheduler, latents, t, told_of, three, given, noise, where, skip
+                    model, self.scheduler, latents, t, told_of, three, given, noise, where, skip, until
                 )
                 clean = latents
                 if "pred_original_sample" in watched:

@@ -46,7 +46,10 @@ from videodit.training.model import (
 )
 from videodit.training.optimizer import SteppedInBackward, build_optimizers
 from videodit.training.precision import tell_of_bfloat16
+from videodit.training.teacher import Teacher
 from videodit.weights import state_hash
+
+FEW_STEPS = 4  # by which a flow map is sampled where nothing else is said
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +130,8 @@ class Assembled:
             self.scheduler = inputs.own_scheduler(config) or self.scheduler
             self.path = inputs.path_of(self.scheduler)
         self._to_device()
+        about = (config, self.raw_model, self.path, self.accelerator.device)
+        self.teacher = Teacher(*about) if config.train.distill else None
         self.raw_model.transformer.set_sequence_group(self.group)
         choose_weights(self.raw_model, config, self.train_clips)
         frozen = {name: p for name, p in self.raw_model.named_parameters() if not p.requires_grad}
@@ -331,6 +336,10 @@ class Assembled:
         data, train = self.config.data, self.config.train
         asked = {"num_inference_steps": train.num_inference_steps, "guidance_scale": train.guidance_scale}
         own: dict[str, Any] = inputs.defaults_of(train.start_from)
+        if train.distill:
+            low, high = train.distill.guidance_scale
+            scale = min(max(own.get("default_guidance_scale", high), low), high)
+            own |= {"default_num_inference_steps": FEW_STEPS, "default_guidance_scale": scale}
         own |= {f"default_{name}": value for name, value in asked.items() if value is not None}
         return VideoDiTPipeline(
             vae=self.codec.vae,

@@ -24,13 +24,14 @@ from videodit.data.live import LiveClips
 from videodit.data.sampler import Sampler
 from videodit.diffusion import paths
 from videodit.diffusion.conditioning import choose_kind, draw_given
+from videodit.diffusion.flow_map import towards
 from videodit.diffusion.times import index_from_time, shift_for, shift_time, times_from_uniform
 from videodit.geometry import ClipSize, Strides
 from videodit.models.routing import kept_of
 from videodit.shapes import rng_for
 
 # streams of the counter-based randomness, see `rng_for`
-CAPTION, NOISE, DROPOUT, VALIDATION, CONDITION, ROUTE = 23, 24, 25, 26, 27, 28
+CAPTION, NOISE, DROPOUT, VALIDATION, CONDITION, ROUTE, MAP = 23, 24, 25, 26, 27, 28, 29
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Batch:
 
     `shown` are latents, b c f h w, or, where `is_encoded` is False, pixels in [-1, 1], b 3 f h w; `noise` is like the
     latents, `times` b or b f in the path's own units, `given` b f (True: the frame is clean) or None, `routed` b k (the
-    places of a frame that no block is kept from) or None, `captions` one wording each ("" where dropped), `counts` b: 0
+    places of a frame that no block is kept from) or None, `until` like `times` and `guidance` b (to which time, and at
+    which scale, a flow map learns) or None, `captions` one wording each ("" where dropped), `counts` b: 0
     for one that only fills a place, else 1. `total` is how many count in the global batch, over all processes and
     pieces. `bad` are clips that could not be read, and were replaced, by name: why.
     """
@@ -54,13 +56,15 @@ class Batch:
     names: list[str]
     counts: Tensor
     total: int
+    until: Tensor | None = None
+    guidance: Tensor | None = None
     is_encoded: bool = True
     bad: dict[str, str] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         moved = {
             name: value.to(device, non_blocking=True)
-            for name in ("shown", "noise", "times", "given", "routed", "counts")
+            for name in ("shown", "noise", "times", "given", "routed", "until", "guidance", "counts")
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **moved)
@@ -135,6 +139,7 @@ class Batches(Dataset):
         keys = [(step, int(place)) for place in filled]
         shape = torch.Size((len(filled), *size.latent(self.strides, self.patch)))
         noise, times = self.draw(shape, keys)
+        times, until, guidance = self._map(times, shape, keys)
         chosen = [self.clips.samples[number] for number, *_ in read]
         return Batch(
             size,
@@ -147,6 +152,8 @@ class Batches(Dataset):
             [sample.name for sample in chosen],
             torch.full((len(filled),), float(len(places) > 0)),
             len(samples),
+            until,
+            guidance,
             is_encoded=isinstance(self.clips, Latents),
             bad={name: why for *_, bad in read for name, why in bad.items()},
         )
@@ -180,6 +187,20 @@ class Batches(Dataset):
         t = times_from_uniform(uniform, objective.times, objective.logit_mean, objective.logit_std)
         t = shift_time(t, shift).float()
         return index_from_time(t, len(self.path.alphas_cumprod)) if _discrete(self.path) else t  # type: ignore[attr-defined]
+
+    def _map(
+        self, times: Tensor, shape: torch.Size, keys: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Of a flow map the later of two times drawn alike, the earlier one, and a scale of guidance, b each."""
+        distill = self.config.train.distill
+        if distill is None:
+            return times, None, None
+        low, high = distill.guidance_scale
+        drawn = torch.from_numpy(np.stack([rng_for(self.config.seed, MAP, *key).random(3) for key in keys]))
+        other = self.times(drawn[:, 0], shape)
+        other = other if times.ndim == 1 else other[:, None].expand_as(times)  # frames have times of their own
+        late, early = towards(times, other, drawn[:, 1] < distill.same_time)
+        return late, early, (low + (high - low) * drawn[:, 2]).float()
 
     def _given(self, shape: torch.Size, keys: list[tuple[int, int]]) -> Tensor | None:
         shares: Any = self.config.objective.given_frames

@@ -12,7 +12,12 @@ from typing import Any, TypeVar
 import diffusers
 import torch
 from accelerate import PartialState
-from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    FlowMapEulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import Tensor
 
 from videodit.codec import VideoCodec
@@ -181,7 +186,7 @@ def is_frozen(config: Run) -> bool:
     """Whether the text encoder is not trained, so that captions are encoded once."""
     started = config.train.start_from
     of_family = bool(started) and text_pipeline(named_folder(started or "")) is not None
-    return bool(config.text.source or config.train.lora) or of_family
+    return bool(config.text.source or config.train.lora or config.train.distill) or of_family
 
 
 def legs_ahead(run: Run) -> Iterator[Run]:
@@ -242,7 +247,10 @@ def build_path(config: Run) -> tuple[paths.Path, Any]:
         for key in ("learned_range", "min_snr_gamma"):
             if getattr(objective, key):
                 raise ValueError(f"objective.{key} is not defined for flow; leave it out, or choose epsilon")
-        return paths.FlowPath(), FlowMatchEulerDiscreteScheduler(shift=objective.shift)
+        kind = FlowMapEulerDiscreteScheduler if config.train.distill else FlowMatchEulerDiscreteScheduler
+        return paths.FlowPath(), kind(shift=objective.shift)
+    if config.train.distill:
+        raise ValueError(f"train.distill is of flow, and objective.prediction_type is {objective.prediction_type}")
     scheduler = DDIMScheduler(
         prediction_type=objective.prediction_type,
         clip_sample=False,

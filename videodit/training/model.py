@@ -20,6 +20,7 @@ from videodit.data.live import LiveClips
 from videodit.geometry import Strides
 from videodit.models.checks import check_route
 from videodit.models.extended import TimeExtended
+from videodit.models.growth import flow_map_of
 from videodit.models.loading import fresh_extended, load_model
 from videodit.models.quantized import quantization
 from videodit.models.transformer import SIZES, VideoDiT
@@ -60,6 +61,8 @@ class Model(nn.Module):
         fps: float,
         given: Tensor | None = None,
         routed: Tensor | None = None,
+        until: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         text = told_in((self.encoded or self.text)(captions))
         if has_null(self.transformer):  # in place of the empty caption
@@ -70,8 +73,10 @@ class Model(nn.Module):
         told = Told(text, fps).to(noisy.device)
         told = told.also(
             size=of_size(height, width, len(noisy), noisy.device),
-            guidance=torch.ones(len(noisy), device=noisy.device),  # of those that are told a scale: what clips are
+            # of those that are told a scale: what clips are
+            guidance=torch.ones(len(noisy), device=noisy.device) if guidance is None else guidance,
             frame_mask=given,
+            until=until,
         )
         route = {} if routed is None else {"routed": routed}  # which a VideoDiT alone takes
         return self.transformer(noisy, timestep, **told.kwargs(self.transformer), **route, return_dict=False)[0]
@@ -187,8 +192,24 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
 
 
 def load_base(config: Run, **how: Any) -> VideoDiT | TimeExtended:
-    """The transformer of `train.start_from` on the CPU, in float32 where `how` says nothing else."""
-    return load_model(**place_of_base(config), **how)
+    """The transformer of `train.start_from` on the CPU, in float32 where `how` says nothing else; for `train.distill`
+    as the flow map that it becomes.
+
+    Raises:
+        ValueError: no flow map can be made of it.
+    """
+    model = load_model(**place_of_base(config), **how)
+    return as_map(model, config) if config.train.distill else model
+
+
+def as_map(model: VideoDiT | TimeExtended, config: Run) -> VideoDiT:
+    """A model to start distillation from, which may be a flow map already."""
+    if isinstance(model, VideoDiT) and model.config.flow_map_gate is not None:
+        return model
+    try:
+        return flow_map_of(model)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"train.distill: {config.train.start_from}: {error}") from error
 
 
 def place_of_base(config: Run) -> dict[str, Any]:

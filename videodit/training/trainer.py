@@ -22,6 +22,7 @@ from torch import Tensor
 from videodit.config import Run
 from videodit.diffusion import objectives, paths
 from videodit.diffusion.conditioning import with_given
+from videodit.diffusion.flow_map import tamed
 from videodit.pipeline import VideoDiTPipeline
 from videodit.text import PARTS
 from videodit.training import checkpoint, inputs, measure, parallel
@@ -157,9 +158,15 @@ class Trainer(Assembled):
         if given is not None:
             noisy = with_given(noisy, x0, given)
         fps = batch.size.fps / self.codec.strides.time
+        counted = None if given is None else ~given
+        if self.teacher is not None and batch.until is not None:
+            told = {"until": self.path.model_time(batch.until), "guidance": batch.guidance}
+            with self.accelerator.autocast():
+                wanted = self.teacher.target(self.model, noisy, batch, fps)
+                prediction = self.model(noisy, self.path.model_time(t), batch.captions, fps, given, **told)
+            return tamed(objectives.loss(prediction.float(), wanted, None, counted))
         with self.accelerator.autocast():
             prediction = self.model(noisy, self.path.model_time(t), batch.captions, fps, given, batch.routed)
-        counted = None if given is None else ~given
         return self.loss(prediction.float(), x0, noise, noisy, t, counted)
 
     def loss(

@@ -1,0 +1,64 @@
+"""The teacher of a flow map: a frozen model, whose guided velocity the map learns to say the mean of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videodit.config import Run
+from videodit.diffusion.flow_map import map_target
+from videodit.diffusion.paths import Path
+from videodit.models.loading import load_model
+from videodit.models.transformer import VideoDiT
+from videodit.packaged import named_folder
+from videodit.training import inputs
+from videodit.training.batches import Batch
+from videodit.training.model import Model
+
+
+class Teacher:
+    """Gives a student, a `Model` beside which it stands, what it should say.
+
+    Raises:
+        ValueError: what `train.distill.teacher` names is no model that a flow map can learn from.
+    """
+
+    def __init__(self, config: Run, student: Model, path: Path, device: torch.device):
+        assert config.train.distill is not None
+        folder, self.path = config.train.distill.teacher, path
+        with inputs.named(folder, "transformer"):
+            transformer = load_model(named_folder(folder), subfolder="transformer")
+        if not isinstance(transformer, VideoDiT) or transformer.config.flow_map_gate is not None:
+            kind = "a flow map itself" if isinstance(transformer, VideoDiT) else f"a {type(transformer).__name__}"
+            raise ValueError(f"train.distill.teacher: {folder} is {kind}; name a VideoDiT that says a velocity")
+        if transformer.in_channels != student.transformer.in_channels:
+            raise ValueError(
+                f"train.distill.teacher: {folder} has {transformer.in_channels} latent channels, and its student "
+                f"{student.transformer.in_channels}"
+            )
+        transformer.requires_grad_(False).eval().to(device)
+        self.model = Model(transformer, student.text, student.encoded, student.pixels)
+
+    @torch.no_grad()
+    def velocity(self, noisy: Tensor, batch: Batch, fps: float) -> Tensor:
+        """Guided as much as each sample is told, b c f h w; zero on frames that are given."""
+        time, given = self.path.model_time(batch.times), batch.given
+        twice = None if given is None else torch.cat([given, given])
+        both = [torch.cat([one, one]) for one in (noisy, time)]
+        told, untold = self.model(*both, [*batch.captions, *[""] * len(noisy)], fps, twice).float().chunk(2)
+        assert batch.guidance is not None
+        guided = untold + batch.guidance[:, None, None, None, None] * (told - untold)
+        return guided if given is None else torch.where(given[:, None, :, None, None], 0.0, guided)
+
+    def target(self, student: Any, noisy: Tensor, batch: Batch, fps: float) -> Tensor:
+        """The student's target at these times, b c f h w, without gradients."""
+        assert batch.until is not None
+        until = self.path.model_time(batch.until)
+
+        def u(x: Tensor, t: Tensor) -> Tensor:
+            told = (batch.captions, fps, batch.given)
+            return student(x, self.path.model_time(t), *told, until=until, guidance=batch.guidance).float()
+
+        return map_target(u, noisy, batch.times, batch.until, self.velocity(noisy, batch, fps))

@@ -248,6 +248,10 @@ def test_it_is_planned_as_the_map_that_it_becomes(teacher: Path, tmp_path: Path)
     made = flow_map_of(VideoDiT.from_pretrained(teacher, subfolder="transformer"))
     found = plan(distilled(tmp_path, teacher))
     assert found.parameters == sum(weight.numel() for weight in made.parameters())
+    plain = VideoDiT.from_pretrained(teacher, subfolder="transformer")
+    held = 4e-9 * sum(weight.numel() for weight in plain.parameters())
+    assert found.memory["teacher"] == pytest.approx(held)  # beside the student, and in the sum of all
+    assert found.peak > held + found.memory["weights"] + found.memory["optimizer"]
 
 
 @pytest.mark.parametrize(
@@ -263,6 +267,15 @@ def test_what_does_not_go_together_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=why):
         Trainer(distilled(tmp_path, teacher, config=config, **train))
+
+
+def test_a_teacher_may_lie_by_itself_and_is_not_written_over(teacher: Path, tmp_path: Path) -> None:
+    VideoDiT.from_pretrained(teacher, subfolder="transformer").save_pretrained(tmp_path / "alone")
+    told = {"distill": {"teacher": str(tmp_path / "alone")}, "start_from": str(teacher)}
+    assert Trainer(distilled(tmp_path / "run", teacher, **told)).teacher is not None
+    own = {"distill": {"teacher": str(tmp_path / "own" / "pipeline")}, "start_from": str(teacher)}
+    with pytest.raises(ValueError, match="is what this run writes"):
+        distilled(tmp_path / "own", teacher, **own)
 
 
 def test_a_map_is_no_teacher(teacher: Path, tmp_path: Path) -> None:

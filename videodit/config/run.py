@@ -69,6 +69,8 @@ class Run(Section):
     @model_validator(mode="after")
     def _reads_nothing_that_it_writes(self) -> Run:
         read = {"codec": self.codec, "text.source": self.text.source, "train.start_from": self.train.start_from}
+        if self.train.distill:
+            read["train.distill.teacher"] = self.train.distill.teacher
         for key, place in {**read, "vae.start_from": self.vae.start_from}.items():
             written = Path(self.output) / ("vae" if key == "vae.start_from" else "pipeline")
             if place is not None and os.path.realpath(place) == os.path.realpath(written):

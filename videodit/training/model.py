@@ -213,8 +213,13 @@ def as_map(model: VideoDiT | TimeExtended, config: Run) -> VideoDiT:
 
 
 def place_of_base(config: Run) -> dict[str, Any]:
-    """Where it lies: in the folder of a pipeline, or by itself."""
-    folder = named_folder(str(config.train.start_from))
+    """Where the transformer of `train.start_from` lies."""
+    return place_of(str(config.train.start_from))
+
+
+def place_of(name: str) -> dict[str, Any]:
+    """Where a transformer lies: in the folder of a pipeline, or by itself."""
+    folder = named_folder(name)
     alone = Path(folder, "config.json").is_file()
     return {"name_or_folder": folder, "subfolder": None if alone else "transformer"}
 

@@ -27,7 +27,7 @@ from videodit.text import TextEncoder, numbers_of_text
 from videodit.training import inputs
 from videodit.training.batches import batch_sizes
 from videodit.training.footprint import footprint
-from videodit.training.model import add_lora, as_map, fresh_transformer, place_of_base
+from videodit.training.model import add_lora, as_map, fresh_transformer, place_of, place_of_base
 
 GB = 1e9
 SHOWN = 10  # files left out that are named
@@ -193,4 +193,10 @@ def _memory(config: Run, model: VideoDiT, rows: list[Row], strides: Strides) -> 
     memory = {name: getattr(found, name) / split / GB for name in ("weights", "gradients", "optimizer", "averages")}
     memory["activations"] = found.activations / train.sequence_parallel / GB
     together = split > 1 or train.sequence_parallel > 1
-    return memory, sum(memory.values()) if together else found.peak / GB
+    peak = sum(memory.values()) if together else found.peak / GB
+    if train.distill:
+        with torch.device("meta"), inputs.named(train.distill.teacher, "transformer"):
+            teacher = shape_of(**place_of(train.distill.teacher))
+        memory["teacher"] = 4 * sum(p.numel() for p in teacher.parameters()) / GB
+        peak += memory["teacher"]
+    return memory, peak

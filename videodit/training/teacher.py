@@ -12,10 +12,9 @@ from videodit.diffusion.flow_map import map_target
 from videodit.diffusion.paths import Path
 from videodit.models.loading import load_model
 from videodit.models.transformer import VideoDiT
-from videodit.packaged import named_folder
 from videodit.training import inputs
 from videodit.training.batches import Batch
-from videodit.training.model import Model
+from videodit.training.model import Model, place_of
 
 
 class Teacher:
@@ -29,7 +28,7 @@ class Teacher:
         assert config.train.distill is not None
         folder, self.path = config.train.distill.teacher, path
         with inputs.named(folder, "transformer"):
-            transformer = load_model(named_folder(folder), subfolder="transformer")
+            transformer = load_model(**place_of(folder))
         if not isinstance(transformer, VideoDiT) or transformer.config.flow_map_gate is not None:
             kind = "a flow map itself" if isinstance(transformer, VideoDiT) else f"a {type(transformer).__name__}"
             raise ValueError(f"train.distill.teacher: {folder} is {kind}; name a VideoDiT that says a velocity")

@@ -30,6 +30,8 @@ PATIENCE = 120_000  # milliseconds; a loaded machine takes its time
 LONG = "9999"
 HOSTILE = 'a red circle <img src=x onerror="window.hurt=1"> {{7*7}} ${window.hurt=2} \'"&amp;'
 TOO_LARGE = 200_000
+# a fold that opens draws its fields anew: what a machine writes within the same frame would be lost with them
+SETTLED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
 playwright.expect.set_options(timeout=PATIENCE)
 browser = browsing.browser
 
@@ -78,12 +80,16 @@ def opened(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
 
 
 def make(page: Any, prompt: str, steps: str = "2", **fields: str) -> None:
-    page.get_by_label("Prompt", exact=True).fill(prompt)
     if not page.get_by_label("Steps", exact=True).is_visible():
         page.get_by_role("button", name="Size, steps, guidance").click()
-    page.get_by_label("Steps", exact=True).fill(steps)
-    for label, value in fields.items():
+        page.get_by_label("Steps", exact=True).wait_for()
+        page.evaluate(SETTLED)
+    asked = {"Steps": steps, "Prompt": prompt} | fields
+    for label, value in asked.items():
         page.get_by_label(label, exact=True).fill(value)
+    page.evaluate(SETTLED)
+    for label, value in asked.items():
+        playwright.expect(page.get_by_label(label, exact=True)).to_have_value(value)
     page.get_by_role("button", name="Make", exact=True).click()
 
 

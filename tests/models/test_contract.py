@@ -34,6 +34,10 @@ class Says(ModelMixin, ConfigMixin):
     def units(self) -> nn.ModuleList:
         return self.parts
 
+    @property
+    def gathered(self) -> list[nn.Module]:
+        return [*self.parts]
+
     def axis_of(self, name: str) -> str:
         return "joint" if name.startswith("parts.") else ""
 

@@ -56,6 +56,10 @@ class VideoModel(Protocol):
     def units(self) -> nn.ModuleList:
         """Its blocks, which are sharded, compiled and checkpointed one by one."""
 
+    @property
+    def gathered(self) -> list[nn.Module]:
+        """What is gathered by itself where weights are spread: what of a unit is called from outside of it; units."""
+
     def axis_of(self, name: str) -> str:
         """Along which axis the block looks that a weight of this name is in: "space", "time", "joint"; "": in none."""
 

@@ -87,6 +87,7 @@ class Family:
     scale_above: by how much the scale of guidance here is above what its pipeline calls so.
     square: whether it makes square pictures alone.
     caches: the feature caches of diffusers that work on its blocks (`first-block`, `taylorseer`).
+    reached: names of what lies in a block, and is called from outside of it.
     cls: its class, with `from_config` and `from_pretrained`; None: diffusers' of that name.
     """
 
@@ -102,6 +103,7 @@ class Family:
     scale_above: float = 0.0
     square: bool = False
     caches: tuple[str, ...] = ()
+    reached: tuple[str, ...] = ()
     cls: Any = None
 
 
@@ -351,6 +353,7 @@ FAMILIES: dict[str, Family] = {
         told=lambda config: (Condition("class", "class", config.num_embeds_ada_norm),),
         square=True,
         caches=("first-block", "taylorseer"),
+        reached=("transformer_blocks.0.norm1.emb",),
     ),
     "HunyuanDiT2DModel": Family(
         call=_hunyuan,

@@ -120,6 +120,11 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
         """Its blocks, which are sharded, compiled and checkpointed one by one."""
         return self.blocks
 
+    @property
+    def gathered(self) -> list[nn.Module]:
+        """Its units."""
+        return [*self.units]
+
     def axis_of(self, name: str) -> str:
         """Along which axis the block looks that a weight of this name is in; "" where it is in none."""
         first, _, rest = name.partition(".")

@@ -84,6 +84,11 @@ class ImageHandling(Handling):
         """Time blocks, and the image model's own."""
         return nn.ModuleList([*self.blocks, *self.hosts])
 
+    @property
+    def gathered(self) -> list[nn.Module]:
+        """What of a block the image model calls itself, and all units."""
+        return [*map(self.image.get_submodule, self.family.reached), *self.units]
+
     def axis_of(self, name: str) -> str:
         """ "time" of a weight that looks along it, "space" of one in the image model's blocks; "" of the others."""
         if name.startswith(("blocks.", "time_embeds.")):

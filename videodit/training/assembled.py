@@ -145,7 +145,7 @@ class Assembled:
                 config.train.lora and config.train.lora.base,
             )
         if self.sharded:
-            parallel.shard(self.raw_model, self.raw_model.transformer.units, self.accelerator.device.type)
+            parallel.shard(self.raw_model, self.raw_model.transformer.gathered, self.accelerator.device.type)
 
     def _to_device(self) -> None:
         offload, device = self.config.model.offload, self.accelerator.device

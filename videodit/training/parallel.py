@@ -85,6 +85,7 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh_device: str) -> No
     computes with, as without sharding. All processes start from the same weights.
 
     Args:
+        blocks: parts of a block before the block itself.
         mesh_device: "cuda" or "cpu".
     """
     mesh = init_device_mesh(mesh_device, (PartialState().num_processes,))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from runs import SMALL_VAE, TINY
 from tiny import tiny_wan
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from videodit.codec import VideoCodec
 from videodit.config import Run
 from videodit.training import vae as training
-from videodit.training.vae import evaluate_vae, store_statistics, train_vae
+from videodit.training.vae import evaluate_vae, reconstruct, store_statistics, train_vae
 
 PERCEPTUAL, ADVERSARIAL, KL = 0.3, 0.6, 1e-2
 STAGE: dict[str, Any] = {"batch_size": 1, "num_frames": 1, "crop": 8}
@@ -43,7 +44,7 @@ def terms(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
             return {}
 
     monkeypatch.setattr(
-        training, "reconstruct", lambda codec, pixels, _: (pixels, {k: leaves[k] for k in ("l1", "mse", "kl")})
+        training, "reconstruct", lambda codec, pixels, *_: (pixels, {k: leaves[k] for k in ("l1", "mse", "kl")})
     )
     monkeypatch.setattr(training, "load_perception", lambda *_: lambda *_: leaves["perceptual"])
     monkeypatch.setattr(training, "Adversary", Critic)
@@ -150,3 +151,37 @@ def test_likeness_and_distance_of_features_are_told_beside_it() -> None:
     a, b, c1 = 100 / 255, 60 / 255, 0.01**2
     assert found["ssim"] == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1), abs=1e-6)
     assert found["perceptual"] == pytest.approx(40 / 127.5, rel=1e-5)
+
+
+class Spoken(torch.nn.Module):
+    """A codec whose decoder gives the latents that it is given, of modes and deviations that are known."""
+
+    std = torch.tensor([1.0, 10.0]).view(2, 1, 1, 1)
+
+    def posterior(self, pixels: Tensor) -> Any:
+        mode = torch.zeros(len(pixels), 2, 4, 16, 16)
+        return DiagonalGaussianDistribution(torch.cat([mode + 3, mode - 4], dim=1))
+
+    def decode_raw(self, raw: Tensor) -> list[Tensor]:
+        return [raw]
+
+
+def test_a_decoder_sees_modes_with_noise_in_units_of_each_channel_and_of_another_size_a_clip() -> None:
+    pixels = torch.zeros(400, 2, 4, 16, 16)
+
+    def seen(spread: float | None) -> Tensor:
+        return reconstruct(Spoken(), pixels, torch.Generator().manual_seed(0), spread)[0]  # type: ignore[arg-type]
+
+    assert torch.equal(seen(0.0), torch.full_like(pixels, 3.0))
+    assert float((seen(None) - 3).std()) == pytest.approx(math.exp(-2), rel=0.01)  # the posterior's own
+    sizes = (seen(0.2) - 3).std(dim=(2, 3, 4))
+    assert sizes[:, 1] / sizes[:, 0] == pytest.approx(10, rel=0.3)
+    assert float(sizes[:, 0].square().mean().sqrt()) == pytest.approx(0.2, rel=0.1)  # the deviation of |n| * .2
+    assert float(sizes[:, 0].min()) < 0.002  # some clips have next to none
+    assert torch.equal(seen(0.2), seen(0.2))
+
+
+def test_noise_on_latents_is_of_a_decoder_alone() -> None:
+    stages = [STAGE | {"steps": 1, "decoder_only": True, "latent_noise": 0.1}, STAGE | {"steps": 1}]
+    with pytest.raises(ValueError, match=r"latent_noise: .* let each stage be decoder_only"):
+        run(Path("x"), stages=stages, start_from="somewhere")

@@ -30,6 +30,9 @@ class VaeStage(Section):
     decoder_only: bool = Field(
         False, description="leave the encoder as it is, so that latents, and models trained on them, stay valid"
     )
+    latent_noise: Weight = Field(
+        0.0, description="of decoder_only: noise on latents, as a share of their deviation, as what is sampled has some"
+    )
 
     @model_validator(mode="after")
     def _falls_to_its_end(self) -> VaeStage:
@@ -69,6 +72,12 @@ class Vae(Section):
 
     @model_validator(mode="after")
     def _has_an_encoder(self) -> Vae:
+        noisy = [stage for stage in self.stages if stage.latent_noise]
+        if noisy and not all(stage.decoder_only for stage in self.stages):
+            raise ValueError(
+                "latent_noise: a share of deviations that are measured when the encoder is trained; name the VAE in "
+                "start_from, and let each stage be decoder_only"
+            )
         if self.stages and self.stages[0].decoder_only and not self.start_from:
             raise ValueError("the first stage is decoder_only: name the VAE whose decoder it is in start_from")
         if self.perceptual is None and any(stage.perceptual for stage in self.stages):

@@ -9,8 +9,9 @@ measured on the training clips and stored in the VAE's own configuration, where 
            + perceptual * d(x, y) - adversarial * D(y)                 where a stage has them, see `critics`
 
 In a stage with `decoder_only` the encoder stays as it is, and the decoder learns from the posterior's mode, which is
-what models are trained on. Where all stages are such, the statistics stay too: a trained model's clips become sharper,
-and it need not be trained anew.
+what models are trained on; with `latent_noise` on it, as what a model samples is not quite right either (Zheng et al.
+2025, RAE, arXiv 2510.11690). Where all stages are such, the statistics stay too: a trained model's clips become
+sharper, and it need not be trained anew.
 """
 
 from __future__ import annotations
@@ -128,9 +129,9 @@ def train_vae(config: Run) -> Path:
         alone = stage.decoder_only
         for weight in encodes:
             weight.requires_grad_(not alone)
-        noise = None if alone else torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**64)
+        noise = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**64)
         with accelerator.autocast():
-            ours, terms = reconstruct(codec, pixels, noise)
+            ours, terms = reconstruct(codec, pixels, noise, stage.latent_noise if alone else None)
         loss = terms["l1"] + terms["mse"] + vae_config.kl_weight * terms["kl"]
         if perception and stage.perceptual:
             terms["perceptual"] = perception(ours, pixels)
@@ -217,13 +218,21 @@ def last_layer(vae: torch.nn.Module) -> Tensor:
 
 
 def reconstruct(
-    codec: VideoCodec, pixels: Tensor, generator: torch.Generator | None
+    codec: VideoCodec, pixels: Tensor, generator: torch.Generator, spread: float | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Reconstructions b c f h w, not clamped, and the loss's terms; without a generator of the posterior's mode."""
+    """Reconstructions b c f h w, not clamped, and the loss's terms.
+
+    Args:
+        spread: None: of a draw from the posterior. Else of its mode, and noise of |n| * `spread` of each channel's
+            deviation, n normal, another for each clip.
+    """
     posterior = codec.posterior(pixels)
-    raw = posterior.mean
-    if generator is not None:
-        raw = raw + posterior.std * torch.randn(raw.shape, generator=generator).to(pixels.device)
+    raw, deviation = posterior.mean, posterior.std
+    if spread is not None:
+        share = torch.randn(len(raw), 1, 1, 1, 1, generator=generator).abs() * spread
+        deviation = share.to(raw.device) * codec.std.to(raw.device)
+    if spread != 0:
+        raw = raw + deviation * torch.randn(raw.shape, generator=generator).to(pixels.device)
     ours = torch.cat(list(codec.decode_raw(raw)), dim=2).float()
     error = ours - pixels
     kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()

@@ -18,8 +18,10 @@ from videodit.emoji.art import LOOP, PACKAGES, SIDE, ArtError, frames_of, read
 from videodit.emoji.make import (
     CODEC,
     CODEC_TEST,
+    LIVING,
     MANIFEST,
     digest,
+    is_living,
     is_unseen,
     make,
     manifest,
@@ -228,8 +230,31 @@ def test_the_files_are_made_once_and_their_manifests_keep_names_for_the_codec_ap
     assert not any(is_unseen(one.name) for row in taught for one in by_file[row["file_name"]].things)
     assert all(is_unseen(by_file[row["file_name"]].things[0].name) for row in tests)
 
+    assert (tmp_path / "out" / LIVING).read_text() == "".join(
+        line + "\n"
+        for line in (tmp_path / "out" / MANIFEST).read_text().splitlines()
+        if is_living(by_file[json.loads(line)["file_name"]], {one.name for one in known() if one.tone})
+    )
+
     monkeypatch.setattr("videodit.emoji.make.read", lambda *_: pytest.fail("nothing is left to make"))
     assert make(tmp_path, tmp_path / "out", scenes) == made
+
+
+def test_what_lives_moves_by_itself_in_no_tone_and_people_of_tones_are_as_they_are():
+    things = {one.code: one for one in known()}
+    cat, ghost, surfer, surfers = (things[code] for code in ("1f639", "1f47b", "1f3c4", "1f3c4-1f3fd"))
+    still = next(one for one in known() if not one.moves)
+    toned = {surfer.name}
+    lives = [Scene((cat,)), Scene((cat,), "left"), Scene((cat, ghost)), Scene((surfer,))]
+    others = [
+        Scene((surfer,), "left"),
+        Scene((cat, surfer)),
+        Scene((surfers,)),
+        Scene((still,), "up"),
+        Scene((cat, still)),
+    ]
+    assert all(is_living(scene, toned) for scene in lives)
+    assert not any(is_living(scene, toned) for scene in others)
 
 
 def test_no_caption_is_one_of_the_world_of_moving_shapes():

@@ -1,6 +1,7 @@
 """The set of files that a model of emoji is trained on: transparent clips and images, and a manifest.
 
     clips.jsonl      a row each: file_name, caption (several wordings), names, motion, grounds (what it may stand on)
+    living.jsonl     of these rows the ones of things that move by themselves, in no tone of skin, see `is_living`
     codec.jsonl      of these rows the ones to train a VAE on: without a twentieth of the names
     codec_test.jsonl the rows of these names, as they are, to measure it on
     art/             lossless WebP with transparency, 64x64 pixels, 8 frames a second
@@ -16,7 +17,7 @@ import hashlib
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from importlib.resources import files
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from videodit.emoji.scenes import MOTIONS, Scene, captions, render
 from videodit.emoji.things import Thing, held_out, known
 
 MANIFEST = "clips.jsonl"
-CODEC, CODEC_TEST, CODEC_SHARE = "codec.jsonl", "codec_test.jsonl", 20
+LIVING, CODEC, CODEC_TEST, CODEC_SHARE = "living.jsonl", "codec.jsonl", "codec_test.jsonl", 20
 FPS = 8
 SHARED_BY = 2  # names at most that a keyword may have in common to stand for each of them
 SYNONYMS = 4
@@ -76,8 +77,19 @@ def make(packages: Path, folder: Path, scenes: Sequence[Scene]) -> str:
     both = list(zip(rows, unseen, tests, strict=True))
     replace_text(folder / CODEC, _text([row for row, is_held, _ in both if not is_held]))
     replace_text(folder / CODEC_TEST, _text([row for row, is_held, is_test in both if is_held and is_test]))
+    toned = {thing.name for thing in known() if thing.tone}
+    living = [row for row, scene in zip(rows, scenes, strict=True) if is_living(scene, toned)]
+    replace_text(folder / LIVING, _text(living))
     replace_text(folder / MANIFEST, _text(rows))
     return digest(rows)
+
+
+def is_living(scene: Scene, toned: Set[str]) -> bool:
+    """Whether a small model begins with it: things that move, in no tone; of `toned` names alone and as they are."""
+    if not all(thing.moves and thing.tone is None for thing in scene.things):
+        return False
+    plain = len(scene.things) == 1 and scene.motion == "own"
+    return plain or not any(thing.name in toned for thing in scene.things)
 
 
 def is_unseen(name: str) -> bool:

@@ -7,9 +7,11 @@ imported there.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import traceback
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,8 @@ CASES: dict[str, Case] = {}
 
 def made(pipe: Any, prompts: Any = "a red circle", **options: Any) -> Any:
     options = {
-        "num_inference_steps": 3,
+        "num_inference_steps": 2,
+        "num_frames": 5,
         "guidance_scale": 2.0,
         "generator": torch.Generator().manual_seed(0),
         **options,
@@ -51,10 +54,14 @@ def made(pipe: Any, prompts: Any = "a red circle", **options: Any) -> Any:
     return pipe(prompts, **options).frames
 
 
+made_once = cache(tiny_pipeline)
+
+
 def pipeline(device: torch.device, **parts: Any) -> VideoDiTPipeline:
-    pipe = tiny_pipeline()
+    pipe = made_once()
     sizes = {name: pipe.config[name] for name in ("default_num_frames", "default_height", "default_width")}
-    pipe = VideoDiTPipeline(**pipe.components | parts, **sizes).to(device)
+    own = {name: copy.deepcopy(part) for name, part in pipe.components.items() if name not in parts}
+    pipe = VideoDiTPipeline(**own | parts, **sizes).to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -67,16 +74,16 @@ WAYS: dict[str, dict[str, Any]] = {
     "prompts": {"prompts": PROMPTS, "negative_prompt": "blue"},
     "tensors": {"output_type": "pt"},
     "pictures": {"output_type": "pil"},
-    "latents": {"output_type": "latent", "latents": lambda: torch.ones(1, 4, 3, 4, 4)},
+    "latents": {"output_type": "latent", "latents": lambda: torch.ones(1, 4, 2, 4, 4)},
     "one frame": {"num_frames": 1},
     "no guidance": {"guidance_scale": 1.0},
-    "guidance of each step": {"guidance_scale": [3.0, 1.0, 2.0], "guidance_rescale": 0.7},
+    "guidance of each step": {"num_inference_steps": 3, "guidance_scale": [3.0, 1.0, 2.0], "guidance_rescale": 0.7},
     "guidance in an interval": {"guidance_interval": (0.3, 1.0)},
     "an image": {"image": lambda: pan(0, 1)},
     "frames at both ends": {"video": lambda: pan(0, 5), "last_video": lambda: pan(3, 4), "num_frames": 13},
     "a last picture": {"last_image": lambda: PIL.Image.fromarray(pan(0, 1)[0])},
     "a scale for frames": {"image": lambda: pan(0, 1), "image_guidance_scale": 2.0},
-    "a video made anew": {"video": lambda: pan(0, 9), "strength": 0.6},
+    "a video made anew": {"video": lambda: pan(0, 5), "strength": 0.6},
     "states": {
         "prompts": None,
         "prompt_embeds": lambda: torch.linspace(-1, 1, 2 * 5 * 24).view(2, 5, 24),
@@ -130,7 +137,7 @@ CASES |= {
     "pipeline: a size": told_a_size,
     "pipeline: a callback": watched,
     "clips: preview": previewed,
-    "long: windows": windowed(num_frames=17),
+    "long: windows": windowed(num_frames=13),
     "long: a loop": windowed(num_frames=25, window=13, loop=True),
     "long: an end": windowed(num_frames=21, window=13, last_video=pan(1, 4)[:, :32, :32], image=pan(0, 1)[0, :32, :32]),
 }
@@ -141,7 +148,7 @@ def walked(name: str, flow: bool) -> Case:
         scheduler = FlowMatchEulerDiscreteScheduler() if flow else DDIMScheduler(clip_sample=False)
         pipe = pipeline(device, transformer=tiny_dit(num_layers=1), scheduler=scheduler)
         pipe.scheduler = scheduler_named(name, pipe.scheduler)
-        options = {"num_inference_steps": 6, "guidance_scale": 1.0, "num_frames": 5, "output_type": "latent"}
+        options = {"num_inference_steps": 4, "guidance_scale": 1.0, "num_frames": 5, "output_type": "latent"}
         return [made(pipe, **options), made(pipe, video=pan(0, 5), strength=0.5, **options)]
 
     return case
@@ -195,15 +202,26 @@ def trained(device: torch.device, folder: Path) -> Any:
     return [shown(last), np.array(list(losses(folder).values()))]
 
 
+FEW = {"clips": 8, "validation": 2}
+
+
+def started_from(folder: Path) -> Path:
+    """A pipeline whose weights are all awake, made on the CPU and once for both devices."""
+    base = folder / "base" / "pipeline"
+    if not base.exists():
+        once = {"steps": 1, "sample_every": 9, "validate_every": 9}
+        with accelerated(torch.device("cpu")):
+            Trainer(run(folder / "base", data=FEW, train=once)).train()
+        model = awaken(VideoDiT.from_pretrained(base, subfolder="transformer"), scale=0.05)
+        model.save_pretrained(base / "transformer")
+    return base
+
+
 def adapted(device: torch.device, folder: Path) -> Any:
-    with accelerated(torch.device("cpu")):
-        base = Trainer(run(folder / "base", train={"steps": 1, "sample_every": 9, "validate_every": 9})).train()
-        awaken(VideoDiT.from_pretrained(base, subfolder="transformer"), scale=0.05).save_pretrained(
-            base / "transformer"
-        )
-    lora = {"start_from": str(base), "lora": {"rank": 2}, "learning_rate": 2e-5, "steps": 3, "log_every": 1}
+    base = started_from(folder.parent)
+    lora = {"start_from": str(base), "lora": {"rank": 2}, "learning_rate": 2e-5, "steps": 2, "log_every": 1}
     with accelerated(device):
-        last = Trainer(run(folder / "adapted", train=lora)).train()
+        last = Trainer(run(folder / "adapted", data=FEW, train=lora)).train()
     x, t, text = torch.ones(1, 4, 2, 4, 4), torch.tensor([300.0]), torch.ones(1, 5, 24)
     outputs = []
     for where in (device, torch.device("cpu")):  # these adapters, there and here
@@ -216,16 +234,12 @@ def adapted(device: torch.device, folder: Path) -> Any:
 
 def waiting(device: torch.device, folder: Path) -> Any:
     """Adapters, with what a block is given, and the blocks themselves, in the machine's memory until they work."""
-    with accelerated(torch.device("cpu")):
-        base = Trainer(run(folder / "base", train={"steps": 1, "sample_every": 9, "validate_every": 9})).train()
-        awaken(VideoDiT.from_pretrained(base, subfolder="transformer"), scale=0.05).save_pretrained(
-            base / "transformer"
-        )
-    lora = {"start_from": str(base), "lora": {"rank": 2}, "learning_rate": 2e-5, "steps": 3, "log_every": 1}
+    base = started_from(folder.parent)
+    lora = {"start_from": str(base), "lora": {"rank": 2}, "learning_rate": 2e-5, "steps": 2, "log_every": 1}
     shape = {"num_layers": 1, "mlp_ratio": 0.5, "gradient_checkpointing": True}
     offload = () if device.type == "cpu" else ("activations", "blocks")
     with accelerated(device):
-        config = run(folder / "waiting", model={**shape, "offload": offload}, train=lora)
+        config = run(folder / "waiting", data=FEW, model={**shape, "offload": offload}, train=lora)
         trainer = Trainer(config)
         blocks = trainer.raw_model.transformer.blocks
         weights = [block.ff.net[2].weight for block in blocks]
@@ -240,7 +254,7 @@ def vae_trained(device: torch.device, folder: Path) -> Any:
     def config(steps: int) -> Run:
         stages = [{"steps": steps, "decay_steps": 4, "batch_size": 2, "learning_rate": 1e-4}]
         vae = SMALL_VAE | {"stages": stages, "checkpoint_every": 2, "optimizer": "adamw"}
-        return Run.model_validate({"output": str(folder), **TINY, "vae": vae})
+        return Run.model_validate({"output": str(folder), **TINY, "data": TINY["data"] | FEW, "vae": vae})
 
     with accelerated(device):
         train_vae(config(2))

@@ -9,12 +9,13 @@ import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from torch.distributed import TCPStore
 
@@ -30,6 +31,7 @@ _FORKS.set_forkserver_preload(
         "diffusers.models.autoencoders.autoencoder_kl_wan",
         "videodit.training.trainer",
         "device_cases",
+        "warmed",
     ]
 )
 
@@ -52,6 +54,16 @@ def launch(function: Callable[..., Any], *args: Any, processes: int = 2, timeout
         for child in children:
             child.kill()
             child.join()
+
+
+def averaged(tensors: Iterable[torch.Tensor]) -> None:
+    """Over all processes, in place, with one message for all of them."""
+    tensors = list(tensors)
+    together = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(together)
+    parts = together.div_(dist.get_world_size()).split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def start(function: Callable[..., Any], *args: Any) -> int:

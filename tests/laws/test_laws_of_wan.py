@@ -49,21 +49,30 @@ def test_batch_law_a_prompt_and_seed_give_one_clip_of_a_wan_alone_or_among_other
     assert not torch.allclose(*together, atol=1e-2)
 
 
+STEPS = {"steps": 3, "schedule": "constant", "checkpoint_every": 3, "validate_every": 3, "sample_every": 3}
+
+
+@pytest.fixture(scope="module", params=[{}, {"lora": {"rank": 2, "alpha": 2}}], ids=["whole", "lora"])
+def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, dict]:
+    """Where one process has trained a Wan, in `alone` from `base`; what it was told; its losses."""
+    folder, told = tmp_path_factory.mktemp("wan"), STEPS | request.param
+    tiny_wan_pipeline().save_pretrained(folder / "base" / "theirs")
+    open_model(folder / "base" / "theirs")[0].save_pretrained(folder / "base" / "ours")
+    return folder, told, train_wan(folder / "alone", folder / "base", "none", **told)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [{}, {"lora": {"rank": 2, "alpha": 2}}], ids=["whole", "lora"])
 @pytest.mark.parametrize("sharding", ["none", "fsdp"])
-def test_world_law_two_processes_train_a_wan_with_the_losses_of_one(tmp_path: Path, sharding: str, lora: dict) -> None:
-    base = tmp_path / "base"
-    tiny_wan_pipeline().save_pretrained(base / "theirs")
-    open_model(base / "theirs")[0].save_pretrained(base / "ours")
-    steps = {"steps": 3, "schedule": "constant", "checkpoint_every": 3, "validate_every": 3, "sample_every": 3, **lora}
-    alone = train_wan(tmp_path / "alone", base, "none", **steps)
-    shutil.copytree(tmp_path / "alone" / "latents", tmp_path / "two" / "latents")
-    found = launch(_train, tmp_path / "two", base, sharding, steps)
+def test_world_law_two_processes_train_a_wan_with_the_losses_of_one(
+    alone: tuple[Path, dict, dict], sharding: str, tmp_path: Path
+) -> None:
+    folder, told, losses = alone
+    shutil.copytree(folder / "alone" / "latents", tmp_path / "two" / "latents")
+    found = launch(_train, tmp_path / "two", folder / "base", sharding, told)
     assert found[0] == found[1]
-    assert list(found[0]) == list(alone) == [1, 2, 3]
-    np.testing.assert_allclose([*found[0].values()], [*alone.values()], rtol=1e-5)
-    assert len({*alone.values()}) == 3
+    assert list(found[0]) == list(losses) == [1, 2, 3]
+    np.testing.assert_allclose([*found[0].values()], [*losses.values()], rtol=1e-5)
+    assert len({*losses.values()}) == 3
 
 
 def _train(folder: Path, base: Path, sharding: str, steps: dict) -> dict[int, float]:

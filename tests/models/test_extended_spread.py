@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from families import MODELS, flux, loud, sana, sd3, tiny_image_model, told
-from processes import launch
+from processes import averaged, launch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -32,9 +32,7 @@ def outcome(model: TimeExtended, name: str, frames: int, rows: slice = slice(Non
     (prediction - target[rows]).square().mean().backward()
     found = {key: p.grad for key, p in model.named_parameters() if p.grad is not None} | {"latent": latents.grad}
     if model.sequence_group is not None:
-        for grad in found.values():
-            dist.all_reduce(grad)
-            grad.div_(dist.get_world_size())
+        averaged(found.values())
     whole = {key: grad.full_tensor() if isinstance(grad, DTensor) else grad for key, grad in found.items()}
     return {key: grad.clone() for key, grad in whole.items()} | {"prediction": prediction.detach()}
 

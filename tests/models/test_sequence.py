@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from diffusers import FirstBlockCacheConfig
-from processes import launch
+from processes import averaged, launch
 from tiny import tiny_dit
 from torch import Tensor
 
@@ -58,9 +58,7 @@ def outcome(model: VideoDiT, frames: int, given: tuple[str, ...]) -> dict[str, T
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     found |= {name: x.grad for name, x in values.items() if isinstance(x, Tensor) and x.requires_grad}
     if model.sequence_group is not None:
-        for grad in found.values():
-            dist.all_reduce(grad)
-            grad.div_(dist.get_world_size())
+        averaged(found.values())
     return {name: x.clone() for name, x in found.items()} | {"prediction": prediction.detach()}
 
 

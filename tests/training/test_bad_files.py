@@ -161,10 +161,10 @@ def test_resume_law_with_files_that_hang_and_crash(folder: Path, tmp_path: Path)
 
 
 def vae_run(output: Path, clips: Path, **vae: Any) -> Run:
-    stage = {"steps": 6, "batch_size": 2, "num_frames": 5, "crop": None}
+    stage = {"steps": 4, "batch_size": 2, "num_frames": 5, "crop": None}
     small = {"channels": 4, "encoder_dim": 4, "decoder_dim": 4, "precision": "no", "warmup_steps": 2, "log_every": 1}
     data = configured(output, clips, validation=0, max_bad_share=0.8).data
-    return Run(output=str(output), seed=3, data=data, vae=small | {"checkpoint_every": 3, "stages": [stage]} | vae)
+    return Run(output=str(output), seed=3, data=data, vae=small | {"checkpoint_every": 2, "stages": [stage]} | vae)
 
 
 def train_vae_twice(config: Run, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_a_vae_is_trained_on_the_next_clip_in_place_of_a_bad_one(
         expected = next(name for name in names[index:] + names[:index] if name in GOOD)
         assert (frames == 18 * GOOD.index(expected)).all()
     assert any(names[index] in BAD for names, index, _ in shown)
-    train_vae_twice(vae_run(tmp_path / "stopped", folder), 5, monkeypatch)
+    train_vae_twice(vae_run(tmp_path / "stopped", folder), 4, monkeypatch)
     assert terms(tmp_path / "stopped") == terms(tmp_path / "whole")
     codecs = [load_codec(vae_run(tmp_path / run, folder)) for run in ("whole", "stopped")]
     assert codecs[0].fingerprint() == codecs[1].fingerprint()

@@ -21,6 +21,7 @@ from videodit.training import checkpoint
 from videodit.training.plan import plan
 from videodit.training.trainer import Trainer
 
+SHORT = 16  # tokens
 LORA = {"rank": 2, "alpha": 2, "targets": ["to_q", "to_k", "to_v"]}
 HOW: dict[str, dict[str, Any]] = {  # what is trained, of which family
     "SD3": {"weights": ["time"]},
@@ -37,13 +38,14 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return request.param, folder
 
 
-def extended_run(folder: Path, base: Path, how: dict[str, Any], **train: Any) -> Any:
+def extended_run(folder: Path, base: Path, how: dict[str, Any], length: int | None = None, **train: Any) -> Any:
+    """`length`: tokens of a text, in place of the 256 or 512 of a family that has a T5."""
     start = {"start_from": str(base), "learning_rate": 0.01, "ema_decay": 0.0, "log_every": 1, "schedule": "constant"}
     values = run(
         folder,
         data={"image_share": 0.0 if "weights" in how else 0.4, "height": 16, "width": 16},
         model={"num_layers": None, "mlp_ratio": 4.0, "gradient_checkpointing": True},
-        text={},
+        text={"max_length": length},
         objective={"given_frames": {"first": 0.3}},
         train=start | how | train,
     )
@@ -54,9 +56,9 @@ def extended_run(folder: Path, base: Path, how: dict[str, Any], **train: Any) ->
 def test_it_is_trained_goes_on_exactly_and_images_stay(base: tuple[str, Path], tmp_path: Path) -> None:
     name, started = base
     how = HOW[name]
-    folder = Trainer(extended_run(tmp_path / "one", started, how, steps=4)).train()
-    Trainer(extended_run(tmp_path / "two", started, how, steps=2)).train()
-    Trainer(extended_run(tmp_path / "two", started, how, steps=4)).train()
+    folder = Trainer(extended_run(tmp_path / "one", started, how, SHORT, steps=4)).train()
+    Trainer(extended_run(tmp_path / "two", started, how, SHORT, steps=2)).train()
+    Trainer(extended_run(tmp_path / "two", started, how, SHORT, steps=4)).train()
     ends = [checkpoint.load(checkpoint.list_checkpoints(tmp_path / run / "checkpoints")[-1]) for run in ("one", "two")]
     assert equal(*ends)
     assert losses(tmp_path / "one") == losses(tmp_path / "two")
@@ -77,7 +79,7 @@ def test_it_is_trained_goes_on_exactly_and_images_stay(base: tuple[str, Path], t
         assert any(key.startswith("image.") for key in changed)
     for pipe in (before, after):
         pipe.set_progress_bar_config(disable=True)
-    size: dict[str, Any] = {"height": 16, "width": 16, "output_type": "latent"}
+    size: dict[str, Any] = {"height": 16, "width": 16, "output_type": "latent", "max_sequence_length": SHORT}
     call = size | {"num_inference_steps": 2, "guidance_scale": 2.0}
     clip, still = torch.randn(1, 4, 5, 8, 8), torch.randn(1, 4, 1, 8, 8)
     clips = [pipe("a red circle", latents=clip, num_frames=5, **call).frames for pipe in (before, after)]
@@ -100,7 +102,7 @@ def test_it_is_trained_goes_on_exactly_and_images_stay(base: tuple[str, Path], t
 
 @pytest.mark.slow
 def test_another_objective_than_its_scheduler_is_named(base: tuple[str, Path], tmp_path: Path) -> None:
-    config = extended_run(tmp_path, base[1], {}, steps=1)
+    config = extended_run(tmp_path, base[1], {}, SHORT, steps=1)
     config = config.model_copy(update={"objective": Objective(prediction_type="epsilon")})
     with pytest.raises(ValueError, match=r"objective\.prediction_type: .* predicts 'epsilon'"):
         Trainer(config)
@@ -109,7 +111,7 @@ def test_another_objective_than_its_scheduler_is_named(base: tuple[str, Path], t
 @pytest.mark.slow
 def test_a_run_of_it_is_planned(base: tuple[str, Path], tmp_path: Path) -> None:
     name, started = base
-    found = plan(extended_run(tmp_path, started, HOW[name], steps=4))
+    found = plan(extended_run(tmp_path, started, HOW[name], SHORT, steps=4))
     pipe = VideoDiTPipeline.from_pretrained(started)
     whole = sum(p.numel() for p in pipe.transformer.parameters())
     assert found.parameters > whole if "lora" in HOW[name] else found.parameters == whole
@@ -238,7 +240,7 @@ def test_it_is_noised_along_the_path_that_its_own_scheduler_walks_back(tmp_path:
 
 @pytest.mark.slow
 def test_what_a_run_does_not_say_is_taken_from_where_it_starts(base: tuple[str, Path], tmp_path: Path) -> None:
-    config = extended_run(tmp_path, base[1], {}, steps=1)
+    config = extended_run(tmp_path, base[1], {}, SHORT, steps=1)
     config = config.model_copy(
         update={"train": config.train.model_copy(update={"num_inference_steps": None, "guidance_scale": None})}
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,18 +23,27 @@ from videodit.video import VideoError, write_video
 pytestmark = pytest.mark.slow
 
 
+@cache
+def whole_films() -> list[bytes]:
+    """Eight clips of forty frames of noise, of two shapes."""
+    films = []
+    with TemporaryDirectory() as folder:
+        for number in range(8):
+            width = 48 if number % 2 else 32
+            coarse = np.random.default_rng(number).integers(0, 256, (40, 8, width // 4, 3), dtype=np.uint8)
+            frames = coarse.repeat(4, axis=1).repeat(4, axis=2)
+            films.append(write_video(Path(folder) / f"{number}.mp4", frames, 8).read_bytes())
+    return films
+
+
 def films(folder: Path, *, damaged: tuple[int, ...] = ()) -> Path:
-    """Eight clips of forty frames of noise, of two shapes; the damaged ones decode at their beginning alone."""
+    """These with captions; the damaged ones decode at their beginning alone."""
     folder.mkdir()
-    for number in range(8):
-        width = 48 if number % 2 else 32
-        coarse = np.random.default_rng(number).integers(0, 256, (40, 8, width // 4, 3), dtype=np.uint8)
-        path = write_video(folder / f"{number}.mp4", coarse.repeat(4, axis=1).repeat(4, axis=2), 8)
-        path.with_suffix(".txt").write_text(f"noise number {number}")
-        if number in damaged:
-            whole = path.read_bytes()
-            third = len(whole) // 3
-            path.write_bytes(whole[:third] + bytes(third) + whole[2 * third :])
+    for number, whole in enumerate(whole_films()):
+        third = len(whole) // 3
+        part = whole[:third] + bytes(third) + whole[2 * third :]
+        (folder / f"{number}.mp4").write_bytes(part if number in damaged else whole)
+        (folder / f"{number}.txt").write_text(f"noise number {number}")
     return folder
 
 

@@ -60,8 +60,10 @@ made_once = cache(tiny_pipeline)
 def pipeline(device: torch.device, **parts: Any) -> VideoDiTPipeline:
     pipe = made_once()
     sizes = {name: pipe.config[name] for name in ("default_num_frames", "default_height", "default_width")}
-    own = {name: copy.deepcopy(part) for name, part in pipe.components.items() if name not in parts}
-    pipe = VideoDiTPipeline(**own | parts, **sizes).to(device)
+    kept = pipe.components | parts
+    own = {name: copy.deepcopy(part) if isinstance(part, torch.nn.Module) else part for name, part in kept.items()}
+    own["scheduler"] = copy.copy(kept["scheduler"])
+    pipe = VideoDiTPipeline(**own, **sizes).to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
-from einops import rearrange, reduce, repeat
 from torch import nn
 
 from videodit.models import Condition, Schedule
@@ -143,7 +142,7 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
     def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
         """diffusers' own, with room for as many graphs as calls differ: images and clips, one and several at once, with
         and without gradients, at one size and at any."""
-        make_room_for_graphs()
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         super().compile_repeated_blocks(*args, **kwargs)
 
     def enable_cache(self, config: Any) -> None:
@@ -159,11 +158,3 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
         number of processes, whose losses are equal.
         """
         self.sequence_group = group
-
-
-def make_room_for_graphs() -> None:
-    """In TorchDynamo: for a graph a kind of call, and for einops' functions as a whole, whose patterns, read line by
-    line, are most of what tracing a block takes."""
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    for function in (rearrange, reduce, repeat):
-        torch.compiler.allow_in_graph(function)

@@ -22,7 +22,7 @@ from videodit.models import Condition, Schedule
 from videodit.models.adapters import check_no_adapters
 from videodit.models.checks import checked_cache
 from videodit.models.families import Family
-from videodit.models.handling import Handling, make_room_for_graphs
+from videodit.models.handling import Handling
 from videodit.models.time_hooks import HOOK, detach, hook_again, registry
 
 CACHES: dict[type, tuple[str, Any]] = {
@@ -175,7 +175,7 @@ class ImageHandling(Handling):
 
     def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
         """Blocks of the image model inside of their hooks, one graph for all of a class, and time blocks."""
-        make_room_for_graphs()
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         for host in self.hosts:
             hook: Any = registry(host).get_hook(HOOK)
             if hook is None:

@@ -32,27 +32,44 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def opened(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a report in a page of its own; at the end no page may have met an error or asked the network."""
-    wrong: list[str] = []
-    contexts = []
+@pytest.fixture(scope="module")
+def wrong() -> list[str]:
+    """What no page may meet: an error, or a request to the network."""
+    return []
 
-    def open_page(path: Path, **options: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("console", lambda message: wrong.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url[:100]}"))
-        page.on(
-            "request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or wrong.append(request.url)
-        )
+
+@pytest.fixture(scope="module")
+def page_of(browser: Any, wrong: list[str]) -> Iterator[Callable[[tuple[int, int]], Any]]:
+    """A page of so many columns and rows, with nothing in it yet: a start of its process takes as long as a test."""
+    pages: dict[tuple[int, int], Any] = {}
+
+    def blank(size: tuple[int, int]) -> Any:
+        if size not in pages:
+            page = browser.new_context(viewport=dict(zip(("width", "height"), size, strict=True))).new_page()
+            page.set_default_timeout(20_000)
+            page.on("console", lambda message: wrong.append(f"console: {message.text}"))
+            page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+            page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url[:100]}"))
+            page.on("request", lambda one: one.url.startswith(("file:", "data:", "blob:")) or wrong.append(one.url))
+            pages[size] = page
+        return pages[size]
+
+    yield blank
+    for page in pages.values():
+        page.context.close()
+
+
+@pytest.fixture
+def opened(page_of: Callable[[tuple[int, int]], Any], wrong: list[str]) -> Iterator[Callable[..., Any]]:
+    """Opens a report; at the end the page may have met no error and asked no network."""
+
+    def open_page(path: Path, size: tuple[int, int] = (1200, 900)) -> Any:
+        page = page_of(size)
+        page.goto("about:blank")
+        wrong.clear()  # of videos that were on their way to the page before
         page.goto(path.as_uri())
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
+    met, wrong[:] = [*wrong], []
+    assert met == []

@@ -28,8 +28,12 @@ _FORKS.set_forkserver_preload(
         "torch.distributed.checkpoint",
         "torch.distributed.fsdp",
         "torch.utils.tensorboard",
+        "pytest",  # as each file of tests does, which a child imports for what it is to do
         "diffusers.models.autoencoders.autoencoder_kl_wan",
         "videodit.training.trainer",
+        "videodit.clipset",
+        "videodit.commands.train",
+        "videodit.data.prepare",
         "device_cases",
         "warmed",
     ]

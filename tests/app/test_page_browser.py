@@ -28,6 +28,7 @@ pytestmark = [
 ]
 PATIENCE = 120_000  # milliseconds; a loaded machine takes its time
 LONG = "9999"
+EMPTY = {"Seed": "0", "Clips": "1", "Frames": "", "Height": ""}
 HOSTILE = 'a red circle <img src=x onerror="window.hurt=1"> {{7*7}} ${window.hurt=2} \'"&amp;'
 TOO_LARGE = 200_000
 # a fold that opens draws its fields anew: what a machine writes within the same frame would be lost with them
@@ -56,40 +57,63 @@ def address(studio: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     studio.close()
 
 
-@pytest.fixture
-def opened(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
-    """Opens the page for a user of its own; at the end no page may have met an error, or asked anybody else."""
-    wrong: list[str] = []
-    contexts = []
+@pytest.fixture(scope="module")
+def wrong() -> list[str]:
+    """What no page may meet: an error, or a request to anybody else."""
+    return []
 
-    def open_page(**options: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("request", lambda one: one.url.startswith((address, "data:", "blob:")) or wrong.append(one.url))
-        page.goto(address)
-        page.locator("#player .v-empty, #player figure").first.wait_for()  # what is there is shown
-        return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
+@pytest.fixture(autouse=True)
+def nothing_is_wrong(wrong: list[str]) -> Iterator[None]:
+    yield
+    met, wrong[:] = [*wrong], []
+    assert met == []
+
+
+@pytest.fixture(scope="module")
+def user(browser: Any, address: str, wrong: list[str]) -> Iterator[Callable[..., Any]]:
+    """The page of a user, each in a browser of its own: opened when first asked for, or `anew`; else as it was left.
+
+    To open one takes seconds of a core: a test that needs no new one goes on with that of the test before.
+    """
+    pages: dict[str, Any] = {}
+
+    def page_of(name: str = "one", *, anew: bool = False, **options: Any) -> Any:
+        if name not in pages:
+            page = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options).new_page()
+            page.set_default_timeout(PATIENCE)
+            page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+            page.on("request", lambda one: one.url.startswith((address, "data:", "blob:")) or wrong.append(one.url))
+            pages[name], anew = page, True
+        for one in pages.values():
+            one.evaluate("document.querySelectorAll('video').forEach(video => video.pause())")  # nobody looks
+        if anew:
+            pages[name].goto(address)
+            pages[name].locator("#player .v-empty, #player figure").first.wait_for()  # what is there is shown
+        return pages[name]
+
+    yield page_of
+    for page in pages.values():
+        page.context.close()
+
+
+def field(page: Any, label: str) -> Any:
+    return page.get_by_label(label, exact=True).filter(visible=True)
 
 
 def make(page: Any, prompt: str, steps: str = "2", **fields: str) -> None:
+    """Fills all of the form that any test fills: what it holds may be of another."""
+    page.get_by_role("tab", name="Prompt").click()
     if not page.get_by_label("Steps", exact=True).is_visible():
         page.get_by_role("button", name="Size, steps, guidance").click()
         page.get_by_label("Steps", exact=True).wait_for()
         page.evaluate(SETTLED)
-    asked = {"Steps": steps, "Prompt": prompt} | fields
+    asked = EMPTY | {"Steps": steps, "Prompt": prompt} | fields
     for label, value in asked.items():
-        page.get_by_label(label, exact=True).fill(value)
+        field(page, label).fill(value)
     page.evaluate(SETTLED)
     for label, value in asked.items():
-        playwright.expect(page.get_by_label(label, exact=True)).to_have_value(value)
+        playwright.expect(field(page, label)).to_have_value(value)
     page.get_by_role("button", name="Make", exact=True).click()
 
 
@@ -97,8 +121,8 @@ def status(page: Any) -> Any:
     return playwright.expect(page.locator("#status"))
 
 
-def test_a_prompt_becomes_a_clip_that_plays_and_can_be_had(opened: Callable[..., Any], studio: Any) -> None:
-    page = opened()
+def test_a_prompt_becomes_a_clip_that_plays_and_can_be_had(user: Callable[..., Any], studio: Any) -> None:
+    page = user()
     make(page, HOSTILE, Seed="11")
     status(page).to_contain_text("Made")
     video = page.locator("#player video")
@@ -119,11 +143,11 @@ def test_a_prompt_becomes_a_clip_that_plays_and_can_be_had(opened: Callable[...,
             assert json.loads(read_metadata(kept)["comment"]) == made.settings
 
 
-def test_what_was_made_is_shown_again_made_again_and_put_into_the_form(opened: Callable[..., Any], studio: Any) -> None:
-    page = opened()
+def test_what_was_made_is_shown_again_made_again_and_put_into_the_form(user: Callable[..., Any], studio: Any) -> None:
+    page = user()
     make(page, "a red circle moving left", Seed="5", Clips="2")
     status(page).to_contain_text("2 made")
-    later = opened()  # another time, another page: the folder is the history
+    later = user("other", anew=True)  # another time, another page: the folder is the history
     older = studio.entries()[1]
     later.locator(f'#history button[data-name="{older.path.stem}"]').click()
     later.locator(f'#player video[src="/clips/{older.path.name}"]').wait_for()
@@ -139,8 +163,8 @@ def test_what_was_made_is_shown_again_made_again_and_put_into_the_form(opened: C
     assert {**again, "seed": 5} == older.settings
 
 
-def test_a_cancel_ends_a_clip_in_its_midst_and_leaves_nothing(opened: Callable[..., Any], studio: Any) -> None:
-    page, before = opened(), studio.entries()
+def test_a_cancel_ends_a_clip_in_its_midst_and_leaves_nothing(user: Callable[..., Any], studio: Any) -> None:
+    page, before = user(), studio.entries()
     make(page, "a red circle", LONG)
     status(page).to_contain_text(f"of {LONG}")
     playwright.expect(page.get_by_role("button", name="Make", exact=True)).to_be_disabled()
@@ -154,36 +178,36 @@ def test_a_cancel_ends_a_clip_in_its_midst_and_leaves_nothing(opened: Callable[.
 @pytest.mark.parametrize(
     ("prompt", "fields", "said"),
     [
+        ("a red circle", {"Frames": "8"}, "8"),  # the first: no other error that is still there says so
         ("", {}, "the prompt is empty"),
         ("a red circle", {"Frames": "8.5"}, "num_frames 8.5 must be a valid integer"),
-        ("a red circle", {"Frames": "8"}, "8"),
         ("a red circle", {"Height": "33"}, "33"),
     ],
 )
 def test_a_wrong_input_is_told_beside_the_form_and_nothing_that_was_typed_is_lost(
-    prompt: str, fields: dict[str, str], said: str, opened: Callable[..., Any]
+    prompt: str, fields: dict[str, str], said: str, user: Callable[..., Any]
 ) -> None:
-    page = opened()
+    page = user()
     make(page, prompt, **fields)
     error = page.locator("#status .v-error")
     playwright.expect(error).to_contain_text(said)
     assert error.get_attribute("role") == "alert"
     for label, value in ({"Prompt": prompt} | fields).items():
-        assert page.get_by_label(label, exact=True).input_value() == value
+        assert field(page, label).input_value() == value
     playwright.expect(page.get_by_role("button", name="Make", exact=True)).to_be_enabled()
 
 
 def test_uploads_are_shown_and_what_is_none_or_too_large_is_told(
-    opened: Callable[..., Any], studio: Any, tmp_path: Path
+    user: Callable[..., Any], studio: Any, tmp_path: Path
 ) -> None:
-    page = opened()
+    page = user()
     page.get_by_role("button", name="Begin, end, go on, loop").click()
     first = page.locator(".v-file input[type=file]").first
     (tmp_path / "none.png").write_text("no picture at all")
     first.set_input_files(tmp_path / "none.png")
     status(page).to_contain_text("none.png")
     playwright.expect(page.locator("#status .v-error")).to_contain_text("upload another picture")
-    page.reload()
+    page = user(anew=True)
     page.get_by_role("button", name="Begin, end, go on, loop").click()
     noise = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")
@@ -192,7 +216,7 @@ def test_uploads_are_shown_and_what_is_none_or_too_large_is_told(
     playwright.expect(page.get_by_text("exceed").first).to_be_visible()
     Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
     write_video(tmp_path / "end.mp4", np.zeros((9, 32, 32, 3), np.uint8), 8)
-    page.reload()
+    page = user(anew=True)
     page.get_by_role("button", name="Begin, end, go on, loop").click()
     page.locator(".v-file input[type=file]").first.set_input_files(tmp_path / "red.png")
     playwright.expect(page.locator("#given img")).to_have_js_property("naturalWidth", 32)
@@ -201,8 +225,18 @@ def test_uploads_are_shown_and_what_is_none_or_too_large_is_told(
     assert Path(studio.entries()[0].settings["image"]).parent == studio.out / "given"
 
 
-def test_two_users_take_turns_and_each_stops_only_what_is_theirs(opened: Callable[..., Any], studio: Any) -> None:
-    one, other = opened(), opened()
+def test_a_page_that_is_closed_in_the_midst_of_a_clip_is_taken_up_by_the_next(user: Callable[..., Any]) -> None:
+    page = user()
+    make(page, "a red circle", LONG)
+    status(page).to_contain_text(f"of {LONG}")
+    page.reload()
+    status(page).to_contain_text(f"of {LONG}")
+    page.get_by_role("button", name="Cancel").first.click()
+    status(page).to_contain_text("Stopped")
+
+
+def test_two_users_take_turns_and_each_stops_only_what_is_theirs(user: Callable[..., Any], studio: Any) -> None:
+    one, other = user(), user("other")
     make(one, "a red circle", LONG)
     status(one).to_contain_text(f"of {LONG}")
     make(other, "two blue stars")
@@ -218,18 +252,8 @@ def test_two_users_take_turns_and_each_stops_only_what_is_theirs(opened: Callabl
     assert studio.entries()[0].settings["prompt"] == "two blue stars"
 
 
-def test_a_page_that_is_closed_in_the_midst_of_a_clip_is_taken_up_by_the_next(opened: Callable[..., Any]) -> None:
-    page = opened()
-    make(page, "a red circle", LONG)
-    status(page).to_contain_text(f"of {LONG}")
-    page.reload()
-    status(page).to_contain_text(f"of {LONG}")
-    page.get_by_role("button", name="Cancel").first.click()
-    status(page).to_contain_text("Stopped")
-
-
-def test_two_ways_to_sample_are_compared_blind(opened: Callable[..., Any], studio: Any) -> None:
-    page = opened()
+def test_two_ways_to_sample_are_compared_blind(user: Callable[..., Any], studio: Any) -> None:
+    page = user()
     page.get_by_role("tab", name="Compare").click()
     page.get_by_label("Prompts, one a line").fill("a red circle\ntwo blue stars")
     page.get_by_label("One side: steps").fill("1")
@@ -253,8 +277,8 @@ def test_two_ways_to_sample_are_compared_blind(opened: Callable[..., Any], studi
     playwright.expect(page.locator("#votes td").nth(2)).to_have_text("75%" if "steps=1" in won else "25%")
 
 
-def test_a_report_is_shown_and_reaches_nothing_of_the_page(opened: Callable[..., Any]) -> None:
-    page = opened()
+def test_a_report_is_shown_and_reaches_nothing_of_the_page(user: Callable[..., Any]) -> None:
+    page = user()
     page.get_by_role("tab", name="Report").click()
     inside = page.frame_locator("iframe.v-report")
     playwright.expect(inside.locator("h1")).to_have_text("A report")
@@ -262,8 +286,8 @@ def test_a_report_is_shown_and_reaches_nothing_of_the_page(opened: Callable[...,
     assert page.locator("iframe.v-report").get_attribute("sandbox") == "allow-scripts"
 
 
-def test_each_word_of_a_prompt_plays_beside_its_clip(opened: Callable[..., Any], studio: Any) -> None:
-    page = opened()
+def test_each_word_of_a_prompt_plays_beside_its_clip(user: Callable[..., Any], studio: Any) -> None:
+    page = user()
     page.get_by_role("tab", name="Words").click()
     words = ["a", "red", "circle", "moving", "left"]
     page.get_by_label("Prompt to look into").fill(" ".join(words))
@@ -273,13 +297,13 @@ def test_each_word_of_a_prompt_plays_beside_its_clip(opened: Callable[..., Any],
     playwright.expect(figures).to_have_count(1 + len(words))
     assert figures.locator("b").all_text_contents() == [" ".join(words), *words]
     page.wait_for_function("() => [...document.querySelectorAll('#attention video')].every(one => one.currentTime > 0)")
-    again = opened()  # what was looked into last is there when the page is opened
+    again = user(anew=True)  # what was looked into last is there when the page is opened
     again.get_by_role("tab", name="Words").click()
     playwright.expect(again.locator("#attention figure")).to_have_count(6)
 
 
-def test_the_page_is_as_wide_in_each_tab(opened: Callable[..., Any]) -> None:
-    page, places = opened(), []
+def test_the_page_is_as_wide_in_each_tab(user: Callable[..., Any]) -> None:
+    page, places = user(), []
     for name in ("Prompt", "Compare", "Words", "Report"):
         page.get_by_role("tab", name=name).click()
         playwright.expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
@@ -289,13 +313,14 @@ def test_the_page_is_as_wide_in_each_tab(opened: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "look", [{}, {"viewport": {"width": 390, "height": 844}}, {"color_scheme": "dark"}], ids=["desk", "phone", "dark"]
+    ("name", "look"),
+    [("one", {}), ("phone", {"viewport": {"width": 390, "height": 844}}), ("dark", {"color_scheme": "dark"})],
 )
 def test_nothing_runs_over_the_side_and_axe_finds_nothing_serious(
-    look: dict[str, Any], opened: Callable[..., Any]
+    name: str, look: dict[str, Any], user: Callable[..., Any]
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
-    page = opened(**look)
+    page = user(name, **look)
     for tab in ("Prompt", "Compare", "Words", "Report"):
         page.get_by_role("tab", name=tab).click()
         for fold in page.locator(".v-fold > button").all():

@@ -319,7 +319,7 @@ def test_play_all_and_speed(opened: Callable[..., Any], report: Path) -> None:
 
 @pytest.mark.parametrize("width", [360, 1400])
 def test_nothing_runs_over_the_side(width: int, opened: Callable[..., Any], report: Path) -> None:
-    page = opened(report, viewport={"width": width, "height": 800})
+    page = opened(report, (width, 800))
     page.locator("details").first.evaluate(
         "() => document.querySelectorAll('details').forEach(each => each.open = true)"
     )

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -44,6 +45,50 @@ def seeded() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def idle() -> Iterator[list[tuple[Any, Any]]]:
+    """Children that read files, whose owners have no more use for them, and where each was started."""
+    children: list[tuple[Any, Any]] = []
+    yield children
+    for _, child in children:
+        child.kill()
+
+
+@pytest.fixture(autouse=True)
+def children_are_kept(idle: list[tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start of one takes longer than most tests: who wants a child is given an idle one, where it would be the same.
+
+    tests/video, whose matter they are, has new ones.
+    """
+    from videodit.video import guarded
+
+    def place(memory_gb: float) -> Any:
+        here = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        return memory_gb, Path.cwd(), [*sys.path], sys.executable, here
+
+    def start(memory_gb: float) -> Any:
+        where = place(memory_gb)
+        with alone:
+            found = next((one for one in idle if one[0] == where and one[1].is_alive()), None)
+            if found:
+                idle.remove(found)
+        child = found[1] if found else new(memory_gb)
+        child.place = where
+        return child
+
+    def stop(free: Any) -> None:
+        for number, child in enumerate(list(free.queue)):
+            if child is not None:
+                free.queue[number] = None
+                idle.append((getattr(child, "place", None), child))
+        while len(idle) > 4:
+            idle.pop(0)[1].kill()
+
+    new, alone = guarded._Child, threading.Lock()
+    monkeypatch.setattr(guarded, "_Child", start)
+    monkeypatch.setattr(guarded, "_stop", stop)
 
 
 @pytest.fixture(scope="session")

@@ -130,7 +130,8 @@ def test_a_thing_moves_as_said_and_stays_inside(motion: str, size: ClipSize) -> 
         frames = render(scene, size, rng_for(seed))
         mask = covered(frames, "white")
         if motion not in ("growing", "shrinking"):  # nothing is cut off at an edge: the area stays
-            assert area_of(frames).min() > 0.97 * area_of(frames).max()
+            areas = area_of(frames)
+            assert areas.min() > 0.97 * areas.max()
         path = centres(mask)
         way = path[-1] - path[0]
         area = mask.sum(axis=(1, 2))

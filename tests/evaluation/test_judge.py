@@ -210,21 +210,24 @@ def test_compare_counts_extra_things_against_the_clip() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("held_out", [False, True])
 def test_true_clips_are_judged_right(held_out: bool) -> None:
-    for num_things, count in ((1, 60), (2, 30)):
+    for num_things, count in ((1, 30), (2, 15)):
         found = shares(world_of(21, num_things, held_out), count)
         assert min(found.values()) >= 0.99, found
 
 
 @pytest.mark.slow
 def test_blurred_and_noisy_clips_are_judged_right() -> None:
-    for num_things, count in ((1, 40), (2, 20)):
+    for num_things, count in ((1, 20), (2, 10)):
         found = shares(world_of(22, num_things, True), count, spoil=True)
         assert min(found.values()) >= 0.97, found
 
 
 @pytest.mark.slow
 def test_another_scenes_facts_score_chance() -> None:
-    found = shares(world_of(21, 1, False), 60, shift=1)  # of clips that were judged above
+    later = [
+        shares(world_of(21, 1, False), 30, shift=shift) for shift in (1, 2, 3, 4)
+    ]  # of clips that were judged above
+    found = {fact: np.mean([one[fact] for one in later]) for fact in later[0]}
     assert found["color"] < 0.25  # 1 / 8 is expected
     assert found["shape"] < 0.30  # 1 / 6
     assert found["motion"] < 0.20  # 1 / 10

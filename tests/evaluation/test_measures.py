@@ -325,7 +325,7 @@ def peak(count: int) -> int:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("count", [140, pytest.param(640, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [140, pytest.param(340, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_clip(count: int) -> None:
     peak(40)  # what is made once
     assert peak(count) - peak(40) < (count - 40) * 1000  # no frames are kept; fifteen curves take some 40 bytes each

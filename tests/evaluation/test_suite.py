@@ -278,7 +278,7 @@ def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path: Path, monkeypa
             tracemalloc.stop()
         return found
 
-    short, long = peak(250), peak(750)  # 3 and 9 MB of frames
+    short, long = peak(100), peak(300)  # 1.2 and 3.7 MB of frames
     assert long < short + 500_000
 
 

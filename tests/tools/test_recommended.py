@@ -19,10 +19,14 @@ from videodit.packaged import DEFAULT, PACKAGED
 from videodit.shapes import vocabulary_captions
 from videodit.video import write_video
 
-SIZES = {  # of the packaged model
-    name: value
-    for name, value in json.loads((PACKAGED[DEFAULT] / "model_index.json").read_text()).items()
-    if name in ("default_num_frames", "default_height", "default_width", "default_fps", "trained_sizes")
+INDEX = json.loads((PACKAGED[DEFAULT] / "model_index.json").read_text())
+SIDE = 32
+SIZES = {  # of the packaged model, in smaller pictures
+    "default_num_frames": INDEX["default_num_frames"],
+    "default_fps": INDEX["default_fps"],
+    "default_height": SIDE,
+    "default_width": SIDE,
+    "trained_sizes": [[frames, SIDE, SIDE, fps] for frames, _, _, fps in INDEX["trained_sizes"]],
 }
 
 
@@ -46,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     VideoDiTPipeline(*parts, FlowMatchEulerDiscreteScheduler(), **SIZES).save_pretrained(folder / "runs/mine/pipeline")
-    frames = np.random.default_rng(0).integers(0, 255, (17, 64, 64, 3), np.uint8)
+    frames = np.random.default_rng(0).integers(0, 255, (17, SIDE, SIDE, 3), np.uint8)
     for name in ("before", "after", "source"):
         write_video(folder / f"{name}.mp4", frames, 8.0)
     for name in ("first", "last"):

@@ -13,6 +13,11 @@ HEIGHT, WIDTH, BITS = 32, 64, 8
 GOP = {"g": "12", "bf": "3"}
 
 
+@pytest.fixture(autouse=True)
+def children_are_kept() -> None:
+    """Here each reads with children of its own, as elsewhere than in tests."""
+
+
 def numbered(number: int) -> np.ndarray:
     """`uint8 h w c`: the number in binary in the upper half (bright is 1), least significant bit on the left."""
     frame = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)

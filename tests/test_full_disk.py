@@ -146,7 +146,8 @@ def test_training_a_vae(tool: Tool, disk: Disk, capfd: pytest.CaptureFixture[str
     stages = [{"steps": 3, "batch_size": 2, "learning_rate": 1e-3}]
     vae = SMALL_VAE | {"checkpoint_every": 1, "stages": stages}
     train = TINY["train"] | {"trackers": []}
-    words = ["--config", config(tmp_path, vae=vae, train=train)]
+    data = TINY["data"] | {"clips": 4, "validation": 1}
+    words = ["--config", config(tmp_path, vae=vae, train=train, data=data)]
 
     def seen(folder: Path) -> dict[str, bytes]:
         for saved in checkpoint.list_checkpoints(folder / "vae_training" / "checkpoints"):

@@ -112,12 +112,12 @@ def test_captions_say_colour_shape_and_motion_and_no_word_is_outside_the_vocabul
 @pytest.mark.slow
 def test_two_things_have_two_colours_and_never_touch() -> None:
     world = ShapesWorld(CLIP, num_things=2)
-    for i in range(60):
+    for i in range(40):
         sample = world[i]
         first, second = sample.scene.things
         assert first.color != second.color
-        alone = [render(Scene((t,), sample.scene.background), CLIP, rng_for(0)) for t in (first, second)]
-        assert alone[0].shape == sample.frames.shape
+        alone = render(Scene((first,), sample.scene.background), CLIP, rng_for(0))
+        assert alone.shape == sample.frames.shape
         mask = covered(sample.frames, sample.scene.background)
         assert mask.any(axis=(1, 2)).all()
 
@@ -125,7 +125,7 @@ def test_two_things_have_two_colours_and_never_touch() -> None:
 @pytest.mark.parametrize("motion", MOTIONS)
 @pytest.mark.parametrize("size", [CLIP, ClipSize(33, 64, 96, 8), ClipSize(25, 96, 64, 12)])
 def test_a_thing_moves_as_said_and_stays_inside(motion: str, size: ClipSize) -> None:
-    for seed in range(6):
+    for seed in range(4):
         scene = Scene((Thing("red", "star", "large", motion),), "white")
         frames = render(scene, size, rng_for(seed))
         mask = covered(frames, "white")

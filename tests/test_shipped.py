@@ -40,7 +40,7 @@ def test_it_runs_in_float32_and_knows_every_word_of_its_world(pipe: VideoDiTPipe
 def test_its_vae_keeps_32_db_on_clips_that_it_never_saw(pipe: VideoDiTPipeline) -> None:
     world = ShapesWorld(ClipSize(17, 64, 64, 8), seed=1234)
     values = []
-    for index in range(6):
+    for index in range(3):
         frames = world[index].frames
         again = to_frames(pipe.codec.decode(pipe.codec.encode(to_pixels(frames)[None])))[0]
         values.append(psnr(frames, again))

@@ -39,9 +39,12 @@ browser = browsing.browser
 
 @pytest.fixture(scope="module")
 def studio(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from videodit import VideoDiTPipeline
     from videodit.app.studio import Studio
 
-    return Studio(tmp_path_factory.mktemp("studio") / "out", ["tiny"], lambda model: tiny_pipe)
+    sizes = {"default_num_frames": 9, "default_height": 32, "default_width": 32, "default_num_inference_steps": 2}
+    pipe = VideoDiTPipeline(**tiny_pipe.components, **sizes)
+    return Studio(tmp_path_factory.mktemp("studio") / "out", ["tiny"], lambda model: pipe)
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,19 @@ def look(path: Path) -> tuple[np.ndarray, float]:
     return look_of(scene.look), scene.end - scene.start
 
 
+@pytest.fixture(scope="module")
+def looks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[np.ndarray, float]]:
+    folder = tmp_path_factory.mktemp("clips")
+    return {number: look(film(folder / f"{number}.mp4", frames)) for number, frames in CLIPS.items()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COPIES)
-def test_a_copy_is_found_among_other_clips(tmp_path: Path, name: str) -> None:
+def test_a_copy_is_found_among_other_clips(
+    looks: dict[int, tuple[np.ndarray, float]], tmp_path: Path, name: str
+) -> None:
     seen = Seen()
-    for number, frames in CLIPS.items():
-        clip = look(film(tmp_path / f"{number}.mp4", frames))
+    for number, clip in looks.items():
         assert seen.find(*clip) is None
         seen.add(number, *clip)
     for number, frames in CLIPS.items():

@@ -262,7 +262,7 @@ def test_a_signature_names_all_that_a_number_depends_on() -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clips_room, "STRETCH", 1_000_000)
+    monkeypatch.setattr(clips_room, "STRETCH", 400_000)
 
     def peak(count: int) -> int:
         def frames() -> Iterator[np.ndarray]:

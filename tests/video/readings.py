@@ -24,7 +24,7 @@ from .test_every_reader import converted
 
 SECONDS, MEMORY_GB = 100.0, 1.5  # limits of a call; on the busiest machine no file that is read comes near the first
 ALTERED = 6.0  # seconds of a call on a file whose damage may make it endless
-ENDLESS, HUGE = 0.5, 2.0  # on one that no limit would be long enough for, or that may take it
+ENDLESS, HUGE = 0.3, 2.0  # on one that no limit would be long enough for, or that may take it
 WEAR = {"bit flipped", "burst", "zeros", "noise", "blocks swapped", "block twice", "block lost"}
 ALTERS = WEAR | {"absurd header"}
 LIMITS = {"endless": ENDLESS, "huge": HUGE, **dict.fromkeys(ALTERS, ALTERED)}

@@ -25,6 +25,7 @@ Several processes make each clip together, each with a part of its frames and pl
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -205,6 +206,8 @@ def main() -> int:
     log_to_terminal(logging.WARNING)
     if args.words:
         return list_words(args.model or "shipped")
+    if args.lora and importlib.util.find_spec("peft") is None:  # said before a model is loaded for nothing
+        raise ImportError("--lora needs peft: pip install 'videodit[lora]'")
     if args.quantize or is_quantized(args.model):
         import_torchao()
     load_without_bars()

@@ -39,9 +39,10 @@ def test_scenes_of_a_film_become_clips_of_its_caption(raw: Path, made: Callable)
     assert "2 clips come from sources that were cut" in summary(report)
 
 
-def junk(folder: Path) -> dict[str, str]:
-    """One file for each reason to drop a whole file; the reasons, by the names of the files."""
-    frames = pan(9, 48)
+@pytest.fixture(scope="module")
+def junk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file for each reason to drop a whole file, named by it; for all tests, to be read only."""
+    folder, frames = tmp_path_factory.mktemp("junk"), pan(9, 48)
     film(folder / "hdr.mp4", pan(10, 48), options={"x264-params": "transfer=smpte2084"})
     film(folder / "interlaced.mp4", pan(11, 48), options={"x264-params": "interlaced=1"})
     film(folder / "nonsquare.mp4", pan(12, 48), pixel_aspect=Fraction(4, 3))
@@ -52,11 +53,12 @@ def junk(folder: Path) -> dict[str, str]:
     film(folder / "frozen.mp4", np.concatenate([frames, np.stack([frames[-1]] * 48)]))
     film(folder / "still.mp4", still(16, 48) + np.tile([0, 1], 24)[:, None, None, None].astype(np.uint8))
     (folder / "unreadable.mp4").write_bytes(b"no video at all")
-    return {path.name: path.stem for path in folder.iterdir()}
+    return folder
 
 
-def test_each_reason_drops_the_file_that_has_it_and_no_other(raw: Path, made: Callable) -> None:
-    reasons = junk(raw)
+def test_each_reason_drops_the_file_that_has_it_and_no_other(raw: Path, junk: Path, made: Callable) -> None:
+    shutil.copytree(junk, raw, dirs_exist_ok=True)
+    reasons = {path.name: path.stem for path in junk.iterdir()}
     film(raw / "a_good.mp4", pan(1, 48))
     film(raw / "duplicate.mp4", pan(1, 48), size=(192, 240), options={"crf": "30"})
     kept, dropped, _ = made(max_frozen=0.4)
@@ -83,11 +85,10 @@ def test_each_reason_drops_the_file_that_has_it_and_no_other(raw: Path, made: Ca
         ("still.mp4", {"max_frozen": 1.0, "min_motion": 0.0}),
     ],
 )
-def test_each_reason_has_an_option_that_takes_it_back(raw: Path, made: Callable, file: str, options: dict) -> None:
-    junk(raw)
-    for path in raw.iterdir():
-        if path.name != file:
-            path.unlink()
+def test_each_reason_has_an_option_that_takes_it_back(
+    raw: Path, junk: Path, made: Callable, file: str, options: dict
+) -> None:
+    shutil.copy(junk / file, raw)
     assert made()[0] == []
     assert [name(row) for row in made(overwrite=True, **options)[0]] == [file]
 
@@ -145,8 +146,8 @@ def test_images_are_kept_by_size_and_content(raw: Path, made: Callable) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"max_seconds": 2.0}, {"cuts": False}, {"min_size": 1000}])
-def test_every_second_is_kept_or_dropped(raw: Path, made: Callable, options: dict) -> None:
-    junk(raw)
+def test_every_second_is_kept_or_dropped(raw: Path, junk: Path, made: Callable, options: dict) -> None:
+    shutil.copytree(junk, raw, dirs_exist_ok=True)
     film(raw / "a.mkv", np.concatenate([pan(1, 50), black(10), pan(2, 40), pan(3, 7), pan(4, 61)]), 25)
     film(raw / "b.mp4", pan(1, 50), 25)
     shutil.copy(raw / "b.mp4", raw / "c.mp4")

@@ -41,6 +41,13 @@ def main() -> int:
     )
     parser.add_argument("--axes", type=names, default=("space", "time"), help="the pattern of blocks (space,time)")
     parser.add_argument(
+        "--window",
+        nargs=3,
+        type=argument(Positive),
+        metavar=("FRAMES", "ROWS", "COLUMNS"),
+        help="of window blocks, as --axes window makes of joint ones: tokens that see each other (as it is)",
+    )
+    parser.add_argument(
         "--num-layers", type=argument(Positive), help="turns of the pattern, more than it has (as it is)"
     )
     parser.add_argument("--time-blocks", choices=("fresh", "copied"), default="fresh", help="how new blocks begin")
@@ -106,6 +113,7 @@ def main() -> int:
     model, report = grow(
         source if pipe is None else pipe.transformer,
         axes=args.axes,
+        window=tuple(args.window) if args.window else None,
         num_layers=args.num_layers,
         time_blocks=args.time_blocks,
         patch_frames=args.patch_frames,

@@ -31,7 +31,10 @@ class Model(Section):
 
     size: Literal["tiny", "S", "B", "L", "XL"] = "tiny"
     num_layers: Positive | None = Field(None, description="instead of the named size's")
-    axes: tuple[Literal["space", "time", "joint"], ...] = Field(("space", "time"), strict=False, min_length=1)
+    axes: tuple[Literal["space", "time", "joint", "window"], ...] = Field(("space", "time"), strict=False, min_length=1)
+    window: tuple[Positive, Positive, Positive] | None = Field(
+        None, strict=False, description="of window blocks: frames, rows and columns of tokens that see each other"
+    )
     patch_size: tuple[Positive, Positive, Positive] = Field((1, 2, 2), strict=False)
     mlp_ratio: Annotated[float, Field(ge=0.1, le=64)] = 4.0
     qk_norm: bool = True
@@ -67,6 +70,14 @@ class Model(Section):
         return self
 
     @model_validator(mode="after")
+    def _windows_are_said(self) -> Model:
+        if "window" in self.axes and self.window is None:
+            raise ValueError("axes has window blocks: say how many tokens see each other, as window: [4, 8, 8]")
+        if "window" not in self.axes and self.window is not None:
+            raise ValueError("window is of window blocks, and axes has none; take it out")
+        return self
+
+    @model_validator(mode="after")
     def _offload_fits(self) -> Model:
         if self.offload and not self.gradient_checkpointing:
             raise ValueError("offload is of blocks that run again in backward: set gradient_checkpointing: true")
@@ -77,7 +88,7 @@ class Model(Section):
         return self
 
 
-OF_VIDEODIT = ("size", "num_layers", "axes", "patch_size", "mlp_ratio", "qk_norm", "time_positions")
+OF_VIDEODIT = ("size", "num_layers", "axes", "window", "patch_size", "mlp_ratio", "qk_norm", "time_positions")
 
 
 class Objective(Section):

@@ -18,11 +18,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videodit.models.sequence import Part
+from videodit.models.windows import Windows
 
-Axis = Literal["space", "time", "joint"]
+Axis = Literal["space", "time", "joint", "window"]
 # how tokens are grouped for self-attention, as batch, tokens, heads, width: views all three, since along `time` the
-# heads of all places are so many heads of one clip
+# heads of all places are so many heads of one clip; of `window` there are many, see `Windows`
 GROUPS: dict[str, str] = {"space": "(b f) s h e", "time": "b f (s h) e", "joint": "b (f s) h e"}
+AXES = (*GROUPS, "window")
 MOST_HEADS = 65535  # of one call, by CUDA's kernels
 QK_NORMS = ("rms_norm", "rms_norm_across_heads")  # as diffusers names them: a head at a time, or all at once (Wan)
 
@@ -83,6 +85,7 @@ class AttnProcessor:
         rotary: tuple[Tensor, Tensor] | None = None,
         across: Part | None = None,
         text_memory: tuple[Tensor, Tensor] | None = None,
+        windows: Windows | None = None,
     ) -> Tensor:
         query = attn.norm_q(rearrange(attn.to_q(hidden_states), "b f s (h e) -> b f s h e", h=attn.heads))
         if text_memory is not None:
@@ -91,21 +94,28 @@ class AttnProcessor:
             key, value = attn.keys_and_values(hidden_states if encoder_hidden_states is None else encoder_hidden_states)
         if across is not None:
             query, key, value = across.heads(query, key, value)
-        b, f, s, h, _ = query.shape
-        group = grouping(attn.axis, s * h)
-        if not attn.is_cross_attention:
-            if rotary is not None:
-                query, key = rotate(query, rotary), rotate(key, rotary)
-            key, value = (rearrange(x, f"b f s h e -> {group}") for x in (key, value))
-        states = dispatch_attention_fn(
-            rearrange(query, f"b f s h e -> {group}"),
-            key,
-            value.to(query.dtype),
-            attn_mask=attention_mask,
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
-        )
-        states = rearrange(states, f"{group} -> b f s h e", b=b, f=f, s=s, h=h)
+        if rotary is not None:
+            query, key = rotate(query, rotary), rotate(key, rotary)
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return dispatch_attention_fn(
+                query,
+                key,
+                value.to(query.dtype),
+                attn_mask=attention_mask,
+                backend=self._attention_backend,
+                parallel_config=self._parallel_config,
+            )
+
+        if windows is not None:
+            states = windows.attend(attend, query, key, value)
+        else:
+            b, f, s, h, _ = query.shape
+            group = grouping(attn.axis, s * h)
+            if not attn.is_cross_attention:
+                key, value = (rearrange(x, f"b f s h e -> {group}") for x in (key, value))
+            states = attend(rearrange(query, f"b f s h e -> {group}"), key, value)
+            states = rearrange(states, f"{group} -> b f s h e", b=b, f=f, s=s, h=h)
         if across is not None:
             states = across.tokens(states, attn.heads)
         states = rearrange(states, "b f s h e -> b f s (h e)")
@@ -117,7 +127,7 @@ class Attention(nn.Module, AttentionModuleMixin):
 
     Input b f s d, output b f s d. Text is b m e with a mask b 1 1 m (True = attend), or in its place `text_memory`, its
     `keys_and_values`. rotary is (cos, sin), each broadcastable to b f s h e/2. `across`: the tokens are a part of those
-    that see each other (`models.sequence`), and rotary is of all of them.
+    that see each other (`models.sequence`), and rotary is of all of them. `windows`: along `window`, what they are.
     """
 
     _default_processor_cls = AttnProcessor
@@ -145,8 +155,11 @@ class Attention(nn.Module, AttentionModuleMixin):
         rotary: tuple[Tensor, Tensor] | None = None,
         across: Part | None = None,
         text_memory: tuple[Tensor, Tensor] | None = None,
+        windows: Windows | None = None,
     ) -> Tensor:
-        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary, across, text_memory)
+        return self.processor(
+            self, hidden_states, encoder_hidden_states, attention_mask, rotary, across, text_memory, windows
+        )
 
     def keys_and_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens ... d -> keys and values, each ... h e."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from videodit.models.attention import GROUPS, QK_NORMS, TextMemory
+from videodit.models.attention import AXES, QK_NORMS, TextMemory
 from videodit.models.positions import TIME_POSITIONS
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ NAMES = {
 def check_config(c: Any, options: Mapping[str, Parameter]) -> None:
     """ValueError for a configuration that no model can have; names the key. `options`: as the constructor has them."""
     dim = c.num_attention_heads * c.attention_head_dim
-    for key, allowed in (("axes", tuple(GROUPS)), ("cross_attention_axes", tuple(c.axes)), ("qk_norm", tuple(c.axes))):
+    for key, allowed in (("axes", AXES), ("cross_attention_axes", tuple(c.axes)), ("qk_norm", tuple(c.axes))):
         value = c[key]
         if not (isinstance(value, bool) or value is None) and (not value or any(axis not in allowed for axis in value)):
             raise ValueError(f"{key}={list(value)} must be some of {', '.join(dict.fromkeys(allowed))}")
@@ -63,10 +63,13 @@ def check_config(c: Any, options: Mapping[str, Parameter]) -> None:
             ("interpolation_scale",),
         ),
         ("time" in c.axes, "is of time blocks, and axes has none", ("images_skip_time",)),
+        ("window" in c.axes, "is of window blocks, and axes has none", ("window",)),
     ):
         for key in keys if not reads else ():
             if (tuple(c[key]) if isinstance(c[key], list) else c[key]) != options[key].default:
                 raise ValueError(f"{key}={c[key]}: no block would read it: it {why}")
+    if "window" in c.axes and (c.window is None or len(c.window) != 3 or min(c.window) < 1):
+        raise ValueError(f"window={c.window}: window blocks need tokens that see each other, as window=(4, 8, 8)")
     if c.caption_length and c.null_caption_length:
         raise ValueError("caption_length and null_caption_length: without a mask there is no text that stands for none")
 
@@ -81,6 +84,8 @@ def check_route(model: Any) -> None:
         why = f"needs blocks between the first and the last of each axis, so num_layers above {config.num_layers}"
     elif config.time_positions == "grid":
         why = "is of models whose places are added, not turned (time_positions='grid')"
+    elif "window" in config.axes:
+        why = "leaves no window of a clip whole (axes)"
     elif model.sequence_group is not None:
         why = "does not go with a sequence group"
     if why:

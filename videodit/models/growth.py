@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn.functional import pad
@@ -26,6 +27,7 @@ def grow(
     image_model: VideoDiT,
     *,
     axes: tuple[str, ...] = ("space", "time"),
+    window: tuple[int, int, int] | None = None,
     num_layers: int | None = None,
     time_blocks: str = "fresh",
     patch_frames: int | None = None,
@@ -43,7 +45,9 @@ def grow(
 
     Args:
         image_model: usually of `space` blocks alone; a model with `time` blocks can be grown further.
-        axes: the new pattern; the old one must lie in it, in order. Blocks between are new, and silent.
+        axes: the new pattern; the old one must lie in it, in order. Blocks between are new, and silent. Those of all to
+            all become windows where the pattern has `window` and no `joint`: the same weights, which see what is near.
+        window: of `window` blocks, as in `VideoDiT`. None: as it is.
         num_layers: turns of the pattern, from the model's own upwards: what is new stands spread between the old ones,
             silent, so that a model goes on from what it has learned with more weights. None: as it is.
         time_blocks: `fresh`, new blocks are initialized, or `copied` (and silenced): along a new axis from their
@@ -73,7 +77,8 @@ def grow(
     """
     if not isinstance(image_model, VideoDiT):
         raise ValueError(f"{type(image_model).__name__} is extended already: train it as it is")
-    old, was, origin = image_model.config, set(image_model.config.axes), _origins(image_model.config.axes, axes)
+    old = _in_windows(image_model.config, axes)
+    was, origin = set(old.axes), _origins(old.axes, axes)
     layers = old.num_layers if num_layers is None else num_layers
     had, fresh = _normed(old.qk_norm, old.axes), {a for a, i in zip(axes, origin, strict=True) if i is None} - was
     if qk_norm is None:
@@ -84,7 +89,7 @@ def grow(
     states, text = old.caption_channels or caption_channels, list(cross_attention_axes or ())
     reads = list(old.cross_attention_axes or old.axes) if old.caption_channels else []
     sized = old.sample_size is not None and old.time_positions != "grid"
-    looked = bool({"time", "joint"} & was)
+    looked = was != {"space"}
     positions = time_positions or (old.time_positions if looked else "rotary")
     for wrong, why in (
         (time_blocks not in ("fresh", "copied"), f"{time_blocks=} must be fresh or copied"),
@@ -113,6 +118,7 @@ def grow(
             raise ConversionError(why)
     config = {key: value for key, value in old.items() if not key.startswith("_")} | {
         "axes": tuple(axes),
+        "window": window or old.window,
         "num_layers": layers,
         "patch_size": (pt, *patch) if pt != before else old.patch_size,
         "in_channels": channels,
@@ -132,6 +138,8 @@ def grow(
     report = _fill(model, image_model, origin, time_blocks == "copied")
     if looked and positions != old.time_positions and (old.time_positions, positions) != ("rotary", "both"):
         report.grown["time_positions"] = f"{old.time_positions} before: this changes what the model computes"
+    if old.axes != image_model.config.axes:
+        report.grown["axes"] = "joint before: what is farther away than a window is no longer seen"
     return model.eval(), report
 
 
@@ -164,6 +172,19 @@ def _normed(qk_norm: bool | tuple[str, ...], axes: tuple[str, ...]) -> set[str]:
     return set(axes if qk_norm else ()) if isinstance(qk_norm, bool) else set(qk_norm)
 
 
+def _in_windows(config: FrozenDict, axes: tuple[str, ...]) -> FrozenDict:
+    """The configuration as if attention of all to all were in windows, where the new pattern has these alone."""
+    if "window" not in axes or "joint" in axes:
+        return config
+    some = {key: config[key] for key in ("axes", "qk_norm", "cross_attention_axes")}
+    near = {
+        key: tuple("window" if axis == "joint" else axis for axis in value)
+        for key, value in some.items()
+        if isinstance(value, tuple | list)
+    }
+    return FrozenDict(**config | near)
+
+
 def _origins(was: tuple[str, ...], axes: tuple[str, ...]) -> list[int | None]:
     """For each block of the new pattern its number in the old one, or None where it is new."""
     origin: list[int | None] = []
@@ -193,6 +214,12 @@ def _fill(model: VideoDiT, source: VideoDiT, origin: list[int | None], copied: b
         for layer, is_new in _layers(old.num_layers, model.config.num_layers)
         for place in origin
     ]
+    laid = [number for number, (was, is_new) in enumerate(blocks) if not is_new and was in source.windows]
+    if any(model.windows[number].shifted != source.windows[blocks[number][0]].shifted for number in laid):
+        raise ConversionError(
+            "windows that every second block lays anew would be laid otherwise: a layer that comes between must have "
+            "two window blocks, or another come with it (num_layers)"
+        )
     if model.config.num_classes is None:
         tables = (name for name in theirs if name.endswith("class_embedder.weight"))
         report.dropped = dict.fromkeys(tables, 'all but the class "none"')

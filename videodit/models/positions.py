@@ -89,7 +89,7 @@ class SecondsRotary:
         part = torch.arange(pairs, device=at.seconds.device, dtype=torch.float32) / max(pairs - 1, 1)
         turns = (1 / self.periods[0]) * (self.periods[0] / self.periods[1]) ** part  # a second
         angles = rearrange(at.seconds, "b f -> b f 1 1 1") * (2 * math.pi * turns)
-        return dict.fromkeys(("time", "joint"), (angles.cos(), angles.sin()))
+        return dict.fromkeys(("time", "joint", "window"), (angles.cos(), angles.sin()))
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class FramesRotary:
 
     def __call__(self, at: Grid) -> Rotary:
         angles = rearrange(turned(at.frames, self.head_dim, at.seconds.device), "f e -> 1 f 1 1 e").float()
-        return dict.fromkeys(("time", "joint"), (angles.cos(), angles.sin()))
+        return dict.fromkeys(("time", "joint", "window"), (angles.cos(), angles.sin()))
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class GridRotary:
             repeat(part, f"{axis} e -> 1 (f) (h w) 1 e", f=f, h=h, w=w) for axis, part in zip("fhw", parts, strict=True)
         ]
         angles = torch.cat(spread, dim=-1)
-        return dict.fromkeys(("space", "time", "joint"), (angles.cos().float(), angles.sin().float()))
+        return dict.fromkeys(("space", "time", "joint", "window"), (angles.cos().float(), angles.sin().float()))
 
 
 def turned(count: int, width: int, device: torch.device) -> Tensor:

@@ -35,6 +35,7 @@ from videodit.models.initial import initialize
 from videodit.models.positions import Grid, grid, positions_of
 from videodit.models.routing import Route
 from videodit.models.sequence import Spread
+from videodit.models.windows import Windows
 
 # name: (layers, width, heads) after DiT (Peebles & Xie 2022); a layer is one turn of `axes`. `tiny` is for a CPU.
 SIZES = {
@@ -54,7 +55,8 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         out_channels: channels of the prediction c' (None: c; 2c for a learned range).
         num_layers: how often the pattern `axes` is repeated.
         num_attention_heads, attention_head_dim: their product is the width d.
-        axes: the pattern of blocks, of `space`, `time`, `joint`.
+        axes: the pattern of blocks, of `space`, `time`, `joint`, `window`.
+        window: of `window` blocks, tokens that see each other: frames, rows, columns; every second one lays them anew.
         patch_size: latent (frames, rows, columns) a token.
         caption_channels: width of the text encoder's states; None for a model without text.
         caption_length: every text is of so many tokens: zeros stand behind a shorter one, and are seen (Wan: 512).
@@ -76,7 +78,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         sample_size: tokens a side to which sin-cos places are scaled; None: to the call's own number (Open-Sora).
         interpolation_scale: by which they are then divided (PixArt-alpha 1024: 2; without sample_size times sqrt(s)).
         sample_fps: latent frames a second where a call names none.
-        time_positions: `rotary`, by the second, in the `time` and `joint` blocks; `sincos`, added once before the first
+        time_positions: `rotary`, by the second, in all but the `space` blocks; `sincos`, added once before the first
             of them where there is more than one frame, in frames at `sample_fps` (Latte); `both`, the added ones then
             scaled by a learned vector that starts at zero (rotary ones alone tell frames apart, but not which is the
             first); `frames`, rotary by the number of the frame (Open-Sora); or `grid`, rotary by frame, row and column
@@ -103,6 +105,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         num_attention_heads: int = 4,
         attention_head_dim: int = 64,
         axes: tuple[str, ...] = ("space", "time"),
+        window: tuple[int, int, int] | None = None,
         patch_size: tuple[int, int, int] = (1, 2, 2),
         caption_channels: int | None = None,
         caption_length: int | None = None,
@@ -186,6 +189,8 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
             for _ in range(num_layers)
             for axis in axes
         )
+        near = [number for number, block in enumerate(self.blocks) if block.axis == "window"]
+        self.windows = {number: Windows(tuple(window or ()), number in near[1::2]) for number in near}  # type: ignore[arg-type]
         self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, self.out_channels * patch_size[0] * patch_size[1] * patch_size[2])
         self.gradient_checkpointing = False
@@ -287,7 +292,8 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
             if number in skip_layers:  # the places in time that stand before it are for those behind it too
                 continue
             here, across = spread.of_frames(modulation), spread.across(axis)
-            inputs = (x, here, states, mask, rotary.get(axis), across, memory)
+            windows = self.windows[number]._replace(columns=at.columns) if axis == "window" else None
+            inputs = (x, here, states, mask, rotary.get(axis), across, memory, windows)
             if torch.is_grad_enabled() and self.gradient_checkpointing and number % self.checkpoint_every == 0:
                 x = self._gradient_checkpointing_func(block, *inputs)
             else:

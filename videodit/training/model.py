@@ -30,7 +30,8 @@ from videodit.shapes import vocabulary_captions
 from videodit.text import TextEncoder, told_in
 from videodit.training import inputs
 
-SHAPE = ("num_layers", "axes", "patch_size", "mlp_ratio", "qk_norm", "time_positions")  # keys of `model:` and VideoDiT
+# keys of `model:` and VideoDiT
+SHAPE = ("num_layers", "axes", "window", "patch_size", "mlp_ratio", "qk_norm", "time_positions")
 
 
 class Model(nn.Module):
@@ -102,6 +103,7 @@ def fresh_shape(config: Run, strides: Strides, text_width: int) -> dict[str, Any
         "in_channels": strides.channels,
         "out_channels": strides.channels * (2 if config.objective.learned_range else 1),
         "axes": model.axes,
+        "window": model.window,
         "patch_size": model.patch_size,
         "caption_channels": text_width,
         "mlp_ratio": model.mlp_ratio,

@@ -1,4 +1,4 @@
-"""`scaling`: time and memory of a forward pass from 8 to 128 frames, factorized against full 3D attention."""
+"""`scaling`: time and memory of a forward pass from 8 to 128 frames, factorized, in windows, and full 3D attention."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from videodit.models.transformer import VideoDiT
 
 CHANNELS, TEXT = 4, (120, 512)  # text tokens and their width
 PEER = "Wan, full 3D"
+NEAR = "videodit, windows"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=argument(Positive), default=256, help="of both models, a multiple of 64 (256)")
     parser.add_argument(
         "--layers", type=argument(Positive), default=1, help="a space and a time block each; theirs: two blocks (1)"
+    )
+    parser.add_argument(
+        "--window",
+        type=argument(Positive),
+        nargs=3,
+        default=[8, 8, 8],
+        metavar=("FRAMES", "ROWS", "COLUMNS"),
+        help="of the third, whose blocks all look within windows (8 8 8)",
     )
     parser.add_argument("--rounds", type=argument(Positive), default=3, help="turns that each takes (3)")
     parser.add_argument("--plot", type=argument(File), metavar="FILE.svg", help="draw the times")
@@ -43,13 +52,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--frames: name two lengths or more, of at least one frame")
     device = named_device(args.device)
     lengths, places = ([2, 4, 8], 2) if args.quick else (sorted(set(args.frames)), args.places)
-    ours, theirs = models(args.width, args.layers, device)
+    window = (2, 2, 2) if args.quick else tuple(args.window)
+    ours, near, theirs = models(args.width, args.layers, window, device)
     print(f"{2 * args.layers} blocks, {args.width} wide, {places} x {places} places, forward pass of one clip, fp32")
     tables: list[dict[str, Any]] = []
     for frames in lengths:
         latent = torch.randn(1, CHANNELS, frames, 2 * places, 2 * places, device=device)
         inputs = latent, torch.tensor([500], device=device), torch.randn(1, *TEXT, device=device)
-        ways = {"videodit": partial(ours, *inputs), PEER: partial(theirs, *inputs)}
+        made = {"videodit": ours, NEAR: near, PEER: theirs}
+        ways = {name: partial(model, *inputs) for name, model in made.items()}
         with torch.no_grad():
             peaks = {name: peak_memory(way, device)[0] for name, way in ways.items()}
             took = take_turns(ways, args.rounds, warm=True, title=f"{frames} frames")
@@ -73,14 +84,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"what": "scaling", "machine": machine(device), "tables": tables, "exponents": exponents}
 
 
-def models(width: int, layers: int, device: torch.device) -> tuple[Any, Any]:
-    """Ours, and Wan's of as many blocks of the same width and MLP, each reading the text.
+def models(width: int, layers: int, window: tuple[int, ...], device: torch.device) -> tuple[Any, Any, Any]:
+    """Ours, ours in windows, and Wan's of as many blocks of the same width and MLP, each reading the text.
 
     They compute different things, so there are no outputs that could agree.
     """
     torch.manual_seed(0)
     heads = {"num_attention_heads": width // 64, "attention_head_dim": 64}
-    ours: Any = VideoDiT(CHANNELS, num_layers=layers, caption_channels=TEXT[1], **heads)  # type: ignore[arg-type]
+    shape: dict[str, Any] = {"num_layers": layers, "caption_channels": TEXT[1]} | heads
+    ours: Any = VideoDiT(CHANNELS, **shape)
+    near: Any = VideoDiT(CHANNELS, axes=("window", "window"), window=window, **shape)
     theirs: Any = WanTransformer3DModel(
         in_channels=CHANNELS,
         out_channels=CHANNELS,
@@ -90,7 +103,7 @@ def models(width: int, layers: int, device: torch.device) -> tuple[Any, Any]:
         cross_attn_norm=False,
         **heads,
     )
-    return ours.to(device).eval(), theirs.to(device).eval()
+    return ours.to(device).eval(), near.to(device).eval(), theirs.to(device).eval()
 
 
 def exponent(lengths: list[int], values: list[float]) -> float:

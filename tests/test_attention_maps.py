@@ -85,6 +85,7 @@ def test_a_text_of_which_nothing_stands_out_is_shared_evenly() -> None:
             np.testing.assert_allclose(word.places, 1 / tokens, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_frames", [1, 9])
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_the_clip_is_bit_for_bit_the_one_that_is_not_watched(num_frames: int, scale: float) -> None:
@@ -97,6 +98,7 @@ def test_the_clip_is_bit_for_bit_the_one_that_is_not_watched(num_frames: int, sc
     assert np.array_equal(plain, pipe(PROMPTS, generator=seeds(), **options).frames)
 
 
+@pytest.mark.slow
 def test_maps_of_a_prompt_are_its_own_whatever_is_beside_it() -> None:
     pipe = tiny_pipeline()
     both = sample_with_attention(pipe, PROMPTS, generator=seeds(), **OPTIONS)
@@ -160,6 +162,7 @@ def test_words_are_parted_by_spaces_where_the_tokenizer_parts_them_not() -> None
     assert [(word.text, word.tokens) for word in found] == [("a", (0,)), ("spinning", (1, 2)), ("star", (3, 4))]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_watched_is_refused_by_name() -> None:
     pipe = tiny_pipeline()
     set_cache(pipe, "taylorseer")
@@ -232,6 +235,7 @@ def test_the_command_writes_maps_beside_a_clip_that_they_do_not_change(
     assert [file.name for file in (tmp_path / "other").iterdir()] == ["0000.attention"]
 
 
+@pytest.mark.slow
 def test_a_saved_pipeline_is_watched_as_well(tmp_path: Path) -> None:
     tiny_pipeline().save_pretrained(tmp_path)
     pipe = VideoDiTPipeline.from_pretrained(tmp_path)

@@ -50,6 +50,7 @@ def test_a_cache_runs_less_of_the_model(pipe: VideoDiTPipeline, cache: str) -> N
     assert not torch.equal(cached, plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["first-block=0", "sea=0"])
 def test_without_tolerance_a_cache_changes_nothing(pipe: VideoDiTPipeline, cache: str) -> None:
     plain = clips(pipe, PROMPTS[:2])
@@ -57,6 +58,7 @@ def test_without_tolerance_a_cache_changes_nothing(pipe: VideoDiTPipeline, cache
     torch.testing.assert_close(clips(pipe, PROMPTS[:2]), plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", LENIENT)
 def test_nothing_of_a_call_stays_for_the_next(pipe: VideoDiTPipeline, cache: str) -> None:
     plain = clips(pipe)
@@ -74,6 +76,7 @@ def test_nothing_of_a_call_stays_for_the_next(pipe: VideoDiTPipeline, cache: str
     assert torch.equal(clips(pipe), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", LENIENT)
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (0.25, 0.75)])
 def test_batch_law_under_a_cache_and_where_a_pass_is_left_out(

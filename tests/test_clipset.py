@@ -293,6 +293,7 @@ def guard() -> Iterator[Guarded]:
         yield one
 
 
+@pytest.mark.slow
 def test_what_cannot_be_opened_is_a_failure_with_its_name(tmp_path: Path, guard: Guarded) -> None:
     folder_of_clips(tmp_path)
     (tmp_path / "c.mkv").write_bytes(b"no video")

@@ -152,6 +152,7 @@ def test_a_callback_is_given_what_it_asks_for(tiny_pipe: VideoDiTPipeline) -> No
         watch(tiny_pipe, "negative_prompt_embeds", guidance_scale=1.0)
 
 
+@pytest.mark.slow
 def test_what_a_callback_gives_back_takes_the_place_of_what_was(tiny_pipe: VideoDiTPipeline) -> None:
     plain, other = clips(tiny_pipe, PROMPTS), states(tiny_pipe, PROMPTS[::-1])
 

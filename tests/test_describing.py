@@ -39,6 +39,7 @@ def products(module: torch.nn.Module, *args: Any, **kwargs: Any) -> int:
     return counter.get_total_flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(MODELS))
 def test_parts_are_all_of_a_model(name: str) -> None:
     model = made(name)
@@ -71,6 +72,7 @@ def test_a_block_costs_what_its_products_cost() -> None:
     assert all((part.dim, part.heads, part.text) == (d, 2, "cross") for part in blocks.values())
 
 
+@pytest.mark.slow
 def test_an_image_model_keeps_its_cost_and_its_time_blocks_have_their_own() -> None:
     alone, model = made("sd3").image, made("sd3")
     found = described(model, latent_of(model), TEXT)
@@ -111,6 +113,7 @@ def test_patterns_that_repeat_are_told_once() -> None:
     assert runs("--s") == [(1, "-"), (1, "-"), (1, "s")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(MODELS))
 def test_the_picture_is_an_svg_in_which_nothing_leaves_the_page(name: str) -> None:
     model = made(name)
@@ -132,6 +135,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *args: str | Path) -> int:
         return int(end.code or 0)
 
 
+@pytest.mark.slow
 def test_the_command_describes_a_folder_without_its_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

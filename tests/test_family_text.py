@@ -20,6 +20,7 @@ from videodit.text import FamilyText, load_text
 PROMPT = "a red circle moving left"
 
 
+@pytest.mark.slow
 @pytest.mark.cpu(LEFT_EMPTY)
 def test_a_length_is_saved_with_the_pipeline(tmp_path: Path) -> None:
     parts = extend_in_time(sd3_pipeline(), num_frames=2).components  # type: ignore[union-attr]
@@ -78,6 +79,7 @@ def test_a_fingerprint_is_the_same_after_it_encoded() -> None:
         assert text.fingerprint() == before
 
 
+@pytest.mark.slow
 @pytest.mark.cpu(LEFT_EMPTY)
 def test_a_family_without_its_largest_encoder_is_extended_and_encodes_from_its_folder(tmp_path: Path) -> None:
     theirs = sd3_pipeline()

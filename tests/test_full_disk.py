@@ -176,6 +176,7 @@ def test_growing(tool: Tool, disk: Disk, capfd: pytest.CaptureFixture[str], tmp_
     check(tool, disk, capfd, tmp_path, (0.1, 0.9), lambda out: ["inflate", *words, "--to", out / "model"])
 
 
+@pytest.mark.slow
 def test_making_emoji(
     tool: Tool, disk: Disk, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

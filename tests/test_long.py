@@ -20,6 +20,7 @@ def made(pipe: VideoDiTPipeline, num_frames: int, **options: int) -> np.ndarray:
     return np.stack(list(long_clip(pipe, "a red circle", num_frames, **{"overlap": 5, **OPTIONS, **options})))
 
 
+@pytest.mark.slow
 def test_the_first_window_is_the_clip_of_that_seed_and_each_next_goes_on_from_it(tiny_pipe: VideoDiTPipeline) -> None:
     whole = made(tiny_pipe, 17, seed=3)
     assert whole.shape == (17, 32, 32, 3)
@@ -43,6 +44,7 @@ def test_the_first_window_is_the_clip_of_that_seed_and_each_next_goes_on_from_it
     np.testing.assert_array_equal(seen[2], whole[8:13])
 
 
+@pytest.mark.slow
 def test_windows_are_decoded_as_one_clip(tiny_pipe: VideoDiTPipeline) -> None:
     latents: list[torch.Tensor] = []
     call = VideoDiTPipeline.__call__
@@ -61,6 +63,7 @@ def test_windows_are_decoded_as_one_clip(tiny_pipe: VideoDiTPipeline) -> None:
     np.testing.assert_array_equal(whole, to_frames(decoded)[0])
 
 
+@pytest.mark.slow
 def test_any_length_is_made_and_a_longer_clip_begins_as_a_shorter_one(tiny_pipe: VideoDiTPipeline) -> None:
     long, short = made(tiny_pipe, 15), made(tiny_pipe, 11)
     assert (len(long), len(short)) == (15, 11)
@@ -175,6 +178,7 @@ def test_a_loop_leads_back_to_its_first_frames(tiny_pipe: VideoDiTPipeline, num_
     assert all(one["num_frames"] <= 9 for one in seen)
 
 
+@pytest.mark.slow
 def test_only_the_last_window_of_a_long_clip_has_its_end(tiny_pipe: VideoDiTPipeline) -> None:
     image = np.full((1, 32, 32, 3), 200, dtype=np.uint8)
     spy, seen = seen_by(tiny_pipe)

@@ -141,6 +141,7 @@ def test_it_grows_with_the_picture_and_shrinks_with_the_type() -> None:
     assert decode_bytes(half, (1, 4, 3, 8, 8), whole=False) < 0.75 * decode_bytes(codec, (1, 4, 3, 8, 8), whole=False)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_before_anything_is_made(
     tiny_pipe: VideoDiTPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_frame_is_what_its_own_class_makes_of_it(name: str) -> None:
     assert codec.streams
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VAES)
 def test_it_is_found_by_its_folder_and_its_memory_is_known(name: str, tmp_path: Path) -> None:
     vae = VAES[name]()

@@ -79,6 +79,7 @@ def held(pipe: VideoDiTPipeline, frames: np.ndarray) -> torch.Tensor:
     return kept(pipe, np.concatenate([frames[:1], frames]))[1:]
 
 
+@pytest.mark.slow
 def test_last_frames_come_back_as_the_vae_keeps_them_by_themselves(tiny_pipe: VideoDiTPipeline) -> None:
     free, frames = clip(tiny_pipe), footage(4, 3)
     made = clip(tiny_pipe, last_video=frames)
@@ -213,6 +214,7 @@ def test_a_noised_video_lies_on_the_path_between_itself_and_noise(tiny_pipe: Vid
             torch.testing.assert_close(mixed, (1 - t) * clean + t * noise, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, UniPCMultistepScheduler]
 )
@@ -304,6 +306,7 @@ def test_the_pass_without_given_frames_sees_them_as_noised_as_the_rest(tiny_pipe
 # --- sizes -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_size_far_from_training_is_told_and_one_nearby_is_not(
     tiny_pipe: VideoDiTPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:

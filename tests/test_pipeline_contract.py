@@ -118,6 +118,7 @@ def test_from_pipe_keeps_every_part_and_the_folders_own_numbers(pipe: VideoDiTPi
     assert other.scheduler.config.shift == 3.0
 
 
+@pytest.mark.slow
 def test_diffusers_finds_the_class_by_the_folder_alone(pipe: VideoDiTPipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
     theirs = DiffusionPipeline.from_pretrained(tmp_path, **{"trust_remote_code": True})
@@ -161,6 +162,7 @@ def test_the_vae_is_told_to_tile_and_slice_through_the_pipeline(pipe: VideoDiTPi
 # --- what a call is asked for ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_several_videos_a_prompt_are_those_of_the_prompt_so_many_times(pipe: VideoDiTPipeline) -> None:
     image = np.stack([pan(seed, 1) for seed in (1, 2)])
     for given in ({}, {"image": image}, {"negative_prompt": ["blue", "red"]}):
@@ -179,6 +181,7 @@ def test_several_videos_a_prompt_are_those_of_the_prompt_so_many_times(pipe: Vid
         latents(pipe, num_videos_per_prompt=0)
 
 
+@pytest.mark.slow
 def test_sigmas_and_timesteps_are_those_of_the_steps(pipe: VideoDiTPipeline) -> None:
     plain = latents(pipe, num_inference_steps=4)
     sigmas = pipe.scheduler.sigmas[:-1].tolist()
@@ -231,6 +234,7 @@ def served(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_an_image_is_a_picture_its_file_or_its_address(
     pipe: VideoDiTPipeline, tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +348,7 @@ def test_a_flow_model_refuses_schedulers_of_other_paths(pipe: VideoDiTPipeline, 
         latents(pipe)
 
 
+@pytest.mark.slow
 def test_a_folder_remembers_what_its_model_predicts(pipe: VideoDiTPipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "flow")
     with pytest.raises(ValueError, match="this model predicts 'flow'"):

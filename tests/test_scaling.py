@@ -47,6 +47,7 @@ def test_the_interval_has_the_truth_in_it_about_as_often_as_it_says() -> None:
     assert held >= 33  # of 40 at 95 %: fewer than one in ten thousand of a right interval
 
 
+@pytest.mark.slow
 def test_noise_widens_the_interval() -> None:
     def width(noise: float) -> float:
         errors = np.random.default_rng(0).normal(0, noise, len(X))
@@ -84,6 +85,7 @@ def run_folder(folder: Path, loss: Callable[[np.ndarray], np.ndarray], **data: A
     return folder
 
 
+@pytest.mark.slow
 def test_steps_clips_and_compute_of_a_run(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a", law(0.5, 4.0, 0.5), image_share=0.25)
     history = read_history(folder)
@@ -98,6 +100,7 @@ def test_steps_clips_and_compute_of_a_run(tmp_path: Path) -> None:
     assert read_history(folder, "loss_clip").loss.tolist() == [2.0] * 40
 
 
+@pytest.mark.slow
 def test_a_law_is_that_behind_the_warm_up_and_of_the_best_at_each_cost(tmp_path: Path) -> None:
     histories: list[History] = []
     for name, factor in (("good", 1.0), ("bad", 2.0)):
@@ -122,6 +125,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *args: str | Path) -> int:
         return int(end.code or 0)
 
 
+@pytest.mark.slow
 def test_the_command_draws_and_says_what_it_cannot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

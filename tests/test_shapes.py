@@ -53,6 +53,7 @@ def test_the_world_has_the_facts_it_promises() -> None:
     assert len(triples()) == 8 * 6 * 10 - 8
 
 
+@pytest.mark.slow
 def test_a_tenth_of_the_triples_is_kept_out_of_training() -> None:
     assert len(HELD_OUT) == round(len(triples()) / 10)
     train, test = ShapesWorld(CLIP), ShapesWorld(CLIP, held_out=True)
@@ -72,6 +73,7 @@ def test_a_sample_depends_on_seed_and_index_alone() -> None:
     assert not np.array_equal(a[7].frames, ShapesWorld(CLIP, seed=4)[7].frames)
 
 
+@pytest.mark.slow
 def test_a_word_with_more_weight_is_drawn_more_often() -> None:
     """Against the closed form: a triple's share is the product of its words' weights over the sum of all."""
     more = {"spinning": 4.0, "star": 0.5}

@@ -54,6 +54,7 @@ def test_messages_are_shown_whatever_the_locale(locale):
     assert done.stdout.strip() == (rb"ein B\xe4r" if locale == "C" else "ein Bär".encode())
 
 
+@pytest.mark.slow
 def test_a_tool_prints_no_name_raw(tmp_path, capsys, monkeypatch, caplog):
     """Of clips that it keeps, drops, cannot read, and in the error that ends it."""
     tool = importlib.import_module("videodit.commands.prepare")

@@ -17,6 +17,7 @@ def make(pipe: VideoDiTPipeline, request: Request, path: Path, **options: object
     list(make_clips(pipe, [request], [path], Sampling(steps=3), model="tiny", **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("request_", "windows"), [(ONE, 1), (LONG, 3)], ids=["clip", "long"])
 def test_each_step_of_each_window_is_told_and_the_clip_is_the_same(
     request_: Request, windows: int, tiny_pipe: VideoDiTPipeline, tmp_path: Path
@@ -29,6 +30,7 @@ def test_each_step_of_each_window_is_told_and_the_clip_is_the_same(
     assert not list(tmp_path.glob("*preview*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("request_", [ONE, LONG], ids=["clip", "long"])
 def test_who_watches_ends_it_and_nothing_is_left(
     request_: Request, tiny_pipe: VideoDiTPipeline, tmp_path: Path

@@ -46,6 +46,7 @@ def set_one(file: Path, value: float) -> str:
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_single_weight_that_is_no_finite_number_is_refused(folder: Path, part: str, value: float) -> None:

@@ -77,6 +77,7 @@ def test_previews_are_there_while_a_clip_is_made(tiny_pipe: VideoDiTPipeline, tm
     studio.close()
 
 
+@pytest.mark.slow
 def test_a_job_that_is_stopped_keeps_what_is_made_and_leaves_nothing_half(studio: Studio) -> None:
     job = studio.make("me", [ONE, replace(ONE, seed=9)], Sampling(steps=50))
     for news in job.changes():
@@ -138,6 +139,7 @@ def test_a_wrong_request_and_a_broken_model_are_told_and_the_next_clip_is_made(
     studio.close()
 
 
+@pytest.mark.slow
 def test_two_sides_are_compared_on_the_same_seeds_and_votes_are_kept_once(studio: Studio) -> None:
     sides = (Side("tiny", Sampling(steps=1)), Side("tiny", Sampling(steps=3)))
     asked = [replace(ONE, seed=seed) for seed in range(6)]
@@ -166,6 +168,7 @@ def test_two_sides_are_compared_on_the_same_seeds_and_votes_are_kept_once(studio
     assert (alike.state, "both sides are alike" in alike.error) == ("failed", True)
 
 
+@pytest.mark.slow
 def test_each_of_two_models_is_loaded_once_for_all_pairs(tiny_pipe: VideoDiTPipeline, tmp_path: Path) -> None:
     loaded = []
     studio = Studio(tmp_path, ["a", "b"], lambda model: (loaded.append(model), tiny_pipe)[1])
@@ -181,6 +184,7 @@ def test_who_is_on_the_left_is_drawn(studio: Studio) -> None:
     assert drawn == {"0000", "0001"}
 
 
+@pytest.mark.slow
 def test_the_words_of_a_clip_are_there_where_they_were_asked_for(studio: Studio) -> None:
     made(studio)
     job = ended(studio.make("me", [ONE], Sampling(steps=2), attention=True))

@@ -61,6 +61,7 @@ def test_an_image_goes_to_the_nearest_picture_size() -> None:
     assert choose(Facts(height=64, width=60, is_image=True), [SQUARE], Data()) == "64x60 pixels are less than 64x64"
 
 
+@pytest.mark.slow
 def test_every_file_is_in_one_bucket_or_left_out_for_a_reason(tmp_path: Path) -> None:
     sizes = {
         "wide": (5, 32, 48),

@@ -47,6 +47,7 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_each_clip_is_described_from_its_own_frames(clips: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = clips.with_name("captioned.jsonl")
     count = caption_clips(str(clips), out, grays, "me", num_frames=5)
@@ -67,6 +68,7 @@ def test_each_clip_is_described_from_its_own_frames(clips: Path, caplog: pytest.
     assert {item.path for item in items} == {clips.with_name("grays.mp4")}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_behind_its_last_whole_row(clips: Path) -> None:
     one, other = clips.with_name("one.jsonl"), clips.with_name("other.jsonl")
     caption_clips(str(clips), one, grays, "me")
@@ -105,6 +107,7 @@ def test_a_file_that_is_not_of_this_run_is_refused_and_left(
     assert (out.read_bytes() if out.exists() else None) == before
 
 
+@pytest.mark.slow
 def test_a_model_that_says_nothing_is_told(clips: Path) -> None:
     out = clips.with_name("out.jsonl")
     assert caption_clips(str(clips), out, lambda pictures: "", "me")["not captioned"] == 3

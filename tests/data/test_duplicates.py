@@ -74,6 +74,7 @@ def test_clips_that_differ_in_one_thing_are_two(tmp_path: Path) -> None:
     assert seen.find(*look(film(tmp_path / "green.mp4", green))) is None
 
 
+@pytest.mark.slow
 def test_the_same_place_at_another_time_is_another_clip(tmp_path: Path) -> None:
     seen = Seen()
     seen.add(0, *look(film(tmp_path / "a.mp4", pan(1, 72))))

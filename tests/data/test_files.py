@@ -84,6 +84,7 @@ def test_a_bad_file_is_not_opened_again_until_it_changes_or_its_line_goes(
     assert looks == ["bad.mkv"]
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_only_unsuitable_is_not_put_into_quarantine(tmp_path: Path) -> None:
     memory, file = tmp_path / "files.json", clip(tmp_path / "a.mkv")
     files = Files(memory)
@@ -133,6 +134,7 @@ def test_what_is_hashed_at_once_is_hashed_once(tmp_path: Path, monkeypatch: pyte
     assert sorted(hashed) == ["a.mkv", "b.mkv"]
 
 
+@pytest.mark.slow
 def test_other_processes_learn_of_the_quarantine(tmp_path: Path) -> None:
     memory, file = tmp_path / "files.json", clip(tmp_path / "a.mkv")
     here, there = Files(memory), Files(memory)
@@ -164,6 +166,7 @@ def test_a_stretch_of_a_file_is_a_clip_of_its_own(tmp_path: Path) -> None:
     assert len({clips.source.name(i) for i in range(3)}) == 3
 
 
+@pytest.mark.slow
 def test_a_stretch_that_is_not_in_the_file_is_named(tmp_path: Path) -> None:
     clips = rows(tmp_path, *({"start": a, "end": b} for a, b in ((1.0, 9.0), (3.5, None), (3.0, None), (0.0, 1.0))))
     for index, why in enumerate(
@@ -190,6 +193,7 @@ def test_a_stretch_may_end_a_frame_behind_its_file_and_has_what_there_is(tmp_pat
         image.source.facts(0)
 
 
+@pytest.mark.slow
 def test_one_bad_stretch_takes_the_other_clips_of_its_file_out(tmp_path: Path) -> None:
     clips = rows(tmp_path, {"start": 0.0, "end": 1.0}, {"start": 1.0, "end": 2.0}, {"start": 2.0})
     assert next(clips.read_ahead([clips.span(0, 0)])) is not None

@@ -36,6 +36,7 @@ def folder(tmp_path):
     return tmp_path / "set"
 
 
+@pytest.mark.slow
 def test_hdr_and_odd_pixels_are_told_a_line_a_kind(folder, tmp_path, caplog):
     data = Data(source=f"{folder}/*.mp4", validation=1, num_frames=5, height=32, width=32)
     split = open_data(data, 0, tmp_path / "files.json")

@@ -42,6 +42,7 @@ def test_epoch_law_every_sample_is_shown_once_an_epoch(sampler: Sampler, epoch: 
     assert dict(shown) == sampler.counts
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(samplers())
 def test_a_batch_is_known_by_its_number_alone(sampler: Sampler) -> None:

@@ -70,6 +70,7 @@ def test_a_weight_that_cannot_be_is_named(more: dict[str, float], message: str) 
         open_data(Data(more=more, **SIZE), seed=0)
 
 
+@pytest.mark.slow
 def test_images_are_clips_of_one_frame(tmp_path: Path) -> None:
     write_video(tmp_path / "a.png", np.full((1, 16, 16, 3), 9, dtype=np.uint8), 8)
     (tmp_path / "a.txt").write_text("nine")
@@ -289,6 +290,7 @@ def test_a_transparent_clip_is_laid_on_drawn_backgrounds_that_are_told(tmp_path:
     assert clips.source.captions(opaque, image=False) == ("clip opaque.mkv",)
 
 
+@pytest.mark.slow
 def test_a_row_may_allow_fewer_backgrounds(tmp_path: Path) -> None:
     transparent(tmp_path, 4)
     manifest = tmp_path / "clips.jsonl"
@@ -313,6 +315,7 @@ def test_validation_may_have_a_source_of_its_own(tmp_path: Path) -> None:
     assert Path(split.validation.source.name(1)).name == "e.mkv"
 
 
+@pytest.mark.slow
 def test_clips_of_the_shapes_world_may_stand_beside_files(tmp_path: Path) -> None:
     for name in "abcdef":
         numbered(tmp_path, f"{name}.mkv", 4)

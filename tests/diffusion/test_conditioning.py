@@ -67,6 +67,7 @@ def test_some_frames_are_given_and_some_are_left_but_an_image_is_given_nothing(k
     assert np.array_equal(given, draw_given(kind, num_frames, rng_for(seed)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_frames", [2, 3, 5, 24])
 def test_any_gives_each_frame_with_one_half_and_two_of_them_as_the_condition_says(num_frames):
     """Not all and not none is symmetric, so one half stays exact; pairs: (2^(f-2) - 1) masks of 2^f - 2 give both."""

@@ -90,6 +90,7 @@ def test_of_each_family_with_a_missing_tone_the_other_four_are_known():
     assert len(missing) == pytest.approx(len(families) / 3, abs=5)
 
 
+@pytest.mark.slow
 def test_no_training_scene_may_stand_on_a_ground_that_is_held_out():
     for ground in GROUNDS:
         parse_ground(ground)
@@ -161,6 +162,7 @@ def test_a_thing_with_its_own_motion_is_its_art_scaled_and_its_loop_is_closed():
     assert Scene((thing(),)).num_frames == 1
 
 
+@pytest.mark.slow
 def test_motions_go_where_they_say():
     one = thing()
     art = {one.code: np.full((1, SIDE, SIDE, 4), 255, np.uint8)}

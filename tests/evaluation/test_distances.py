@@ -69,6 +69,7 @@ def test_identical_sets_are_no_distance_apart(n: int, d: int) -> None:
     assert frechet_distance(a, a + 0.5) == pytest.approx(d / 4)
 
 
+@pytest.mark.slow
 def test_frechet_of_one_gaussian_is_biased_by_the_number_of_samples() -> None:
     few, many = gaussian(128, 400), gaussian(4096, 400)
     assert frechet_distance(few[:64], few[64:]) == pytest.approx(549, rel=0.02)

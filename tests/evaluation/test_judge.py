@@ -96,6 +96,7 @@ def test_other_lengths_and_sizes(size: ClipSize) -> None:
         assert facts(judge(render(scene, size, rng_for(index)))) == [("green", "cross", motion)]
 
 
+@pytest.mark.slow
 def test_periods_are_in_seconds() -> None:
     scene = Scene((Thing("pink", "circle", "large", "bouncing"),), "black")
     clip = render(scene, ClipSize(33, 64, 64, 16), rng_for(1))

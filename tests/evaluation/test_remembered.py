@@ -96,6 +96,7 @@ def test_the_tool_tells_it_and_the_report_shows_both_side_by_side(
     assert data["clip"]["nearest"]["distance"] < 0.01
 
 
+@pytest.mark.slow
 def test_true_clips_that_cannot_be_had_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.mkv").write_bytes(b"no video")
     with Guarded(1) as guard, pytest.raises(ValueError, match=r"0 true clips can be read, and two are needed; .*a.mkv"):

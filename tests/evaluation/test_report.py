@@ -109,6 +109,7 @@ def test_places_that_unranked_clips_do_not_need_go_to_ranked_ones_and_back(tmp_p
     assert names_shown(path) == ["m1", "m0", "s0", "s1", "s2", "s3", "s4", "s5"]
 
 
+@pytest.mark.slow
 def test_videos_are_the_frames_padded_to_even_sizes_and_no_larger_than_shown(tmp_path: Path) -> None:
     odd, large = clip_result("odd", 0.9, 1, size=(65, 83)), clip_result("large", 0.8, 1, size=(300, 601), num_frames=9)
     path = write_report(tmp_path / "r.html", results_of([large, odd]), frames_of)

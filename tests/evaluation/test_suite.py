@@ -97,6 +97,7 @@ def test_a_clip_that_freezes_on_its_way_is_flagged_and_repeated_frames_are_not()
     assert [clip.flags for clip in results.clips] == [("frozen",), ()]
 
 
+@pytest.mark.slow
 def test_a_cut_is_flagged() -> None:
     clip = clip_from_array(np.concatenate([pan(0, 9), pan(7, 9)]), 8)
     (result,) = evaluate([clip]).clips
@@ -213,6 +214,7 @@ def test_clip_and_dino_and_videomae_agree_with_direct_calls(tmp_path: Path) -> N
     assert "224" in skipped["vbench_background_consistency"].why
 
 
+@pytest.mark.slow
 def test_missing_weights_are_skipped_with_the_reason_and_the_way_to_get_them(tmp_path: Path) -> None:
     named = Extractors.load(clip=str(tmp_path / "nowhere"))
     by_default = evaluate(some(1), extractors=named).summaries
@@ -237,6 +239,7 @@ def test_the_default_is_all_that_needs_nothing_more() -> None:
     assert {*MEASURES, *PAIRED} < set(all_metrics())
 
 
+@pytest.mark.slow
 def test_results_come_back_from_their_file_and_others_are_refused(tmp_path: Path) -> None:
     results = evaluate([*some(2), still("s")])
     file = tmp_path / "results.json"
@@ -252,6 +255,7 @@ def test_results_come_back_from_their_file_and_others_are_refused(tmp_path: Path
         load_results(file)
 
 
+@pytest.mark.slow
 def test_a_signature_names_all_that_a_number_depends_on() -> None:
     signature = evaluate(some(2), resampled=True).summaries["warping_error"].signature
     assert signature == (

@@ -95,6 +95,7 @@ def test_what_was_measured_in_another_way_is_not_compared() -> None:
     assert "preprocessing 'short side at most 64" in found.why
 
 
+@pytest.mark.slow
 def test_differences_are_those_of_pairs_and_count_who_is_better() -> None:
     clips = some(4)
     dim = [

@@ -190,6 +190,7 @@ def test_the_schema_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch, caps
     assert json.loads(capsys.readouterr().out)["properties"]["schema"]["const"] == "videodit.evaluation/1"
 
 
+@pytest.mark.slow
 def test_a_world_run_writes_results_and_a_sheet(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def test_scenes_are_held_out_and_prompts_say_all_but_repeat() -> None:
             assert not any(words in prompt(scene, image=True) for words in MOTIONS[thing.motion])
 
 
+@pytest.mark.slow
 def test_a_perfect_model_scores_as_the_judge_does(results: Results) -> None:
     for count, n in ((1, 8), (2, 2)):
         assert results.shares(results.model, count) == {fact: Share(n, n) for fact in FACTS}
@@ -87,6 +88,7 @@ def test_a_deaf_model_is_told_apart() -> None:
     assert results.shares(results.model, 2)["color"].hits == 0  # one thing cannot be two
 
 
+@pytest.mark.slow
 def test_a_blank_model_shows_nothing_and_is_still() -> None:
     results = evaluate_world(blank, prompts=3, seed=7, batch_size=2, size=SIZE)
     shares = results.shares(results.model, 1)

@@ -100,6 +100,7 @@ def test_a_clip_that_is_worth_nothing_is_told_by_name_and_wins_no_mean(kind: str
     assert load_results(tmp_path / "results.json").clips[2].flags == flags
 
 
+@pytest.mark.slow
 def test_the_same_clip_for_two_prompts_is_a_duplicate_through_a_codec_too(tmp_path: Path) -> None:
     clips: list[Clip] = some(4)
     frames = pan(7, COUNT)

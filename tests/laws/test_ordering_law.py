@@ -28,6 +28,7 @@ def test_more_of_a_corruption_is_worse_each_time(name: str, seed: int) -> None:
         assert (worse > 0).all(), (metric, values)
 
 
+@pytest.mark.slow
 def test_a_clip_that_freezes_is_flagged_and_never_gains_by_it() -> None:
     freeze = CORRUPTIONS["freeze"]
     clips = [clip_from_array(freeze(parade(0), s, parade(1)), 16, name=str(s)) for s in freeze.strengths]

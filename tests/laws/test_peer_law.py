@@ -207,6 +207,7 @@ FULL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FULL)
 def test_at_full_size_no_tensor_is_missing_and_none_is_left_over(family: str) -> None:
     """XL/2 and Latte-1, on the meta device: shapes only."""

@@ -64,6 +64,7 @@ def theirs(name: str, pipe: Any, latents: Tensor, scale: float) -> Tensor:
     return pipe(PROMPT, negative_prompt=AGAINST, latents=latents, guidance_scale=scale - 1, **SIZE).images
 
 
+@pytest.mark.slow
 def test_a_silent_clip_is_its_own_pipeline_on_every_frame(family: tuple[str, Any, Any]) -> None:
     name, pipe, ours = family
     latents = torch.randn(1, 4, FRAMES, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -75,6 +76,7 @@ def test_a_silent_clip_is_its_own_pipeline_on_every_frame(family: tuple[str, Any
         torch.testing.assert_close(found[:, :, index], wanted, atol=1e-5 * scale, rtol=0)
 
 
+@pytest.mark.slow
 def test_pixels_are_those_of_its_own_pipeline(family: tuple[str, Any, Any]) -> None:
     name, pipe, ours = family
     latents = torch.randn(1, 4, FRAMES, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -87,6 +89,7 @@ def test_pixels_are_those_of_its_own_pipeline(family: tuple[str, Any, Any]) -> N
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_flux_has_a_scale_between_passes_too() -> None:
     pipe = PIPELINES["Flux"]()
     pipe.set_progress_bar_config(disable=True)
@@ -118,6 +121,7 @@ def test_flux_has_a_scale_between_passes_too() -> None:
         extend_in_time(sd3_pipeline(), num_frames=FRAMES)(PROMPT, true_cfg_scale=2.0)  # type: ignore[operator]
 
 
+@pytest.mark.slow
 @pytest.mark.cpu(LEFT_EMPTY)
 def test_round_trip_law_a_saved_pipeline_makes_the_same_clip(family: tuple[str, Any, Any], tmp_path: Path) -> None:
     name, _, ours = family
@@ -132,6 +136,7 @@ def test_round_trip_law_a_saved_pipeline_makes_the_same_clip(family: tuple[str, 
     assert type(image).__name__ == type(PIPELINES[name]().transformer).__name__
 
 
+@pytest.mark.slow
 def test_batch_law_a_prompt_alone_gives_the_same_clip(family: tuple[str, Any, Any]) -> None:
     _, _, ours = family
     loud(ours.transformer.blocks)
@@ -143,6 +148,7 @@ def test_batch_law_a_prompt_alone_gives_the_same_clip(family: tuple[str, Any, An
         torch.testing.assert_close(alone, both[row : row + 1], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_states_in_the_place_of_prompts_give_the_same_clip(family: tuple[str, Any, Any]) -> None:
     name, _, ours = family
     told, mask, untold, hidden, *pooled = ours.encode_prompt(PROMPT, True, AGAINST)
@@ -230,6 +236,7 @@ OF_TWO: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_TWO)
 def test_a_silent_batch_of_two_prompts_is_its_own_pipeline_on_every_frame(name: str) -> None:
     pipe, ours = OF_TWO[name](), extend_in_time(OF_TWO[name](), num_frames=2)
@@ -268,6 +275,7 @@ def test_a_silent_clip_of_a_class_is_its_own_pipeline_on_every_frame() -> None:
         torch.testing.assert_close(torch.tensor(frame), torch.tensor(wanted), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_folder_of_any_family_is_extended(tmp_path: Path) -> None:
     sd3_pipeline().save_pretrained(tmp_path / "sd3")
     pipe: Any = extend_in_time(tmp_path / "sd3", num_frames=FRAMES)
@@ -283,6 +291,7 @@ def test_a_folder_of_any_family_is_extended(tmp_path: Path) -> None:
             assert torch.equal(found.state_dict()[key], weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["first-block=0", "taylorseer=2"])
 def test_a_cache_does_to_a_silent_clip_what_it_does_in_its_own_pipeline(cache: str) -> None:
     pipe, ours = PIPELINES["Flux"](), extend_in_time(PIPELINES["Flux"](), num_frames=FRAMES)
@@ -309,6 +318,7 @@ def test_other_caches_are_refused() -> None:
             set_cache(ours, cache)
 
 
+@pytest.mark.slow
 def test_the_scale_of_guidance_is_its_own_pipelines() -> None:
     """SD3, and a Flux that is told a scale: what their calls take by default; one that is not told is not guided."""
     assert extend_in_time(PIPELINES["SD3"](), num_frames=3).config.default_guidance_scale == 7.0
@@ -319,6 +329,7 @@ def test_the_scale_of_guidance_is_its_own_pipelines() -> None:
     assert extend_in_time(schnell, num_frames=3).config.default_guidance_scale == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_pipeline_of_half_the_bits_makes_nearly_the_same_clip(
     family: tuple[str, Any, Any], dtype: torch.dtype

@@ -24,6 +24,7 @@ def silent(pipe: Any) -> Any:
     return pipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOW)
 def test_a_silent_clip_of_prompts_is_its_own_pipeline_on_every_frame(name: str, tmp_path: Path) -> None:
     pipe, ours = silent(gemma_pipeline(name)), silent(extend_in_time(gemma_pipeline(name), num_frames=FRAMES))

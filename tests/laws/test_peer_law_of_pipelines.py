@@ -126,6 +126,7 @@ def test_peer_law_dit_from_class_to_pixels(guidance_scale: float) -> None:
         ours(class_labels=[1000])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS], ids=["one", "two"])
 def test_peer_law_latte_from_prompt_to_pixels_without_a_text_mask(prompts: list[str]) -> None:
     theirs = quiet(peer("latte"))
@@ -150,6 +151,7 @@ def test_peer_law_latte_from_prompt_to_pixels_without_a_text_mask(prompts: list[
     assert not torch.allclose(ours(prompts, **kwargs).frames, actual, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_prompts_are_lowercased_as_in_diffusers_and_stay_so_when_saved(tmp_path: Path) -> None:
     """Their pipelines do it in code; a tokenizer that tells cases apart (T5's) needs it."""
     theirs = quiet(peer("alpha"))
@@ -248,6 +250,7 @@ def test_peer_law_wan_from_prompt_to_pixels(kind: str, guidance_scale: float) ->
             ours(PROMPTS, guidance_scale_2=3.0, **WAN_CALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experts", [1, 2])
 def test_round_trip_law_a_wan_folder_goes_over_and_comes_back(tmp_path: Path, experts: int) -> None:
     theirs = tiny_wan_pipeline(experts)

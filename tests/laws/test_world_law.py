@@ -72,6 +72,7 @@ def of(config: Run, trainer: Trainer, step: int, process: tuple[int, int]) -> li
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_noise_law_each_sample_has_its_own_noise_whatever_the_number_of_processes(
     alone: tuple[Path, dict[int, float]], pieces: int

@@ -136,6 +136,7 @@ def test_round_trip_law_saved_whole_and_loaded_are_equal(name: str, tmp_path: Pa
     }
 
 
+@pytest.mark.slow
 @EVERY
 def test_gradients_with_checkpointing_are_those_without(name: str) -> None:
     model = TimeExtended(tiny_image_model(name))

@@ -172,6 +172,7 @@ def test_a_copy_under_a_cache_has_one_of_its_own(name: str) -> None:
     assert torch.equal(call(other, name), call(extended(name), name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SD3", "UNet", "HunyuanDiT"])
 def test_a_copy_under_checkpointing_makes_its_own_blocks_again(name: str) -> None:
     model, plain = extended(name), extended(name)

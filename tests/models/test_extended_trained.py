@@ -56,6 +56,7 @@ def test_round_trip_law_adapters_of_image_and_time_are_saved_and_loaded(name: st
     assert len(time) >= len(model.blocks)
 
 
+@pytest.mark.slow
 @EVERY
 def test_resume_law_a_model_that_was_saved_and_loaded_goes_on_as_if_it_had_not_been(name: str, tmp_path: Path) -> None:
     def begun() -> tuple[TimeExtended, Any]:

@@ -93,6 +93,7 @@ def test_an_adapter_made_elsewhere_does_here_what_it_does_there(tmp_path: Path, 
     assert (before - expected).norm() > 1e-2 * expected.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["diffusers", "original", "kohya"])
 def test_an_adapter_of_ours_does_in_diffusers_what_it_does_here(tmp_path: Path, style: str) -> None:
     ours = adapted(from_diffusers(wan())[0], ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"])
@@ -192,6 +193,7 @@ def test_an_adapter_beside_its_base_is_read_by_its_own_names(tmp_path: Path) -> 
     assert all(torch.equal(pair.up, pairs[layer].up) for layer, pair in adapter_pairs(ours, "default").items())
 
 
+@pytest.mark.slow
 def test_a_pipeline_takes_several_weighs_fuses_and_unloads_them(tmp_path: Path) -> None:
     pipe = tiny_pipeline()
     pipe.set_progress_bar_config(disable=True)

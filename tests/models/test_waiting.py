@@ -86,6 +86,7 @@ def test_blocks_in_groups_make_the_same_clip() -> None:
     assert abs(clips[0] - clips[1]).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.cpu("there is no accelerator")
 def test_where_there_is_no_accelerator_nothing_waits(tmp_path: Path) -> None:
     model = {"num_layers": 1, "mlp_ratio": 0.5, "gradient_checkpointing": True, "offload": ["activations"]}

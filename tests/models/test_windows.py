@@ -92,6 +92,7 @@ def test_what_one_block_parts_the_next_joins() -> None:
         assert [frame for frame in range(12) if moved[:, :, frame].abs().max() > 0] == list(reach)
 
 
+@pytest.mark.slow
 def test_checkpointed_and_traced_blocks_compute_the_same() -> None:
     made = model(window=(2, 4, 4), axes=("space", "window"))
     wanted = call(made)

@@ -128,6 +128,7 @@ def test_a_prompt_has_as_many_tokens_as_asked_for(tokens: int) -> None:
     assert text.truncated(sample.prompt_of(tokens)) is None
 
 
+@pytest.mark.slow
 def test_scaling_fits_a_power_and_draws_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

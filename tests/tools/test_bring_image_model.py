@@ -57,6 +57,7 @@ def test_bring_your_image_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert any(block.attn1.to_out[0].weight.abs().max() > 0 for block in put.blocks)
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_told_in_growth_txt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pipe = sd3_pipeline()
@@ -67,6 +68,7 @@ def test_what_is_left_out_is_told_in_growth_txt(tmp_path: Path, monkeypatch: pyt
     assert lines[1:] == ["feature_extractor: left out, no part of a video pipeline"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "why"),
     [

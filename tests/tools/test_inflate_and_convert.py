@@ -154,6 +154,7 @@ def test_a_model_that_looks_along_time_grows_in_depth(tmp_path: Path) -> None:
     torch.testing.assert_close(deep(x, t).sample, model.eval()(x, t).sample, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_dit_is_told_a_text(pixart: Path, tmp_path: Path) -> None:
     """A class-conditional DiT pipeline, a text encoder, and no classes any more: trained and sampled by prompts."""
     theirs: Any = PixArtAlphaPipeline.from_pretrained(str(pixart))
@@ -191,6 +192,7 @@ def test_what_a_user_can_mend_is_one_line(name: str, tmp_path: Path, capsys: pyt
     assert {path.name for path in tmp_path.iterdir()} == {"model", "cut.pt"}  # no scratch either
 
 
+@pytest.mark.slow
 def test_options_without_effect_are_refused(pixart: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for source, options, message in [
         (pixart, ["--drop-classes"], "told no class"),

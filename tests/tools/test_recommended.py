@@ -78,6 +78,7 @@ def test_all_of_it_is_found() -> None:
     assert len(found) == 3 + 6 + 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window", "told"), [(9, 0), (17, 1)])
 def test_a_window_far_from_training_is_told_once_and_shorter_ones_of_the_clips_length_are_not(
     window: int, told: int, tiny_pipe: VideoDiTPipeline, caplog: pytest.LogCaptureFixture

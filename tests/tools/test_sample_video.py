@@ -258,6 +258,7 @@ def test_offload_needs_an_accelerator(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_clips_of_other_settings_are_made_anew_where_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:

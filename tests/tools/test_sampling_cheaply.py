@@ -40,6 +40,7 @@ def test_adapters_are_put_on_the_model_each_with_its_weight(
     assert np.abs(clips["x_0.5_0.5"] - clips["x_1"]).max() <= 2
 
 
+@pytest.mark.slow
 def test_tiles_and_no_offload_make_the_same_small_clip(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
 ) -> None:
@@ -71,6 +72,7 @@ def test_compiled_blocks_make_the_same_clip(
         assert json.loads(names[1].with_suffix(".json").read_text())["compile"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.cpu(LEFT_EMPTY)
 def test_states_from_a_file_make_the_same_clips_and_no_text_encoder_is_needed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
@@ -112,6 +114,7 @@ def test_states_that_do_not_fit_are_refused_with_the_fix(
     assert not (tmp_path / "x.mkv").exists()
 
 
+@pytest.mark.slow
 def test_weights_in_8_bits_make_nearly_the_same_clip(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:

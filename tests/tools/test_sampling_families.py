@@ -16,6 +16,7 @@ from videodit import extend_in_time
 SMALL = ("--num-frames", "2", "--height", "16", "--width", "16", "--steps", "1", "--seed", "3")
 
 
+@pytest.mark.slow
 @pytest.mark.cpu(LEFT_EMPTY)
 def test_a_scale_between_passes_reaches_the_clip_and_its_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

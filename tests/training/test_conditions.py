@@ -37,6 +37,7 @@ def pieces(trainer: Trainer, steps: int) -> list[Batch]:
     return [piece for step in range(steps) for piece in trainer.batches[step]]
 
 
+@pytest.mark.slow
 def test_given_frames_are_clean_and_count_in_no_loss(tmp_path: Path) -> None:
     trainer = woken(Trainer(run(tmp_path, data=CLIPS, objective={"given_frames": {"first": 1.0}})))
     batch = trainer.batches[0][0]
@@ -85,6 +86,7 @@ def test_frames_have_times_of_their_own_in_the_stated_share(tmp_path: Path) -> N
     trainer.step(0)
 
 
+@pytest.mark.slow
 def test_longer_and_larger_clips_are_shifted_by_the_root_of_their_tokens(tmp_path: Path) -> None:
     """Of logit-normal times under a shift s the median is s / (1 + s)."""
     trainer = Trainer(run(tmp_path, data=CLIPS, objective={"shift": 3.0, "shift_tokens": 4}))
@@ -116,6 +118,7 @@ def test_checkpointed_blocks_have_the_same_gradients(every: bool | int, tmp_path
     assert kept[1] < (0.35 if every is True else 0.75) * kept[0]
 
 
+@pytest.mark.slow
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train\.trackers: trackio is not installed; pip install trackio"):
         Trainer(run(tmp_path, train={"trackers": ["trackio"]})).train()

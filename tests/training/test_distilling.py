@@ -51,6 +51,7 @@ def told(model: VideoDiT, rows: int = 2, frames: int = 3) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_a_map_begins_as_its_teacher_to_any_time_and_at_any_scale_of_guidance(teacher: Path) -> None:
     model = VideoDiT.from_pretrained(teacher, subfolder="transformer")
     student, call = flow_map_of(model), told(model)
@@ -115,6 +116,7 @@ def test_what_is_of_a_map_is_refused_elsewhere(teacher: Path, change: dict[str, 
 # ------------------------------------------------------------------------------------------------------------ training
 
 
+@pytest.mark.slow
 @pytest.mark.cpu(LEFT_EMPTY)
 def test_a_step_moves_the_student_towards_what_its_teacher_implies(teacher: Path, tmp_path: Path) -> None:
     """The target again, by hand from the two models: guided velocity, less the slope of the student along it."""
@@ -160,6 +162,7 @@ def test_a_step_moves_the_student_towards_what_its_teacher_implies(teacher: Path
         torch.testing.assert_close(trainer.errors(batch), expected, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_a_pipeline_of_few_steps(teacher: Path, tmp_path: Path) -> None:
     trainer = Trainer(distilled(tmp_path, teacher))
     before = {name: weight.clone() for name, weight in trainer.teacher.model.state_dict().items()}
@@ -244,6 +247,7 @@ def test_world_law_of_a_distillation(teacher: Path, tmp_path: Path) -> None:
     assert [two[step] for step in one] == pytest.approx(list(one.values()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_it_is_planned_as_the_map_that_it_becomes(teacher: Path, tmp_path: Path) -> None:
     made = flow_map_of(VideoDiT.from_pretrained(teacher, subfolder="transformer"))
     found = plan(distilled(tmp_path, teacher))
@@ -269,6 +273,7 @@ def test_what_does_not_go_together_is_named(
         Trainer(distilled(tmp_path, teacher, config=config, **train))
 
 
+@pytest.mark.slow
 def test_a_teacher_may_lie_by_itself_and_is_not_written_over(teacher: Path, tmp_path: Path) -> None:
     VideoDiT.from_pretrained(teacher, subfolder="transformer").save_pretrained(tmp_path / "alone")
     told = {"distill": {"teacher": str(tmp_path / "alone")}, "start_from": str(teacher)}
@@ -278,6 +283,7 @@ def test_a_teacher_may_lie_by_itself_and_is_not_written_over(teacher: Path, tmp_
         distilled(tmp_path / "own", teacher, **own)
 
 
+@pytest.mark.slow
 def test_a_map_is_no_teacher(teacher: Path, tmp_path: Path) -> None:
     pipe = VideoDiTPipeline.from_pretrained(teacher)
     pipe.transformer = flow_map_of(pipe.transformer)

@@ -198,6 +198,7 @@ def test_an_image_model_learns_pictures_then_its_time_blocks_clips_and_pictures_
             Trainer(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image", "why"),
     [
@@ -291,6 +292,7 @@ def test_a_model_that_was_saved_without_a_pipeline_is_gone_on_from(tmp_path: Pat
         Trainer(started("alone", {}))
 
 
+@pytest.mark.slow
 def test_a_family_that_attends_to_padding_is_not_trained_on_one_encoder(tmp_path: Path) -> None:
     image = {key: value for key, value in flux2().config.items() if not key.startswith("_")}
     shape = {"_class_name": "Flux2Transformer2DModel", **image, "in_channels": 4, "joint_attention_dim": 24}

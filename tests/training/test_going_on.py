@@ -107,6 +107,7 @@ def test_of_two_processes_every_file_is_summed_once(tmp_path: Path) -> None:
     assert sorted(summed) == sorted(there - {"SHA256SUMS"})
 
 
+@pytest.mark.slow
 def test_damaged_lines_of_losses_are_left_out_and_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     losses = folder / "losses.jsonl"
     before = losses.read_bytes().splitlines(keepends=True)

@@ -70,6 +70,7 @@ def test_activations_are_those_that_autograd_keeps(tmp_path: Path) -> None:
     assert kept[2] - kept[0] == pytest.approx(kept[3] - kept[1], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_token_budget_sets_each_batch(tmp_path: Path) -> None:
     config = mixed(tmp_path, batch_tokens=60)
     values = config.model_dump()
@@ -84,6 +85,7 @@ def test_a_token_budget_sets_each_batch(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("train", "processes", "shares"),
     [
@@ -175,6 +177,7 @@ def test_the_dry_run_counts_names_and_writes_no_weights(
     assert [f.name for f in (tmp_path / "run" / "latents").iterdir()] == ["files.json"]
 
 
+@pytest.mark.slow
 def test_an_empty_bucket_is_an_error_that_names_it(
     tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +190,7 @@ def test_an_empty_bucket_is_an_error_that_names_it(
     assert "3.mkv" not in error
 
 
+@pytest.mark.slow
 def test_a_small_manifest_says_what_no_run_can_be_made_of(
     tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

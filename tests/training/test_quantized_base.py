@@ -79,6 +79,7 @@ def test_adapters_on_fewer_bits_resume_exactly_and_are_saved_as_others_are(
     assert VideoDiTPipeline.from_pretrained(folder).transformer.dtype == torch.float32
 
 
+@pytest.mark.slow
 @needs_torchao
 def test_the_base_is_what_int8_stands_for_and_losses_are_near_those_of_floats(base: Path, tmp_path: Path) -> None:
     trainers = [Trainer(adapted(base, tmp_path / kept, kept)) for kept in ("float32", "int8")]
@@ -172,6 +173,7 @@ def test_fewer_bits_are_of_adapters_and_not_split(tmp_path: Path) -> None:
         load_config(file)
 
 
+@pytest.mark.slow
 def test_prompts_are_encoded_first_and_clips_sampled_one_by_one(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +199,7 @@ def test_prompts_are_encoded_first_and_clips_sampled_one_by_one(
         assert abs(one["frames"][0] - frames).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_under_autocast_adapters_keep_no_input_of_their_own_and_give_the_same_numbers(base: Path) -> None:
     """Against peft's own way, which casts to the adapters' float32 first: bit for bit, in less memory."""
     found, peaks = [], []

@@ -21,6 +21,7 @@ def routed(folder: Path, **train: float) -> Trainer:
     return Trainer(run(folder, data=CLIPS, model={"num_layers": 3}, train={"routing": 0.5, **train}))
 
 
+@pytest.mark.slow
 def test_each_sample_has_places_of_its_own_whatever_the_number_of_processes(tmp_path: Path) -> None:
     trainer = routed(tmp_path)
     whole = [trainer.batches[step][0].routed for step in range(4)]
@@ -36,6 +37,7 @@ def test_each_sample_has_places_of_its_own_whatever_the_number_of_processes(tmp_
         assert torch.equal(torch.cat(parts), kept)
 
 
+@pytest.mark.slow
 def test_a_step_is_routed_and_a_measure_is_not(tmp_path: Path) -> None:
     trainer = routed(tmp_path)
     widths: list[int] = []
@@ -47,6 +49,7 @@ def test_a_step_is_routed_and_a_measure_is_not(tmp_path: Path) -> None:
     assert set(widths) == {4}
 
 
+@pytest.mark.slow
 def test_a_routed_step_is_planned_to_take_less(tmp_path: Path) -> None:
     size, strides = ClipSize(9, 64, 64, 8.0), Strides(4, 8, 4)
     kept = {}
@@ -58,6 +61,7 @@ def test_a_routed_step_is_planned_to_take_less(tmp_path: Path) -> None:
     assert 0.55 < kept[0.5] / kept[0.0] < 0.9  # half of two patterns of four, and the text's as before
 
 
+@pytest.mark.slow
 def test_what_cannot_be_routed_is_refused_with_the_key(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train\.routing=0\.5: .*num_layers above 2"):
         Trainer(run(tmp_path, model={"num_layers": 2}, train={"routing": 0.5}))

@@ -38,6 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Trainer(run(folder)).train()
 
 
+@pytest.mark.slow
 def test_a_run_leaves_losses_samples_checkpoints_and_a_pipeline(trained: Path) -> None:
     folder = trained.parent
     lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
@@ -120,6 +121,7 @@ def test_every_objective_learns(prediction_type: str, tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_every_clip_is_seen_once_an_epoch_in_another_order_each(tmp_path: Path) -> None:
     trainer = Trainer(run(tmp_path))
     steps = trainer.batches.sampler.steps_per_epoch
@@ -178,6 +180,7 @@ def test_stages_are_legs_that_go_on_from_each_other(tmp_path: Path) -> None:
     assert torch.equal(image_model.transformer(x, t, states).sample, video_model.transformer(x, t, states).sample)
 
 
+@pytest.mark.slow
 def test_all_legs_are_encoded_before_any_has_been_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By `videodit encode`, with an encoder of one's own that is trained along: legs to come have no pipeline yet."""
     stages = [{"data": {"num_frames": 1}}, {"data": {"num_frames": 9}}]
@@ -217,6 +220,7 @@ def test_time_blocks_cannot_be_trained_on_images(tmp_path: Path) -> None:
         Trainer(run(tmp_path / "run", data=data, train={"weights": ["time"]}))
 
 
+@pytest.mark.slow
 def test_a_model_that_is_told_the_picture_size_is_trained_with_it(tmp_path: Path) -> None:
     """PixArt-alpha 1024: resolution and aspect ratio come from the clips."""
     text = TextEncoder.from_captions(["a red circle moving"], width=24, depth=1, heads=2)

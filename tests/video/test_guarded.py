@@ -109,6 +109,7 @@ def test_a_child_that_is_ended_from_outside_is_no_fault_of_the_file_unless_it_ha
         assert guarded.call(process, "f.mp4") != child
 
 
+@pytest.mark.slow
 def test_a_child_imports_nothing_from_the_folder_one_stands_in(tmp_path, monkeypatch):
     (tmp_path / "av.py").write_text("raise SystemExit('code of strangers')")
     monkeypatch.chdir(tmp_path)
@@ -126,6 +127,7 @@ def test_a_child_that_cannot_start_is_no_fault_of_the_file(tmp_path, monkeypatch
         guarded.call(echo, "f.mp4", 0.0)
 
 
+@pytest.mark.slow
 def test_errors_of_the_function_come_as_they_are_and_cost_no_child():
     with Guarded() as guarded:
         child = guarded.call(process, "f.mp4")
@@ -139,12 +141,14 @@ def test_errors_of_the_function_come_as_they_are_and_cost_no_child():
         assert guarded.call(process, "f.mp4") == child != os.getpid()
 
 
+@pytest.mark.slow
 def test_arrays_come_whole_whatever_a_library_prints():
     with Guarded() as guarded:
         np.testing.assert_array_equal(guarded.call(chatter, "f.mp4"), np.arange(6.0).reshape(2, 3).T)
         assert guarded.call(chatter, "f.mp4").dtype == np.float32
 
 
+@pytest.mark.slow
 def test_frames_and_facts_are_those_of_a_direct_call(encode):
     path = encode("clip.mp4")
     with Guarded() as guarded:
@@ -197,6 +201,7 @@ def test_children_end_with_their_owner():
         os.kill(second, 0)
 
 
+@pytest.mark.slow
 def test_a_child_loads_no_more_than_the_reader():
     with Guarded() as guarded:
         assert guarded.call(loaded, "f.mp4") == []

@@ -241,6 +241,7 @@ def test_a_contact_sheet_enlarges_and_labels(tmp_path):
     np.testing.assert_array_equal(labelled[height:], np.asarray(plain))
 
 
+@pytest.mark.slow
 def test_a_word_wider_than_a_contact_sheet_goes_on_in_the_next_line(tmp_path):
     def label(*words):
         sheet = np.asarray(Image.open(contact_sheet([CLIP[:1]], tmp_path / "s.png", labels=[" ".join(words)])))

@@ -62,8 +62,7 @@ def film(
     """Writes frames at a rate, or each at its own `pts` in milliseconds; with a caption beside it if there is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as output:
-        quickly = {"preset": "veryfast"} if codec == "libx264" else {}
-        stream = output.add_stream(codec, rate=rate, options=quickly | dict(options or {}))
+        stream = output.add_stream(codec, rate=rate, options=dict(options or {}))
         stream.height, stream.width = size or frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         if pixel_aspect:

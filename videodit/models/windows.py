@@ -9,12 +9,12 @@ Axes: `b` batch, `f` frames, `s` places, in `r` rows of `c` columns, `h` heads, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 Run = tuple[int, int, int]  # where it begins, how many windows it has, how long each is
@@ -33,26 +33,30 @@ class Windows(NamedTuple):
         f, s = states[0].shape[1:3]
         sides = (f, s // self.columns, self.columns)
         runs = [cut(side, size, self.shifted) for side, size in zip(sides, self.size, strict=True)]
+        wide = [x.unflatten(2, sides[1:]) for x in states]  # b f r c h e
         if all(len(side) == 1 for side in runs):
-            return self._run([side[0] for side in runs], function, states)
-        wide = [rearrange(x, "b f (r c) h e -> b f r c h e", c=self.columns) for x in states]
+            return within(function, wide, *(side[0] for side in runs)).flatten(2, 3)
         out = torch.empty_like(wide[0])
         for part in product(*runs):
             at = (slice(None), *(slice(start, start + count * length) for start, count, length in part))
-            piece = [rearrange(x[at], "b f r c h e -> b f (r c) h e") for x in wide]
-            seen = self._run(part, function, piece)
-            out[at] = rearrange(seen, "b f (r c) h e -> b f r c h e", r=part[1][1] * part[1][2])
-        return rearrange(out, "b f r c h e -> b f (r c) h e")
+            out[at] = within(function, [x[at] for x in wide], *part)
+        return out.flatten(2, 3)
 
-    @staticmethod
-    def _run(part: tuple[Run, ...] | list[Run], function: Callable[..., Tensor], states: tuple | list) -> Tensor:
-        """In all windows of one size: b f s h e to b f s h e."""
-        (_, i, _), (_, j, _), (_, k, c) = part
-        apart, inside = "b (i f) (j r k c) h e", "(b i j k) (f r c) h e"
-        counts = {"i": i, "j": j, "k": k}
-        folded = [rearrange(x, f"{apart} -> {inside}", **counts, c=c) for x in states]
-        b, f = states[0].shape[:2]
-        return rearrange(function(*folded), f"{inside} -> {apart}", **counts, c=c, b=b, f=f // i)
+
+def within(function: Callable[..., Tensor], states: Sequence[Tensor], *runs: Run) -> Tensor:
+    """`function` in all windows of one size, b f r c h e to b f r c h e.
+
+    By torch's own views, since einops' patterns, read line by line for each of many runs, take minutes to compile.
+    """
+    counts, lengths = [count for _, count, _ in runs], [length for _, _, length in runs]
+    b, (h, e) = len(states[0]), states[0].shape[4:]
+    apart = [side for pair in zip(counts, lengths, strict=True) for side in pair]
+    folded = [
+        x.reshape(b, *apart, h, e).permute(0, 1, 3, 5, 2, 4, 6, 7, 8).reshape(-1, math.prod(lengths), h, e)
+        for x in states
+    ]
+    seen = function(*folded).reshape(b, *counts, *lengths, h, e).permute(0, 1, 4, 2, 5, 3, 6, 7, 8)
+    return seen.reshape(states[0].shape)
 
 
 def cut(side: int, size: int, shifted: bool) -> list[Run]:

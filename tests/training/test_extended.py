@@ -12,6 +12,7 @@ from diffusers import PNDMScheduler
 from families import flux2
 from family_pipelines import PIPELINES, sd3_pipeline, stable_pipeline
 from runs import equal, losses, run
+from standin import LEFT_EMPTY
 
 from videodit import TimeExtended, VideoDiTPipeline, extend_in_time
 from videodit.config.model import Model, Objective, Text
@@ -53,6 +54,7 @@ def extended_run(folder: Path, base: Path, how: dict[str, Any], length: int | No
 
 
 @pytest.mark.slow
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_it_is_trained_goes_on_exactly_and_images_stay(base: tuple[str, Path], tmp_path: Path) -> None:
     name, started = base
     how = HOW[name]
@@ -101,6 +103,7 @@ def test_it_is_trained_goes_on_exactly_and_images_stay(base: tuple[str, Path], t
 
 
 @pytest.mark.slow
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_another_objective_than_its_scheduler_is_named(base: tuple[str, Path], tmp_path: Path) -> None:
     config = extended_run(tmp_path, base[1], {}, SHORT, steps=1)
     config = config.model_copy(update={"objective": Objective(prediction_type="epsilon")})
@@ -221,6 +224,7 @@ def test_an_image_model_has_a_shape_of_its_own() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_it_is_noised_along_the_path_that_its_own_scheduler_walks_back(tmp_path: Path) -> None:
     """A U-Net as Stable Diffusion 1 has it: betas of .00085 to .012, whose roots are even."""
     scheduler = PNDMScheduler(
@@ -240,6 +244,7 @@ def test_it_is_noised_along_the_path_that_its_own_scheduler_walks_back(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_what_a_run_does_not_say_is_taken_from_where_it_starts(base: tuple[str, Path], tmp_path: Path) -> None:
     config = extended_run(tmp_path, base[1], {}, SHORT, steps=1)
     config = config.model_copy(
@@ -253,6 +258,7 @@ def test_what_a_run_does_not_say_is_taken_from_where_it_starts(base: tuple[str, 
 
 
 @pytest.mark.slow
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_a_family_that_does_without_its_largest_encoder_is_trained_without_it(tmp_path: Path) -> None:
     """SD3 without T5, which takes most of what it weighs."""
     theirs = sd3_pipeline()

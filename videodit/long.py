@@ -5,6 +5,9 @@ windows share are those of the earlier one; the model sees them as given (`given
 on from frames (`objective.given_frames: {start: ...}`). A causal VAE's decoder goes on too, from what it kept of the
 window before: decoded by itself, a window would begin a little sharper or softer than the one before ended. What a
 clip ends with is given to its last window; in a loop these are the clip's own first frames (`{inner: ...}`).
+
+Windows of a model that remembers (`models.linear`) need share none: each goes on from sums over all frames before it,
+which are what it would see of them as given frames of one long clip.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from videodit.data.transforms import to_frames
 from videodit.geometry import ClipSize
 from videodit.given import given_frames
 from videodit.memory import check_decode
+from videodit.models.linear import CAUSAL, remembers, with_past
 from videodit.pipeline import VideoDiTPipeline
 
 LAST = ("last_image", "last_video")
@@ -86,7 +90,8 @@ def long_clip(
         prompt: None where `prompt_embeds` are among the options.
         num_frames: of the whole; any number, but for loops and clips with a given end: these have legal lengths.
         overlap: frames of a window that the next one goes on from: as many as the VAE takes by themselves (4k + 1);
-            None: about a third of the window.
+            None: about a third of the window. 0, for a model that remembers, and what None means there: it goes on from
+            all that was.
         window: frames made at once; None: the model's own number.
         loop: the clip goes on from its last frame to its first.
         seed: of the first window, which is the clip that this seed makes alone; later windows draw from it and theirs.
@@ -98,6 +103,8 @@ def long_clip(
     strides = pipe.codec.strides
     step = strides.frame_step or strides.time
     size = pipe.default_size.num_frames if window is None else window
+    if overlap is None and remembers(pipe.transformer):
+        overlap = 0
     if overlap is None:
         overlap = step * (size // (3 * step)) + 1 if strides.time > 1 else max(1, size // 3)
     ends = [name for name in LAST if options.get(name) is not None]
@@ -105,7 +112,11 @@ def long_clip(
         raise ValueError(f"{ends[0]}: a loop ends where it begins; give no end")
     if not loop and num_frames <= size:
         raise ValueError(f"num_frames={num_frames} fit into one window of {size}: make it as any clip")
+    if overlap == 0:
+        _check_past(pipe, loop or bool(ends))
     for name, count, cannot in (("window", size, "be made at once"), ("overlap", overlap, "be given by themselves")):
+        if count == 0:
+            continue
         try:
             strides.latent_frames(count)
         except ValueError as error:
@@ -117,7 +128,34 @@ def long_clip(
     shown = replace(pipe.default_size, num_frames=size, **sides)
     check_decode(pipe.codec, (1, *shown.latent(strides, pipe.transformer.patch_size)), whole=False)
     pipe.tell_of_size(shown)
+    if overlap == 0:
+        return _remembered(pipe, prompt, num_frames, size, seed, options)
     return _made(pipe, prompt, Windows(num_frames, size, overlap, closing, loop, step), shown, seed, options)
+
+
+def _check_past(pipe: VideoDiTPipeline, has_end: bool) -> None:
+    if not remembers(pipe.transformer):
+        why = f"only a model whose axes are {' and '.join(CAUSAL)} goes on from what it remembers"
+    elif has_end:
+        why = "a clip that comes back to frames, or to an end that is given, goes on from frames"
+    elif pipe.codec.strides.time > 1 and not pipe.codec.streams:
+        why = "this VAE decodes each window by itself"
+    else:
+        return
+    raise ValueError(f"overlap=0: {why}; let windows share some frames")
+
+
+def _remembered(
+    pipe: VideoDiTPipeline, prompt: str | None, num_frames: int, size: int, seed: int, options: dict[str, Any]
+) -> Iterator[np.ndarray]:
+    carry: list[Any] = []
+    made = number = 0
+    with with_past(pipe.transformer):
+        while made < num_frames:
+            new = _window(pipe, prompt, size, 0, carry, _seed(seed, number), options)
+            yield from new[: num_frames - made]
+            made, number = made + len(new), number + 1
+            options = options | {"image": None, "video": None}
 
 
 def _made(

@@ -26,7 +26,7 @@ CASES: dict[str, tuple[dict[str, Any], int, tuple[str, ...]]] = {
     "all tokens at once": ({"axes": ("joint",)}, 5, ("mask", "fps", "given")),
     "all three axes": ({"axes": ("space", "joint", "time"), "time_positions": "both"}, 5, ("times",)),
     "six heads, no text": ({"axes": ("joint", "time"), "num_attention_heads": 6, "caption_channels": None}, 7, ()),
-    "windows": ({"axes": ("window", "time"), "window": (2, 2, 3)}, 5, ("mask", "given")),
+    "windows and sums": ({"axes": ("window", "linear", "time"), "window": (2, 2, 3)}, 5, ("mask", "given")),
     "one block": ({"axes": ("joint",), "num_layers": 1}, 5, ("mask",)),
 }
 

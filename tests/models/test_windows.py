@@ -58,7 +58,7 @@ def test_a_window_sees_what_a_mask_would_let_it_see(size: tuple[int, int, int], 
     sides = (5, 6, 7)
     attention = Attention(24, AttentionShape(2, qk_norm="rms_norm"), "window").double()
     x = torch.randn(2, sides[0], sides[1] * sides[2], 24, dtype=torch.float64)
-    seen = attention(x, windows=Windows(size, shifted, sides[2]))
+    seen = attention(x, layout=Windows(size, shifted, sides[2]))
     places = list(product(*map(range, sides)))
     windows = [tuple(number_of(*one, shifted) for one in zip(place, sides, size, strict=True)) for place in places]
     together = torch.tensor([[a == b for b in windows] for a in windows])

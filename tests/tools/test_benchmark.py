@@ -136,10 +136,11 @@ def test_scaling_fits_a_power_and_draws_it(
     plot = tmp_path / "x.svg"
     values = found(monkeypatch, tmp_path, "scaling", "--quick", "--rounds", "1", "--plot", plot)
     assert [table["frames"] for table in values["tables"]] == [2, 4, 8]
-    assert all([row["name"] for row in t["rows"]] == ["videodit", scaling.NEAR, scaling.PEER] for t in values["tables"])
+    names = ["videodit", scaling.NEAR, scaling.SUMS, scaling.PEER]
+    assert all([row["name"] for row in table["rows"]] == names for table in values["tables"])
     assert set(values["exponents"]) == {"median", "peak_bytes"}
     lines = ElementTree.parse(plot).findall("{*}polyline")
-    assert [len(line.attrib["points"].split()) for line in lines] == [3, 3, 3]
+    assert [len(line.attrib["points"].split()) for line in lines] == [3, 3, 3, 3]
     for wrong, words in ((("--width", "100"), "--width 100 must be"), (("--frames", "8"), "name two lengths")):
         assert run(monkeypatch, "scaling", *wrong) == 2
         assert words in capsys.readouterr().err

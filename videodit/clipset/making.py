@@ -332,7 +332,7 @@ def _attention_folders(
     check_watchable(pipe)
     if texts is not None:
         raise ValueError("attention maps are of words, and these texts are states: leave --text-states out")
-    if any(one.overlap or one.loop for one in requests):
+    if any(one.windowed for one in requests):
         raise ValueError("attention maps are of one walk, and a long clip or a loop is made in windows: leave them out")
     folders = [path.with_suffix(ATTENTION) for path in paths]
     for folder in folders:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from videodit.config.kinds import Place, Positive, Rate, Seed, Strength, Text, check, in_short, place
+from videodit.config.kinds import Count, Place, Positive, Rate, Seed, Strength, Text, check, in_short, place
 from videodit.data.rows import CAPTION_COLUMNS, Row
 from videodit.data.tables import DELIMITED, SUFFIXES, lines_of, once, rows_of
 
@@ -41,9 +41,7 @@ class Request:
     given_frames: Positive | None = None  # of `video`, its last ones, from which the clip goes on
     last_given_frames: Positive | None = None  # of `last_video`, its first ones, to which the clip leads
     loop: bool | None = None  # from its last frame the clip goes on to its first
-    overlap: Positive | None = (
-        None  # a long clip: made in windows, of which each goes on from so many frames of the last
-    )
+    overlap: Count | None = None  # a long clip: made in windows, of which each goes on from so many frames of the last
     window: Positive | None = None  # frames of such a window; None: the model's own number
 
     def __post_init__(self) -> None:

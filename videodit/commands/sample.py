@@ -172,8 +172,9 @@ def parse() -> argparse.Namespace:
     )
     start.add_argument(
         "--overlap",
-        type=argument(Positive),
-        help="make a long clip in windows, each going on from so many frames of the one before",
+        type=argument(Count),
+        help="make a long clip in windows, each going on from so many frames of the one before (0: a model with linear "
+        "blocks goes on from all that was)",
     )
     start.add_argument(
         "--window", type=argument(Positive), help="frames of such a window (default: the model's own number)"

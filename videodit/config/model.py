@@ -31,7 +31,9 @@ class Model(Section):
 
     size: Literal["tiny", "S", "B", "L", "XL"] = "tiny"
     num_layers: Positive | None = Field(None, description="instead of the named size's")
-    axes: tuple[Literal["space", "time", "joint", "window"], ...] = Field(("space", "time"), strict=False, min_length=1)
+    axes: tuple[Literal["space", "time", "joint", "window", "linear"], ...] = Field(
+        ("space", "time"), strict=False, min_length=1
+    )
     window: tuple[Positive, Positive, Positive] | None = Field(
         None, strict=False, description="of window blocks: frames, rows and columns of tokens that see each other"
     )

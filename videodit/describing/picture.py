@@ -10,12 +10,14 @@ AXES = {
     "time": ("#c4501b", "#fff1e8"),
     "joint": ("#7a4fd0", "#f3edff"),
     "window": ("#0f7b6c", "#e6f6f3"),
+    "linear": ("#9a6700", "#fff8e5"),
 }
 ALONG = {
     "space": "the places of a frame",
     "time": "a place through time",
     "joint": "all places of all frames",
     "window": "places of frames near by",
+    "linear": "a frame and all before it, as sums",
 }
 WIDTH, LEFT, CARD, SIDE = 900, 110, 440, 590  # of the picture, where cards begin, how wide they are, where bars begin
 BAR = 130
@@ -114,7 +116,7 @@ def _legend(parts: list[str], y: float, axes: list[str]) -> float:
         for frame in range(3):
             for place in range(9):
                 near = frame < 2 and place % 3 < 2 and place < 6
-                seen = {"space": frame == 1, "time": place == 4, "joint": True, "window": near}[axis]
+                seen = {"space": frame == 1, "time": place == 4, "window": near, "linear": frame < 2}.get(axis, True)
                 x, top = LEFT + frame * 30 + place % 3 * 8, y + place // 3 * 8
                 parts.append(rect(x, top, 7, 7, ink if seen else "#e4e7eb", 'rx="1.5"'))
         parts.append(text(LEFT + 104, y + 16, f"{axis}: looks along {ALONG[axis]}", "left"))

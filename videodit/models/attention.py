@@ -11,20 +11,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from einops import rearrange
 from torch import Tensor, nn
 
+from videodit.models.linear import Running
+from videodit.models.positions import rotate
 from videodit.models.sequence import Part
 from videodit.models.windows import Windows
 
-Axis = Literal["space", "time", "joint", "window"]
+Axis = Literal["space", "time", "joint", "window", "linear"]
+Layout = Windows | Running  # how a block along `window` or `linear` looks at a clip
 # how tokens are grouped for self-attention, as batch, tokens, heads, width: views all three, since along `time` the
-# heads of all places are so many heads of one clip; of `window` there are many, see `Windows`
+# heads of all places are so many heads of one clip; of the others see `Windows` and `Running`
 GROUPS: dict[str, str] = {"space": "(b f) s h e", "time": "b f (s h) e", "joint": "b (f s) h e"}
-AXES = (*GROUPS, "window")
+AXES = (*GROUPS, "window", "linear")
 MOST_HEADS = 65535  # of one call, by CUDA's kernels
 QK_NORMS = ("rms_norm", "rms_norm_across_heads")  # as diffusers names them: a head at a time, or all at once (Wan)
 
@@ -85,7 +87,7 @@ class AttnProcessor:
         rotary: tuple[Tensor, Tensor] | None = None,
         across: Part | None = None,
         text_memory: tuple[Tensor, Tensor] | None = None,
-        windows: Windows | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         query = attn.norm_q(rearrange(attn.to_q(hidden_states), "b f s (h e) -> b f s h e", h=attn.heads))
         if text_memory is not None:
@@ -94,7 +96,7 @@ class AttnProcessor:
             key, value = attn.keys_and_values(hidden_states if encoder_hidden_states is None else encoder_hidden_states)
         if across is not None:
             query, key, value = across.heads(query, key, value)
-        if rotary is not None:
+        if rotary is not None and not isinstance(layout, Running):
             query, key = rotate(query, rotary), rotate(key, rotary)
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -107,8 +109,10 @@ class AttnProcessor:
                 parallel_config=self._parallel_config,
             )
 
-        if windows is not None:
-            states = windows.attend(attend, query, key, value)
+        if isinstance(layout, Running):
+            states = layout.attend(query, key, value, rotary)
+        elif layout is not None:
+            states = layout.attend(attend, query, key, value)
         else:
             b, f, s, h, _ = query.shape
             group = grouping(attn.axis, s * h)
@@ -127,7 +131,7 @@ class Attention(nn.Module, AttentionModuleMixin):
 
     Input b f s d, output b f s d. Text is b m e with a mask b 1 1 m (True = attend), or in its place `text_memory`, its
     `keys_and_values`. rotary is (cos, sin), each broadcastable to b f s h e/2. `across`: the tokens are a part of those
-    that see each other (`models.sequence`), and rotary is of all of them. `windows`: along `window`, what they are.
+    that see each other (`models.sequence`), and rotary is of all of them. `layout`: of `window` and `linear`.
     """
 
     _default_processor_cls = AttnProcessor
@@ -155,10 +159,10 @@ class Attention(nn.Module, AttentionModuleMixin):
         rotary: tuple[Tensor, Tensor] | None = None,
         across: Part | None = None,
         text_memory: tuple[Tensor, Tensor] | None = None,
-        windows: Windows | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         return self.processor(
-            self, hidden_states, encoder_hidden_states, attention_mask, rotary, across, text_memory, windows
+            self, hidden_states, encoder_hidden_states, attention_mask, rotary, across, text_memory, layout
         )
 
     def keys_and_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,10 +182,3 @@ def grouping(axis: Axis, heads: int) -> str:
     """How tokens b f s h e are grouped along an axis, of which all places together have so many heads: no copy, but
     for `time` where these are more than a kernel's grid holds."""
     return "(b s) f h e" if axis == "time" and heads > MOST_HEADS else GROUPS[axis]
-
-
-def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns each pair (first half, second half) of the head's width by its angle, in fp32."""
-    cos, sin = rotary
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)

@@ -1,4 +1,4 @@
-"""One block, any axis: the image DiT's block, whose self-attention looks along `space`, `time`, `joint` or `window`.
+"""One block, any axis: the image DiT's block, whose self-attention looks along an axis (`attention.AXES`).
 
     x = x + gate_1 * SelfAttention(modulate(LN(x), shift_1, scale_1))      along the block's axis
     x = x + CrossAttention(x, text)                                        no gate; no norm (PixArt-alpha), or one (Wan)
@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
-from videodit.models.attention import Attention, AttentionShape, Axis, CrossShape
+from videodit.models.attention import Attention, AttentionShape, Axis, CrossShape, Layout
 from videodit.models.sequence import Part
-from videodit.models.windows import Windows
 
 SLOPE = math.sqrt(8 / math.pi)  # the GELU's 2 u = x (SLOPE + CURVE x^2)
 CURVE = SLOPE * 0.044715
@@ -39,7 +38,8 @@ class DiTBlock(nn.Module):
     Args:
         dim: width d, a multiple of the heads.
         axis: `space` (each frame on its own), `time` (each place through time), `joint` (all tokens at once),
-            `window` (those of a block of frames, rows and columns, `models.windows`).
+            `window` (those of a block of frames, rows and columns, `models.windows`), `linear` (all of its frame and
+            of those before, as sums, `models.linear`).
         attention: what its self-attention is made of. cross: likewise, to the text; None: it reads none.
         norm_type: `ada_norm_single` or `ada_norm_zero`.
         ffn_dim: hidden width of the MLP.
@@ -84,7 +84,7 @@ class DiTBlock(nn.Module):
         rotary: tuple[Tensor, Tensor] | None = None,
         across: Part | None = None,
         text_memory: tuple[Tensor, Tensor] | None = None,
-        windows: Windows | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         """b f s d -> b f s d. Without gradients sums go into what the block itself made, never into its input.
 
@@ -95,7 +95,7 @@ class DiTBlock(nn.Module):
             rotary: (cos, sin) by which queries and keys of the self-attention are turned; None: they are not.
             across: where other processes hold some of the tokens that the self-attention looks at, what is held here.
             text_memory: the text's keys and values, each b m h e, in place of `encoder_hidden_states`.
-            windows: of a block along `window`, what they are.
+            layout: of a block along `window` or `linear`: how it looks at this clip.
         """
         if self.modulation is not None:
             modulation = self.modulation(silu(modulation.to(self.modulation.weight.dtype)))
@@ -104,7 +104,7 @@ class DiTBlock(nn.Module):
             table = self.scale_shift_table + table
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = table.to(hidden_states.dtype).unbind(dim=-2)  # b f 1 d
         states = remade(modulate, self.norm1, hidden_states, shift_1, scale_1)
-        seen = self.attn1(states, rotary=rotary, across=across, windows=windows)
+        seen = self.attn1(states, rotary=rotary, across=across, layout=layout)
         hidden_states = torch.addcmul(hidden_states, gate_1, seen)
         if self.attn2 is not None:
             asks = self.norm_cross(hidden_states)

@@ -22,6 +22,12 @@ from torch.nn.functional import pad
 from videodit.models.formats.table import ConversionError, Report
 from videodit.models.transformer import VideoDiT
 
+# in place of attention of all to all: what becomes of it
+SEEN = {
+    "window": "what is farther away than a window is no longer seen",
+    "linear": "what is later is no longer seen, and of the rest sums: to be trained anew",
+}
+
 
 def grow(
     image_model: VideoDiT,
@@ -46,7 +52,8 @@ def grow(
     Args:
         image_model: usually of `space` blocks alone; a model with `time` blocks can be grown further.
         axes: the new pattern; the old one must lie in it, in order. Blocks between are new, and silent. Those of all to
-            all become windows where the pattern has `window` and no `joint`: the same weights, which see what is near.
+            all become windows, or sums, where the pattern has `window` or `linear` and no `joint`: the same weights,
+            which see what is near, or sums over what is not later.
         window: of `window` blocks, as in `VideoDiT`. None: as it is.
         num_layers: turns of the pattern, from the model's own upwards: what is new stands spread between the old ones,
             silent, so that a model goes on from what it has learned with more weights. None: as it is.
@@ -77,7 +84,7 @@ def grow(
     """
     if not isinstance(image_model, VideoDiT):
         raise ValueError(f"{type(image_model).__name__} is extended already: train it as it is")
-    old = _in_windows(image_model.config, axes)
+    old = _instead_of_joint(image_model.config, axes)
     was, origin = set(old.axes), _origins(old.axes, axes)
     layers = old.num_layers if num_layers is None else num_layers
     had, fresh = _normed(old.qk_norm, old.axes), {a for a, i in zip(axes, origin, strict=True) if i is None} - was
@@ -139,7 +146,7 @@ def grow(
     if looked and positions != old.time_positions and (old.time_positions, positions) != ("rotary", "both"):
         report.grown["time_positions"] = f"{old.time_positions} before: this changes what the model computes"
     if old.axes != image_model.config.axes:
-        report.grown["axes"] = "joint before: what is farther away than a window is no longer seen"
+        report.grown["axes"] = next(f"joint before: {SEEN[axis]}" for axis in SEEN if axis in axes)
     return model.eval(), report
 
 
@@ -172,13 +179,15 @@ def _normed(qk_norm: bool | tuple[str, ...], axes: tuple[str, ...]) -> set[str]:
     return set(axes if qk_norm else ()) if isinstance(qk_norm, bool) else set(qk_norm)
 
 
-def _in_windows(config: FrozenDict, axes: tuple[str, ...]) -> FrozenDict:
-    """The configuration as if attention of all to all were in windows, where the new pattern has these alone."""
-    if "window" not in axes or "joint" in axes:
+def _instead_of_joint(config: FrozenDict, axes: tuple[str, ...]) -> FrozenDict:
+    """The configuration as if attention of all to all were in windows or as sums, where the new pattern has one of
+    these in its place."""
+    cheaper = [axis for axis in SEEN if axis in axes and axis not in config.axes]
+    if len(cheaper) != 1 or "joint" in axes:
         return config
     some = {key: config[key] for key in ("axes", "qk_norm", "cross_attention_axes")}
     near = {
-        key: tuple("window" if axis == "joint" else axis for axis in value)
+        key: tuple(cheaper[0] if axis == "joint" else axis for axis in value)
         for key, value in some.items()
         if isinstance(value, tuple | list)
     }

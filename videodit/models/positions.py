@@ -20,19 +20,22 @@ THETA = 10000.0  # longest period of rotary positions by number, over 2 pi
 
 
 class Grid(NamedTuple):
-    """The tokens of a call: `frames` of rows x columns, shown at `seconds` (1 f or b f, fp32)."""
+    """The tokens of a call: `frames` of rows x columns, shown at `seconds` (1 f or b f, fp32), the first of them that
+    of number `first` of its clip."""
 
     frames: int
     rows: int
     columns: int
     seconds: Tensor
+    first: int = 0
 
 
-def grid(tokens: Tensor, rows: int, patch_frames: int, fps: float | Tensor) -> Grid:
-    """Of tokens b f s d, each of `patch_frames` at `fps` (a number or b)."""
+def grid(tokens: Tensor, rows: int, patch_frames: int, fps: float | Tensor, first: int = 0) -> Grid:
+    """Of tokens b f s d, each of `patch_frames` at `fps` (a number or b), behind `first` frames of them."""
     rate = torch.as_tensor(fps, dtype=torch.float32, device=tokens.device)
-    index = torch.arange(tokens.shape[1], dtype=torch.float32, device=tokens.device) * patch_frames
-    return Grid(tokens.shape[1], rows, tokens.shape[2] // rows, index / rearrange(torch.atleast_1d(rate), "b -> b 1"))
+    index = torch.arange(first, first + tokens.shape[1], dtype=torch.float32, device=tokens.device) * patch_frames
+    seconds = index / rearrange(torch.atleast_1d(rate), "b -> b 1")
+    return Grid(tokens.shape[1], rows, tokens.shape[2] // rows, seconds, first)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class SecondsRotary:
         part = torch.arange(pairs, device=at.seconds.device, dtype=torch.float32) / max(pairs - 1, 1)
         turns = (1 / self.periods[0]) * (self.periods[0] / self.periods[1]) ** part  # a second
         angles = rearrange(at.seconds, "b f -> b f 1 1 1") * (2 * math.pi * turns)
-        return dict.fromkeys(("time", "joint", "window"), (angles.cos(), angles.sin()))
+        return dict.fromkeys(("time", "joint", "window", "linear"), (angles.cos(), angles.sin()))
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,8 @@ class FramesRotary:
     head_dim: int
 
     def __call__(self, at: Grid) -> Rotary:
-        angles = rearrange(turned(at.frames, self.head_dim, at.seconds.device), "f e -> 1 f 1 1 e").float()
-        return dict.fromkeys(("time", "joint", "window"), (angles.cos(), angles.sin()))
+        angles = rearrange(turned(at.frames, self.head_dim, at.seconds.device, at.first), "f e -> 1 f 1 1 e").float()
+        return dict.fromkeys(("time", "joint", "window", "linear"), (angles.cos(), angles.sin()))
 
 
 @dataclass(frozen=True)
@@ -112,22 +115,33 @@ class GridRotary:
     def __call__(self, at: Grid) -> Rotary:
         side = 2 * (self.head_dim // 6)
         parts = [
-            turned(count, width, at.seconds.device)
-            for count, width in zip(at[:3], (self.head_dim - 2 * side, side, side), strict=True)
+            turned(count, width, at.seconds.device, first)
+            for count, width, first in zip(
+                at[:3], (self.head_dim - 2 * side, side, side), (at.first, 0, 0), strict=True
+            )
         ]
         f, h, w = at[:3]
         spread = [
             repeat(part, f"{axis} e -> 1 (f) (h w) 1 e", f=f, h=h, w=w) for axis, part in zip("fhw", parts, strict=True)
         ]
         angles = torch.cat(spread, dim=-1)
-        return dict.fromkeys(("space", "time", "joint", "window"), (angles.cos().float(), angles.sin().float()))
+        return dict.fromkeys(
+            ("space", "time", "joint", "window", "linear"), (angles.cos().float(), angles.sin().float())
+        )
 
 
-def turned(count: int, width: int, device: torch.device) -> Tensor:
-    """Angles of the first `count` numbers, count width/2: RoFormer's (Su et al. 2021), in fp64 where there is."""
+def turned(count: int, width: int, device: torch.device, first: int = 0) -> Tensor:
+    """Angles of `count` numbers from `first` on, count width/2: RoFormer's (Su et al. 2021), in fp64 where there is."""
     dtype = torch.float32 if device.type == "mps" else torch.float64
     turns = THETA ** (-torch.arange(0, width, 2, device=device, dtype=dtype) / width)
-    return torch.outer(torch.arange(count, device=device, dtype=dtype), turns)
+    return torch.outer(torch.arange(first, first + count, device=device, dtype=dtype), turns)
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Turns each pair (first half, second half) of the head's width by its angle, in fp32."""
+    cos, sin = rotary
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
 
 
 TIME_POSITIONS = ("rotary", "sincos", "both", "frames", "grid")

@@ -3,9 +3,9 @@
 A `space` block looks within a frame, so each process takes some of the frames; a `time` block looks along a place, so
 each takes some of the places. Between the two stands one all-to-all, forward and backward (the dynamic sequence
 parallelism of Zhao et al. 2024, arXiv 2403.10266); cross-attention and MLP look along no axis and go either way. Where
-a block's groups cannot be dealt out like this (`joint`, `window`; `space` with fewer frames than processes, an image
-above all) each process takes some of the heads instead, of all tokens, and two all-to-alls stand around its attention
-(Ulysses, Jacobs et al. 2023, arXiv 2309.14509).
+a block's groups cannot be dealt out like this (`WHOLE`; `space` with fewer frames than processes, an image above all)
+each process takes some of the heads instead, of all tokens, and two all-to-alls stand around its attention (Ulysses,
+Jacobs et al. 2023, arXiv 2309.14509).
 
 What does not divide is padded with zeros at its end. Padding is never seen: frames are whole when places are dealt out
 and the other way round, so it makes groups or heads of its own, which are dropped where the axis is whole again.
@@ -24,6 +24,7 @@ from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.nn.functional import pad
 
 TOKENS, HEADS = "b f s d", "b f s h e"
+WHOLE = ("joint", "window", "linear")  # axes along which a token may see any other: heads are dealt out
 
 
 class Part(NamedTuple):
@@ -86,7 +87,7 @@ class Spread:
         wanted = "s"
         if axis == "space" and self.lengths["f"] >= self.group.size():
             wanted = "f"
-        elif axis in ("joint", "window") and self.part is not None:
+        elif axis in WHOLE and self.part is not None:
             wanted = self.part.axis
         before = self.part
         if before is not None and before.axis == wanted:
@@ -98,7 +99,7 @@ class Spread:
 
     def across(self, axis: str) -> Part | None:
         """Over what a block along `axis` has its heads dealt out; None: what it looks at is here."""
-        deals = axis in ("joint", "window") or (axis == "space" and self.part is not None and self.part.axis == "s")
+        deals = axis in WHOLE or (axis == "space" and self.part is not None and self.part.axis == "s")
         return self.part if deals else None
 
     def of_frames(self, values: Tensor) -> Tensor:

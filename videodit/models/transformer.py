@@ -32,6 +32,7 @@ from videodit.models.checks import check_call, check_config
 from videodit.models.embeddings import PatchEmbed, TimeEmbedding, at_length, told_nothing, unpatchify
 from videodit.models.handling import Handling
 from videodit.models.initial import initialize
+from videodit.models.linear import Past, layout_of
 from videodit.models.positions import Grid, grid, positions_of
 from videodit.models.routing import Route
 from videodit.models.sequence import Spread
@@ -55,7 +56,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         out_channels: channels of the prediction c' (None: c; 2c for a learned range).
         num_layers: how often the pattern `axes` is repeated.
         num_attention_heads, attention_head_dim: their product is the width d.
-        axes: the pattern of blocks, of `space`, `time`, `joint`, `window`.
+        axes: the pattern of blocks, of `space`, `time`, `joint`, `window`, `linear`.
         window: of `window` blocks, tokens that see each other: frames, rows, columns; every second one lays them anew.
         patch_size: latent (frames, rows, columns) a token.
         caption_channels: width of the text encoder's states; None for a model without text.
@@ -196,6 +197,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         self.gradient_checkpointing = False
         self.checkpoint_every = 1
         self.sequence_group = None
+        self.past: Past | None = None
         initialize(self)
 
     @classmethod
@@ -265,7 +267,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         )
         x = self.patch_embed(hidden_states.to(self.patch_embed.proj.weight.dtype))  # b f s d
         rate = self.config.sample_fps if fps is None else fps
-        at = grid(x, h // self.patch_size[1], self.patch_size[0], rate)
+        at = grid(x, h // self.patch_size[1], self.patch_size[0], rate, self.past.frames if self.past else 0)
         if self.places is not None:
             x = x + self.places(at).to(x.dtype)
         ends = timestep if r_timestep is None else r_timestep
@@ -273,7 +275,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
             timestep, ends, frame_mask, class_labels, added_cond_kwargs, rate, guidance
         )
         rotary = {} if self.rotary is None else self.rotary(at)
-        later = self._frames(at, x.dtype) if f > 1 else None
+        later = self._frames(at, x.dtype) if f > 1 or self.past is not None else None
         if isinstance(text, TextMemory):
             states, mask, memories = None, text.mask, text.blocks
         else:
@@ -292,14 +294,16 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
             if number in skip_layers:  # the places in time that stand before it are for those behind it too
                 continue
             here, across = spread.of_frames(modulation), spread.across(axis)
-            windows = self.windows[number]._replace(columns=at.columns) if axis == "window" else None
-            inputs = (x, here, states, mask, rotary.get(axis), across, memory, windows)
+            layout = layout_of(self, number, at.columns, len(x))
+            inputs = (x, here, states, mask, rotary.get(axis), across, memory, layout)
             if torch.is_grad_enabled() and self.gradient_checkpointing and number % self.checkpoint_every == 0:
                 x = self._gradient_checkpointing_func(block, *inputs)
             else:
                 x = block(*inputs)
         shift, scale = rearrange(spread.of_frames(shift_scale), "b f (k d) -> b f 1 k d", k=2).to(x.dtype).unbind(-2)
         x = spread.whole(self.proj_out(remade(modulate, self.norm_out, x, shift, scale)))
+        if self.past is not None:
+            self.past.over(at.frames)
         sample = unpatchify(x, self.patch_size, f, h)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 

@@ -70,6 +70,19 @@ def guided_prediction(
     return guided + away * (first - (worse.chunk(2, dim=1)[0] if halved else worse))
 
 
+def remember(model: Any, latents: Tensor, told_of: Callable[[tuple[int, ...]], Told], guided: bool) -> None:
+    """Has a model that holds a past (`models.linear`) hold these too: clean latents b c f h w of the clips, told as in
+    `guided_prediction`, with the prompt and, where there was guidance, without."""
+    if getattr(model, "past", None) is None:
+        return
+    inputs = torch.cat([latents] * (1 + guided))
+    told, times = told_of(tuple(range(len(inputs)))), torch.zeros(len(inputs), device=latents.device)
+    if asked(model, "until") is not None:
+        told = told.also(until=times)
+    with model.past.held():
+        model(inputs, times, **told.kwargs(model), return_dict=False)
+
+
 def check_skipped(model: Any, layers: Sequence[int], steps: Sequence[int]) -> None:
     """ValueError for blocks that a model cannot do without for a pass of guidance, in these steps; says why."""
     if "skip_layers" not in signature(model.forward).parameters:

@@ -28,7 +28,7 @@ from videodit.given import given_frames, noised_video, repeated_clips
 from videodit.memory import check_decode
 from videodit.pipeline.ends import VideoDiTPipelineOutput, check_call, each_of, noise_of, present
 from videodit.pipeline.parts import Parts
-from videodit.pipeline.passes import check_skipped, guided_prediction, passes_of, with_text_memory
+from videodit.pipeline.passes import check_skipped, guided_prediction, passes_of, remember, with_text_memory
 
 
 class VideoDiTPipeline(Parts):
@@ -348,6 +348,7 @@ class VideoDiTPipeline(Parts):
                         told = retold
                         told_of.cache_clear()
                 bar.update()
+        remember(model, latents, told_of, guided)
         if output_type == "latent":
             made: Any = latents
         else:

@@ -1,4 +1,4 @@
-"""`scaling`: time and memory of a forward pass from 8 to 128 frames, factorized, in windows, and full 3D attention."""
+"""`scaling`: time and memory of a forward pass from 8 to 128 frames: factorized, windows, linear, full attention."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from videodit.models.transformer import VideoDiT
 
 CHANNELS, TEXT = 4, (120, 512)  # text tokens and their width
 PEER = "Wan, full 3D"
-NEAR = "videodit, windows"
+NEAR, SUMS = "videodit, windows", "videodit, linear"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=3,
         default=[8, 8, 8],
         metavar=("FRAMES", "ROWS", "COLUMNS"),
-        help="of the third, whose blocks all look within windows (8 8 8)",
+        help="of ours whose blocks all look within windows (8 8 8)",
     )
     parser.add_argument("--rounds", type=argument(Positive), default=3, help="turns that each takes (3)")
     parser.add_argument("--plot", type=argument(File), metavar="FILE.svg", help="draw the times")
@@ -53,13 +53,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     device = named_device(args.device)
     lengths, places = ([2, 4, 8], 2) if args.quick else (sorted(set(args.frames)), args.places)
     window = (2, 2, 2) if args.quick else tuple(args.window)
-    ours, near, theirs = models(args.width, args.layers, window, device)
+    made = models(args.width, args.layers, window, device)
     print(f"{2 * args.layers} blocks, {args.width} wide, {places} x {places} places, forward pass of one clip, fp32")
     tables: list[dict[str, Any]] = []
     for frames in lengths:
         latent = torch.randn(1, CHANNELS, frames, 2 * places, 2 * places, device=device)
         inputs = latent, torch.tensor([500], device=device), torch.randn(1, *TEXT, device=device)
-        made = {"videodit": ours, NEAR: near, PEER: theirs}
         ways = {name: partial(model, *inputs) for name, model in made.items()}
         with torch.no_grad():
             peaks = {name: peak_memory(way, device)[0] for name, way in ways.items()}
@@ -84,8 +83,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"what": "scaling", "machine": machine(device), "tables": tables, "exponents": exponents}
 
 
-def models(width: int, layers: int, window: tuple[int, ...], device: torch.device) -> tuple[Any, Any, Any]:
-    """Ours, ours in windows, and Wan's of as many blocks of the same width and MLP, each reading the text.
+def models(width: int, layers: int, window: tuple[int, ...], device: torch.device) -> dict[str, Any]:
+    """Ours, ours in windows and linear, and Wan's of as many blocks of the same width and MLP, all reading the text.
 
     They compute different things, so there are no outputs that could agree.
     """
@@ -103,7 +102,9 @@ def models(width: int, layers: int, window: tuple[int, ...], device: torch.devic
         cross_attn_norm=False,
         **heads,
     )
-    return ours.to(device).eval(), near.to(device).eval(), theirs.to(device).eval()
+    sums: Any = VideoDiT(CHANNELS, axes=("space", "linear"), **shape)
+    made = {"videodit": ours, NEAR: near, SUMS: sums, PEER: theirs}
+    return {name: model.to(device).eval() for name, model in made.items()}
 
 
 def exponent(lengths: list[int], values: list[float]) -> float:

@@ -13,7 +13,7 @@ FLOORS = {
     **dict.fromkeys(("video", "shapes", "emoji", "codec", "text", "diffusion", "models"), 1),
     **dict.fromkeys(("data", "evaluation", "given", "conditions", "caching", "memory"), 2),
     "pipeline": 3,
-    **dict.fromkeys(("long", "attention_maps", "describing"), 3.5),
+    **dict.fromkeys(("long", "pruning", "attention_maps", "describing"), 3.5),
     **dict.fromkeys(("training", "exchange", "extending", "clipset", "scaling"), 4),
     "app": 4.5,
     "commands": 5,

@@ -16,6 +16,7 @@ model.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -114,15 +115,25 @@ def check_cache(model: Any, latent_frames: int) -> None:
         )
 
 
-def predict(model: Any, clips: int, where: dict[str, Any], latents: Tensor, times: Tensor, told: Any) -> Tensor:
+def predict(
+    model: Any,
+    clips: int,
+    where: dict[str, Any],
+    latents: Tensor,
+    times: Tensor,
+    told: Any,
+    left_out: Collection[int] = (),
+) -> Tensor:
     """`model(latents, times)[0]`, told what a `conditions.Told` holds, under the model's cache.
 
     Args:
         clips: how many; the rows of all tensors are clips, once a pass.
         where: in the walk: what diffusers' `cache_context` takes.
+        left_out: numbers of blocks that are not run; none under a cache.
     """
     if not model.is_cache_enabled:
-        return model(latents, times, **told.kwargs(model), return_dict=False)[0]
+        how = {"skip_layers": left_out} if left_out else {}
+        return model(latents, times, **told.kwargs(model), **how, return_dict=False)[0]
     if not isinstance(model._cache_config, BY_CONTENT):
         with model.cache_context("clips", **where):
             return model(latents, times, **told.kwargs(model), return_dict=False)[0]

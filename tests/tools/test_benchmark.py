@@ -219,3 +219,29 @@ def test_images_are_compared_with_themselves(monkeypatch, tmp_path):
     for table in values["tables"]:
         assert [row["name"] for row in table["rows"]] == ["the image model", "extended, time blocks off", "extended"]
         assert all(row["median"] > 0 for row in table["rows"])
+
+
+@pytest.mark.slow
+def test_quality_is_of_the_same_prompts_and_seeds_for_each_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_pipe: VideoDiTPipeline
+) -> None:
+    tiny_pipe.save_pretrained(tmp_path / "model")
+    own = f"model={tmp_path / 'model'} guidance_scale=1"
+    ways = [f"whole: {own} steps=1", f"again: {own} steps=1", f"two: {own} steps=2 cache=taylorseer"]
+    asked = [option for one in ways for option in ("--way", one)]
+    values = found(monkeypatch, tmp_path, "quality", "--quick", "--rounds", "1", *asked)
+    assert [row["name"] for row in values["rows"]] == ["whole", "again", "two"]
+    assert values["rows"][1]["shares"] == values["rows"][0]["shares"]
+    assert values["rows"][1]["difference"] == [0.0, 0.0, 0.0]
+    assert all([row["name"] for row in values["times"][kind]] == ["whole", "again", "two"] for kind in ("latent", "np"))
+    capsys.readouterr()
+    for wrong, words in (
+        ("a: colour=red", "'colour=red' in 'a: colour=red' is none of model, steps"),
+        (": steps=2", "has no name before its colon"),
+        ("a: steps=none", "steps=none must be a valid integer"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            run(monkeypatch, "quality", "--way", wrong)
+        assert words in capsys.readouterr().err
+    assert run(monkeypatch, "quality", "--way", "a", "--way", "a: steps=2") == 2
+    assert "two have the same name" in capsys.readouterr().err

@@ -67,6 +67,7 @@ class Sampling:
     skip_layer_guidance_scale: Guidance | None = None
     skip_layer_guidance_start: Share | None = None
     skip_layer_guidance_stop: Share | None = None
+    skipped_blocks: list | None = None  # by noise level; none: []
     true_cfg_scale: Guidance | None = None  # of a model that is told guidance_scale itself
     scheduler: str | None = None
     cache: str | None = None  # of features: a name of `caching.CACHES`, with or without a number
@@ -95,6 +96,7 @@ class Sampling:
             self,
             steps=pipe.config.default_num_inference_steps if self.steps is None else self.steps,
             guidance_scale=pipe.config.default_guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            skipped_blocks=pipe.config.default_skipped_blocks if self.skipped_blocks is None else self.skipped_blocks,
         )
 
 
@@ -279,7 +281,7 @@ def _sample(
         "guidance_rescale": one["guidance_rescale"],
         "guidance_interval": tuple(one["guidance_interval"]),
         "image_guidance_scale": one["image_guidance_scale"],
-        **{name: one[name] for name in SKIPPING if name in one},
+        **{name: one[name] for name in (*SKIPPING, "skipped_blocks") if name in one},
         "callback_on_step_end": look,
         **{name: [_frames_of(name, each) for each in batch] for name in FILES if name in one},
     }

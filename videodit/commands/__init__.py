@@ -24,6 +24,7 @@ COMMANDS = {
     "convert": "bring a model in, give it back, or verify it",
     "inflate": "make a video model of an image model",
     "average": "another length of average, after training",
+    "prune": "what of a model could be spared, and a model without it",
     "describe": "what a model is made of, and where its cost lies",
     "plot": "loss against steps, compute and clips, with fitted power laws",
     "benchmark": "speed and memory against what users would take instead",

@@ -3,6 +3,7 @@
     videodit benchmark model                        forward and backward against diffusers' and against bare products
     videodit benchmark memory                       the peak of a training step; --plans: is a dry run right about it?
     videodit benchmark sample                       prompt to pixels, feature caches among it
+    videodit benchmark quality --way A --way B      what each way to sample costs in quality, and saves in time
     videodit benchmark scaling --plot scaling.svg   8 to 128 frames, against full 3D attention
     videodit benchmark images                       an image model in a video model, against itself alone
     videodit benchmark train                        where a training step's time goes
@@ -28,7 +29,7 @@ from videodit.config.kinds import File, argument
 from videodit.disk import replace_text
 from videodit.terminal import Parser
 
-ROOMS = ("model", "memory", "sample", "scaling", "images", "train", "data")
+ROOMS = ("model", "memory", "sample", "quality", "scaling", "images", "train", "data")
 
 
 @command

@@ -90,6 +90,9 @@ def parse() -> argparse.Namespace:
         metavar="BLOCK",
         help="numbers of blocks: a further pass without these is gone away from, in some steps (default: none)",
     )
+    parser.add_argument(
+        "--all-blocks", action="store_true", help="of a model that leaves blocks out at some noise levels, run all"
+    )
     parser.add_argument("--skip-layer-guidance-scale", type=argument(Guidance), help="how far (default 2.8)")
     parser.add_argument("--skip-layer-guidance-start", type=argument(Share), help="share of the steps (default 0.01)")
     parser.add_argument("--skip-layer-guidance-stop", type=argument(Share), help="share of the steps (default 0.2)")
@@ -291,6 +294,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         skip_layer_guidance_scale=args.skip_layer_guidance_scale,
         skip_layer_guidance_start=args.skip_layer_guidance_start,
         skip_layer_guidance_stop=args.skip_layer_guidance_stop,
+        skipped_blocks=[] if args.all_blocks else None,
         true_cfg_scale=args.true_cfg_scale,
         scheduler=args.scheduler,
         cache=args.cache,

@@ -60,6 +60,8 @@ class Parts(DiffusionPipeline, Adapters):
             size that the model was trained at.
         trained_sizes: (frames, rows, columns, fps) of all that it was trained at, where that was not one alone.
         default_num_inference_steps, default_guidance_scale: likewise: what this model is best sampled with.
+        default_skipped_blocks: (low, high, numbers of blocks): what a call leaves out at noise levels above `low`,
+            up to `high`, from 0, data, to 1, as `videodit prune --save` finds them; None: all are run.
         transformer_2, boundary_ratio: a second expert (Wan 2.2 A14B), for times below this share of them; `transformer`
             then has the noisier ones.
         id2label: names of the classes of a model that is told one, by number.
@@ -98,6 +100,7 @@ class Parts(DiffusionPipeline, Adapters):
         text_pipeline: str | None = None,
         text_max_length: int | None = None,
         trained_sizes: list | None = None,
+        default_skipped_blocks: list | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -128,6 +131,7 @@ class Parts(DiffusionPipeline, Adapters):
             text_pipeline=text_pipeline,
             text_max_length=text_max_length,
             trained_sizes=trained_sizes,
+            default_skipped_blocks=default_skipped_blocks,
             vae_strides=vae_strides if vae is None else list(astuple(self.codec.strides)),
         )
 

@@ -30,6 +30,7 @@ def guided_prediction(
     where: dict[str, Any],
     skip: tuple[Sequence[int], float] = ((), 0.0),
     until: Tensor | float = 0.0,
+    left_out: Sequence[int] = (),
 ) -> Tensor:
     """The model's guided prediction; all passes of guidance go through the model as one batch.
 
@@ -37,6 +38,7 @@ def guided_prediction(
     guidance: the scale of the prompt, that of the given frames, and rescale.
     skip: numbers of blocks without which the model is worse, and how far to go away from what it then says.
     until: the time at which this step ends, which a flow map is told.
+    left_out: numbers of blocks that no pass runs.
     """
     scale, image_scale, rescale = guidance
     shown, count = passes_of(scale, image_scale), len(latents)
@@ -54,7 +56,7 @@ def guided_prediction(
     times = t.to(latents.device).float().expand(len(scaled))
     if asked(model, "until") is not None:
         told = told.also(until=torch.as_tensor(until, device=latents.device).float().expand(len(scaled)))
-    prediction = predict(model, count, where, scaled, times, told).float()
+    prediction = predict(model, count, where, scaled, times, told, left_out).float()
     halved = prediction.shape[1] == 2 * latents.shape[1] and not _takes_variance(scheduler)
     prediction = prediction.chunk(2, dim=1)[0] if halved else prediction
     first, *others = prediction.chunk(len(shown))
@@ -66,7 +68,7 @@ def guided_prediction(
     if not layers or not away:
         return guided
     own = told.rows(slice(count)).kwargs(model)
-    worse = model(scaled[:count], times[:count], **own, skip_layers=layers, return_dict=False)[0].float()
+    worse = model(scaled[:count], times[:count], **own, skip_layers=(*layers, *left_out), return_dict=False)[0].float()
     return guided + away * (first - (worse.chunk(2, dim=1)[0] if halved else worse))
 
 
@@ -85,17 +87,31 @@ def remember(model: Any, latents: Tensor, told_of: Callable[[tuple[int, ...]], T
 
 def check_skipped(model: Any, layers: Sequence[int], steps: Sequence[int]) -> None:
     """ValueError for blocks that a model cannot do without for a pass of guidance, in these steps; says why."""
-    if "skip_layers" not in signature(model.forward).parameters:
-        raise ValueError(f"skip_guidance_layers is of a VideoDiT, and this model is a {type(model).__name__}")
-    if wrong := [layer for layer in layers if not 0 <= layer < len(model.blocks)]:
-        raise ValueError(f"skip_guidance_layers: {wrong[0]} is no block of this model: 0 to {len(model.blocks) - 1}")
+    _check_blocks("skip_guidance_layers", model, layers)
     if not steps:
         raise ValueError(
             "skip_guidance_layers: no step lies between skip_layer_guidance_start and skip_layer_guidance_stop, shares "
             "of the steps; move them apart, or make more steps"
         )
+
+
+def check_left_out(model: Any, skipped: Sequence[tuple[float, float, Sequence[int]]]) -> None:
+    """ValueError for blocks that cannot be left out by noise level; says why."""
+    for low, high, layers in skipped:
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"skipped_blocks: {low} to {high} are no noise levels, from 0 to 1")
+        _check_blocks("skipped_blocks", model, layers)
+        if len(set(layers)) == len(model.blocks):
+            raise ValueError(f"skipped_blocks: from {low} to {high} no block would be run; leave one")
+
+
+def _check_blocks(what: str, model: Any, layers: Sequence[int]) -> None:
+    if "skip_layers" not in signature(model.forward).parameters:
+        raise ValueError(f"{what} is of a VideoDiT, and this model is a {type(model).__name__}")
+    if wrong := [layer for layer in layers if not 0 <= layer < len(model.blocks)]:
+        raise ValueError(f"{what}: {wrong[0]} is no block of this model: 0 to {len(model.blocks) - 1}")
     if model.is_cache_enabled:
-        raise ValueError("skip_guidance_layers does not go with a feature cache: take one of them out")
+        raise ValueError(f"{what} does not go with a feature cache: take one of them out")
 
 
 def passes_of(scale: float, image_scale: float) -> list[bool]:

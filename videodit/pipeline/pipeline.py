@@ -28,7 +28,14 @@ from videodit.given import given_frames, noised_video, repeated_clips
 from videodit.memory import check_decode
 from videodit.pipeline.ends import VideoDiTPipelineOutput, check_call, each_of, noise_of, present
 from videodit.pipeline.parts import Parts
-from videodit.pipeline.passes import check_skipped, guided_prediction, passes_of, remember, with_text_memory
+from videodit.pipeline.passes import (
+    check_left_out,
+    check_skipped,
+    guided_prediction,
+    passes_of,
+    remember,
+    with_text_memory,
+)
 
 
 class VideoDiTPipeline(Parts):
@@ -120,6 +127,7 @@ class VideoDiTPipeline(Parts):
         skip_layer_guidance_scale: float = 2.8,
         skip_layer_guidance_start: float = 0.01,
         skip_layer_guidance_stop: float = 0.2,
+        skipped_blocks: Sequence[tuple[float, float, Sequence[int]]] | None = None,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
         num_videos_per_prompt: int = 1,
@@ -168,6 +176,8 @@ class VideoDiTPipeline(Parts):
                 has it; with blocks along time or space alone: Hyung et al. 2024, arXiv 2411.18664). None: no such pass.
             skip_layer_guidance_scale: how far. skip_layer_guidance_start, skip_layer_guidance_stop: between which
                 shares of the steps, neither of them included.
+            skipped_blocks: (low, high, numbers): blocks that are left out at noise levels above `low` up to `high`,
+                from 0 to 1, for the time that they take. (): none; None: the model's own.
             timesteps, sigmas: those of the steps, in place of their number, where the scheduler takes them.
             num_videos_per_prompt: clips a prompt (or class), beside each other in the batch.
             image: the clip's first frame, which stays as it is (`given.pixels_of` says in which forms).
@@ -235,6 +245,10 @@ class VideoDiTPipeline(Parts):
         for expert in (model, self.transformer_2):
             if expert is not None and skip_guidance_layers:
                 check_skipped(expert, skip_guidance_layers, skipping)
+        skipped = config.default_skipped_blocks or () if skipped_blocks is None else skipped_blocks
+        for expert in (model, self.transformer_2):
+            if expert is not None:
+                check_left_out(expert, skipped)
         if output_type != "latent":
             check_decode(self.codec, shape)
         scales = scales_of_steps(self._between, guidance_interval, steps)
@@ -302,7 +316,7 @@ class VideoDiTPipeline(Parts):
         def told_of(rows: tuple[int, ...]) -> Told:
             return with_text_memory(model, told.rows(list(rows)))
 
-        skipped = len(self.scheduler.timesteps) - len(times)
+        passed = len(self.scheduler.timesteps) - len(times)
         passes: list[bool] = []
         times_in_all, self._num_timesteps = self.scheduler.config.num_train_timesteps, len(times)
         with self.progress_bar(total=len(times)) as bar:
@@ -310,7 +324,7 @@ class VideoDiTPipeline(Parts):
                 if self.interrupt:
                     break
                 # some schedulers take two steps for one
-                step = (index + skipped) * steps // (len(times) + skipped)
+                step = (index + passed) * steps // (len(times) + passed)
                 if (expert := self.expert(t)) is not model:
                     model, passes = expert, []
                     told_of.cache_clear()
@@ -328,8 +342,9 @@ class VideoDiTPipeline(Parts):
                 where = {"step_index": index, "num_inference_steps": len(times), "sigma": float(t) / times_in_all}
                 skip = (skip_guidance_layers or (), skip_layer_guidance_scale * (step in skipping))
                 until = times[index + 1] if index + 1 < len(times) else 0.0
+                left_out = [one for low, high, out in skipped if low < where["sigma"] <= high for one in out]
                 prediction = guided_prediction(
-                    model, self.scheduler, latents, t, told_of, three, given, noise, where, skip, until
+                    model, self.scheduler, latents, t, told_of, three, given, noise, where, skip, until, left_out
                 )
                 clean = latents
                 if "pred_original_sample" in watched:

@@ -179,6 +179,17 @@ def test_a_run_ends_in_a_pipeline_of_few_steps(teacher: Path, tmp_path: Path) ->
     assert set(losses(tmp_path)) == {1, 2, 3, 4} or losses(tmp_path)
 
 
+def test_a_scale_that_it_did_not_learn_is_told(teacher: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(teacher, scheduler=FlowMapEulerDiscreteScheduler())
+    pipe.transformer = flow_map_of(pipe.transformer)
+    pipe.register_to_config(trained_guidance=[1.0, 5.0])
+    for scale, told in ((5.0, False), (5.5, True), (0.5, True)):
+        caplog.clear()
+        pipe("a red circle", num_inference_steps=1, guidance_scale=scale, output_type="latent")
+        assert ("this model learned 1 to 5" in caplog.text) is told
+
+
+@pytest.mark.slow
 def test_it_is_told_where_each_step_ends_and_runs_once_a_step(teacher: Path) -> None:
     """The pipeline's walk is the map's, step by step: x_r = x_t - (t - r) u."""
     pipe = VideoDiTPipeline.from_pretrained(teacher)
@@ -281,6 +292,18 @@ def test_a_teacher_may_lie_by_itself_and_is_not_written_over(teacher: Path, tmp_
     own = {"distill": {"teacher": str(tmp_path / "own" / "pipeline")}, "start_from": str(teacher)}
     with pytest.raises(ValueError, match="is what this run writes"):
         distilled(tmp_path / "own", teacher, **own)
+
+
+@pytest.mark.slow
+def test_teacher_and_student_read_the_same_text(teacher: Path, tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    awaken(pipe.text_encoder, seed=5)
+    pipe.save_pretrained(tmp_path / "other")
+    told = {"start_from": str(tmp_path / "other"), "distill": {"teacher": str(teacher)}}
+    with pytest.raises(ValueError, match=r"reads another text encoder than .*other"):
+        Trainer(distilled(tmp_path / "run", teacher, **told))
+    again = distilled(tmp_path / "again", teacher, config={"text": {"source": str(teacher)}}, **told)
+    assert Trainer(again).teacher is not None
 
 
 @pytest.mark.slow

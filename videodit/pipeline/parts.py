@@ -60,6 +60,7 @@ class Parts(DiffusionPipeline, Adapters):
             size that the model was trained at.
         trained_sizes: (frames, rows, columns, fps) of all that it was trained at, where that was not one alone.
         default_num_inference_steps, default_guidance_scale: likewise: what this model is best sampled with.
+        trained_guidance: (low, high): the scales that a model which is told its guidance has learned; None: any.
         default_skipped_blocks: (low, high, numbers of blocks): what a call leaves out at noise levels above `low`,
             up to `high`, from 0, data, to 1, as `videodit prune --save` finds them; None: all are run.
         transformer_2, boundary_ratio: a second expert (Wan 2.2 A14B), for times below this share of them; `transformer`
@@ -101,6 +102,7 @@ class Parts(DiffusionPipeline, Adapters):
         text_max_length: int | None = None,
         trained_sizes: list | None = None,
         default_skipped_blocks: list | None = None,
+        trained_guidance: list | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -132,6 +134,7 @@ class Parts(DiffusionPipeline, Adapters):
             text_max_length=text_max_length,
             trained_sizes=trained_sizes,
             default_skipped_blocks=default_skipped_blocks,
+            trained_guidance=trained_guidance,
             vae_strides=vae_strides if vae is None else list(astuple(self.codec.strides)),
         )
 

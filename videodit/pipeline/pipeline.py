@@ -11,6 +11,8 @@ nothing but import this class.
 from __future__ import annotations
 
 import inspect
+import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -36,6 +38,8 @@ from videodit.pipeline.passes import (
     remember,
     with_text_memory,
 )
+
+log = logging.getLogger(__name__)
 
 
 class VideoDiTPipeline(Parts):
@@ -97,6 +101,11 @@ class VideoDiTPipeline(Parts):
             raise ValueError(
                 "negative_prompt has no effect at true_cfg_scale=1, for this model is told guidance_scale itself: set "
                 "true_cfg_scale above 1, or leave the negative prompt out"
+            )
+        low, high = self.config.trained_guidance or (0.0, math.inf)
+        if told and not low <= float(scale) <= high:  # type: ignore[arg-type]
+            log.warning(
+                "guidance_scale=%g: this model learned %g to %g, and beyond that says anything", scale, low, high
             )
         self._guidance_scale, self._true_cfg_scale = scale, true_cfg_scale if told else None
 

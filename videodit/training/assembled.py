@@ -340,6 +340,7 @@ class Assembled:
             low, high = train.distill.guidance_scale
             scale = min(max(own.get("default_guidance_scale", high), low), high)
             own |= {"default_num_inference_steps": FEW_STEPS, "default_guidance_scale": scale}
+            own |= {"trained_guidance": [low, high]}
         own |= {f"default_{name}": value for name, value in asked.items() if value is not None}
         return VideoDiTPipeline(
             vae=self.codec.vae,

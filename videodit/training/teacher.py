@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from videodit.config import Run
+from videodit.diffusion import paths
 from videodit.diffusion.flow_map import map_target
-from videodit.diffusion.paths import Path
 from videodit.models.loading import load_model
 from videodit.models.transformer import VideoDiT
+from videodit.packaged import named_folder
+from videodit.text import load_text, told_in
 from videodit.training import inputs
 from videodit.training.batches import Batch
 from videodit.training.model import Model, place_of
+
+PROBE = "a red circle moves to the left, a blue square to the right"  # read by both text encoders
 
 
 class Teacher:
@@ -24,7 +29,7 @@ class Teacher:
         ValueError: what `train.distill.teacher` names is no model that a flow map can learn from.
     """
 
-    def __init__(self, config: Run, student: Model, path: Path, device: torch.device):
+    def __init__(self, config: Run, student: Model, path: paths.Path, device: torch.device):
         assert config.train.distill is not None
         folder, self.path = config.train.distill.teacher, path
         with inputs.named(folder, "transformer"):
@@ -37,6 +42,7 @@ class Teacher:
                 f"train.distill.teacher: {folder} has {transformer.in_channels} latent channels, and its student "
                 f"{student.transformer.in_channels}"
             )
+        _check_text(config, student)
         transformer.requires_grad_(False).eval().to(device)
         self.model = Model(transformer, student.text, student.encoded, student.pixels)
 
@@ -61,3 +67,18 @@ class Teacher:
             return student(x, self.path.model_time(t), *told, until=until, guidance=batch.guidance).float()
 
         return map_target(u, noisy, batch.times, batch.until, self.velocity(noisy, batch, fps))
+
+
+def _check_text(config: Run, student: Model) -> None:
+    """ValueError where a teacher reads other text states than its student."""
+    folder, mine = config.train.distill.teacher, config.text.source or config.train.start_from  # type: ignore[union-attr]
+    if mine == folder or not (Path(named_folder(folder)) / "text_encoder").is_dir():
+        return
+    with inputs.named(folder, "text encoder"):
+        theirs = load_text(named_folder(folder), dtype=inputs.PRECISIONS[config.text.precision] or torch.float32)
+    ours, wanted = (told_in(text([PROBE]))["prompt_embeds"].float() for text in (student.text, theirs))
+    if ours.shape != wanted.shape or not torch.allclose(ours, wanted, rtol=0.02, atol=0.02):
+        raise ValueError(
+            f"train.distill.teacher: {folder} reads another text encoder than {mine}: start from a model that has the "
+            "teacher's, or name it in text.source"
+        )

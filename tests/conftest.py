@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from videodit.pipeline import VideoDiTPipeline
@@ -23,6 +24,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--standin", action="store_true", help="on a stand-in accelerator (tests/standin.py)")
+
+
+# of properties the same examples each time; others are drawn with --hypothesis-profile=default
+settings.register_profile("same", derandomize=True, database=None)
+settings.load_profile("same")
 
 
 def pytest_configure(config: pytest.Config) -> None:

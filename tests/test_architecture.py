@@ -12,6 +12,7 @@ FLOORS = {
     **dict.fromkeys(("weights", "command"), 0.5),
     **dict.fromkeys(("video", "shapes", "emoji", "codec", "text", "diffusion", "models"), 1),
     **dict.fromkeys(("data", "evaluation", "given", "conditions", "caching", "memory"), 2),
+    "controls": 2.5,
     "pipeline": 3,
     **dict.fromkeys(("long", "pruning", "attention_maps", "describing"), 3.5),
     **dict.fromkeys(("training", "exchange", "extending", "clipset", "scaling"), 4),

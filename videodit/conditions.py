@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videodit.models import VideoModel
+from videodit.models import Condition, VideoModel
 from videodit.text import FamilyText, TextEncoder, TextStates, told_in
 
 log = logging.getLogger(__name__)
 
+OWN = ("channels", "vectors")  # kinds of conditions of one's own
 TEXT = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
 Encoder = TextEncoder | FamilyText
 
@@ -32,7 +33,8 @@ class Told:
     tensors: "prompt_embeds" b m e and "prompt_attention_mask" b m (True: read), or "text_memory", what the model made
     of them; "pooled_prompt_embeds" b e'; "class_labels" b; "size" b 2, height and width in pixels, float32; "guidance"
     b, the scale; "until" b, of a flow map, a time as the scheduler counts it; "frame_mask" b f (True: given). fps: of
-    the latent, for all; None: the model's own. attention_kwargs: as in diffusers, for LoRA.
+    the latent, for all; None: the model's own. attention_kwargs: as in diffusers, for LoRA. What the model is told
+    besides has the two names of `own_names`: the values, and b bool, which rows are told.
     """
 
     tensors: Mapping[str, Any]
@@ -41,10 +43,16 @@ class Told:
 
     def kwargs(self, model: VideoModel) -> dict[str, Any]:
         """As keyword arguments of the model, of all that it asks for."""
-        given, keywords = self.tensors, {"fps": self.fps, "attention_kwargs": self.attention_kwargs}
+        given = self.tensors
+        keywords: dict[str, Any] = {"fps": self.fps, "attention_kwargs": self.attention_kwargs}
         keywords["frame_mask"] = given.get("frame_mask")
         for condition in model.conditions:
-            if condition.kind == "text" and "text_memory" in given:
+            value, rows = own_names(condition.name)
+            if condition.kind in OWN:
+                if value in given:
+                    keywords.setdefault("conditions", {})[condition.name] = given[value]
+                    keywords.setdefault("conditions_told", {})[condition.name] = given[rows]
+            elif condition.kind == "text" and "text_memory" in given:
                 keywords["text_memory"] = given["text_memory"]
             elif condition.kind == "text":
                 keywords["encoder_hidden_states"] = given.get("prompt_embeds")
@@ -98,6 +106,16 @@ class Told:
         return self.also(**{name: torch.cat(rows) for name, rows in both.items() if rows})
 
 
+def own_names(name: str) -> tuple[str, str]:
+    """Of a condition of one's own: what `Told` calls its values, and which rows are told."""
+    return f"own.{name}", f"told.{name}"
+
+
+def own_of(model: VideoModel) -> list[Condition]:
+    """Its conditions of one's own."""
+    return [condition for condition in model.conditions if condition.kind in OWN]
+
+
 def asked(model: VideoModel, kind: str) -> int | None:
     """The width of what a model asks for of this kind, `models.Condition`; None: nothing."""
     return next((condition.width for condition in model.conditions if condition.kind == kind), None)
@@ -110,7 +128,7 @@ def tokens_asked(model: VideoModel) -> int | None:
 
 def has_null(model: VideoModel) -> bool:
     """Whether a model has a text of its own that stands for none."""
-    return any(condition.null for condition in model.conditions)
+    return any(condition.null for condition in model.conditions if condition.kind == "text")
 
 
 def reads_padding(model: VideoModel) -> bool:

@@ -108,6 +108,8 @@ def long_clip(
     if overlap is None:
         overlap = step * (size // (3 * step)) + 1 if strides.time > 1 else max(1, size // 3)
     ends = [name for name in LAST if options.get(name) is not None]
+    if options.get("conditions"):
+        raise ValueError("conditions are of a clip that is made at once, and this one is made window after window")
     if loop and ends:
         raise ValueError(f"{ends[0]}: a loop ends where it begins; give no end")
     if not loop and num_frames <= size:

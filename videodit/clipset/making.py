@@ -29,7 +29,7 @@ from videodit.clipset.decoding import Preview, Watch, decoded
 from videodit.clipset.outputs import check_outputs, clear_left, is_made
 from videodit.clipset.requests import FILES, Request
 from videodit.clipset.texts import Texts, embeds_of, encode_texts, prompts_of
-from videodit.conditions import asked
+from videodit.conditions import asked, own_of
 from videodit.config.kinds import Guidance, Share, Steps, check, usable_backend
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.disk import replace_text
@@ -69,6 +69,7 @@ class Sampling:
     skip_layer_guidance_stop: Share | None = None
     skipped_blocks: list | None = None  # by noise level; none: []
     true_cfg_scale: Guidance | None = None  # of a model that is told guidance_scale itself
+    conditions: list[str] | None = None  # of one's own, "name=file" or "name=numbers"
     scheduler: str | None = None
     cache: str | None = None  # of features: a name of `caching.CACHES`, with or without a number
     dtype: str | None = None  # this and what follows: what was done to the pipeline, for the clips' settings
@@ -282,6 +283,7 @@ def _sample(
         "guidance_interval": tuple(one["guidance_interval"]),
         "image_guidance_scale": one["image_guidance_scale"],
         **{name: one[name] for name in (*SKIPPING, "skipped_blocks") if name in one},
+        "conditions": _conditions(pipe, one),
         "callback_on_step_end": look,
         **{name: [_frames_of(name, each) for each in batch] for name in FILES if name in one},
     }
@@ -310,6 +312,27 @@ def _sample(
     for each, clip, own in zip(batch, output.frames, maps, strict=True):
         if id(each) in wanted:
             yield np.rint(clip * 255).astype(np.uint8) if ends else decoded(pipe.codec, clip), own
+
+
+def _conditions(pipe: VideoDiTPipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model is told besides: frames of a file, from its first on at the clip's rate, or numbers as JSON."""
+    known, found = {one.name: one for one in own_of(pipe.transformer)}, {}
+    for said in settings.get("conditions", ()):
+        name, is_said, value = said.partition("=")
+        if not is_said or name in found:
+            raise ValueError(f"condition {said!r}: say each once, as name=file or name=numbers")
+        if name not in known:
+            raise ValueError(f"condition {name!r} is none of what this model is told ({', '.join(known) or 'none'})")
+        if known[name].kind == "channels" and settings["num_frames"] == 1:
+            found[name] = read_frames(value, [0.0])
+        elif known[name].kind == "channels":
+            found[name] = read_clip(value, settings["num_frames"], settings["fps"])
+        else:
+            try:
+                found[name] = json.loads(value)
+            except ValueError:
+                raise ValueError(f"condition {said!r} holds no numbers: write them as 0.5, or [0.5, 1]") from None
+    return found
 
 
 def _frames_of(name: str, settings: Mapping[str, Any]) -> np.ndarray:

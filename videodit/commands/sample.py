@@ -84,6 +84,12 @@ def parse() -> argparse.Namespace:
         help="of given frames; above 1: a third pass (default 1: none)",
     )
     parser.add_argument(
+        "--condition",
+        action="append",
+        metavar="NAME=FILE or NUMBERS",
+        help="of a model that is told more than a prompt: frames of a file, or numbers; may be said for several",
+    )
+    parser.add_argument(
         "--skip-guidance-layers",
         type=argument(Count),
         nargs="+",
@@ -296,6 +302,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         skip_layer_guidance_stop=args.skip_layer_guidance_stop,
         skipped_blocks=[] if args.all_blocks else None,
         true_cfg_scale=args.true_cfg_scale,
+        conditions=args.condition,
         scheduler=args.scheduler,
         cache=args.cache,
         dtype=args.dtype if args.dtype != "float32" else None,
@@ -339,7 +346,10 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         batch_size=args.batch_size,
         preview=args.preview,
         attention=args.attention_maps,
-        inputs=[file for file in (args.prompts_file, args.text_states) if file is not None],
+        inputs=[
+            *(file for file in (args.prompts_file, args.text_states) if file is not None),
+            *(said.partition("=")[2] for said in args.condition or () if Path(said.partition("=")[2]).is_file()),
+        ],
         overwrite=args.overwrite,
         renew=one,
         writes=processes.is_main_process,

@@ -26,6 +26,27 @@ class Text(Section):
     )
 
 
+class Told(Section):
+    """A condition of one's own: what a row of the manifest says of a clip in a column of its name."""
+
+    kind: Literal["channels", "vectors"] = Field(
+        description="channels: a file of frames, laid beside the latent; vectors: numbers, beside the time"
+    )
+    of: Literal["vae", "luma"] = Field(
+        "vae", description="of channels: frames as the VAE has them, or their brightness to the pixel (masks, edges)"
+    )
+    width: Positive = Field(1, description="of vectors: how many numbers")
+    per: Literal["clip", "frame"] = Field("clip", description="of vectors: once, or a row for each of many frames")
+    dropout: Share = Field(0.1, description="share of samples that are not told it, so that clips can be made without")
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Told:
+        for key in ("of",) if self.kind == "vectors" else ("width", "per"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is not of {self.kind}; take it out")
+        return self
+
+
 class Model(Section):
     """The transformer, as `VideoDiT` takes it."""
 
@@ -42,6 +63,9 @@ class Model(Section):
     qk_norm: bool = True
     time_positions: Literal["rotary", "sincos", "both"] = Field(
         "both", description="both: sin-cos ones, which say which frame is the first, beside rotary ones"
+    )
+    conditions: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)], Told] = Field(
+        {}, description="what it is told besides the text, by the columns that say it: {depth: {kind: channels}}"
     )
     gradient_checkpointing: bool | Positive = Field(False, description="of all blocks, or of every n-th")
     offload: tuple[Literal["activations", "blocks"], ...] = Field(
@@ -63,6 +87,8 @@ class Model(Section):
     def _one_of_two(self) -> Model:
         """An image model has a shape of its own."""
         fields = type(self).model_fields
+        if self.image is not None and self.conditions:
+            raise ValueError("conditions are of a VideoDiT, and image says what to train; take one of them out")
         if self.image is None and self.time_every != 1:
             raise ValueError("time_every is of an image model (image), and there is none; take it out")
         if self.image is not None:

@@ -20,7 +20,7 @@ from videodit.config.section import Section
 from videodit.config.train import Train
 from videodit.config.vae import Vae
 
-MAPPINGS = ("more", "given_frames")  # keys whose values are mappings, and no sections
+MAPPINGS = ("more", "given_frames", "conditions")  # keys whose values are mappings, and no sections
 MOST_ERRORS = 8  # that one message tells
 
 
@@ -51,6 +51,12 @@ class Run(Section):
     def _sections_fit(self) -> Run:
         if self.train.keep_best and not self.data.validation:
             raise ValueError("train.keep_best goes by the loss on clips kept out: set data.validation above 0")
+        if self.model.conditions and self.data.encode == "each_step":
+            raise ValueError("model.conditions are encoded once, with the clips: set data.encode: once")
+        if self.model.conditions and self.train.lora:
+            raise ValueError(
+                "model.conditions begin silent, and train.lora trains no more than adapters: train without"
+            )
         if self.train.routing and self.train.sequence_parallel > 1:
             raise ValueError("train.routing does not go with train.sequence_parallel: leave one of them out")
         frozen = self.text.source or self.train.lora or self.train.start_from  # of a family's, which is never trained

@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,12 +26,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from videodit.codec import VideoCodec
+from videodit.codec.maps import map_of
 from videodit.data.buckets import Buckets
 from videodit.data.clips import Clips
+from videodit.data.columns import vectors_at
 from videodit.data.source import Span
 from videodit.data.transforms import to_pixels
 from videodit.disk import whole, writing
 from videodit.geometry import ClipSize
+from videodit.models import Condition
 from videodit.text import FamilyText, OwnStates, TextEncoder, TextStates, padded
 
 SHARD = 256  # samples a file
@@ -121,7 +124,10 @@ def _share(everything: Sequence[T], state: PartialState) -> Sequence[T]:
 
 @dataclass(frozen=True)
 class Sample:
-    """One thing to train on: its bucket's size, its wordings as a clip and as an image, and where its latents are."""
+    """One thing to train on: its bucket's size, its wordings as a clip and as an image, and where its latents are.
+
+    maps, vectors: of what the model is told besides, by name: where it is, or what it is, of the clip and of the image.
+    """
 
     name: str
     size: ClipSize
@@ -129,6 +135,14 @@ class Sample:
     image_captions: tuple[str, ...]
     latent: str
     image: str
+    maps: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    vectors: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def besides(self) -> list[str]:
+        """What names all that it is told besides its caption."""
+        vectors = [json.dumps([name, both[0].tolist()]) for name, both in self.vectors.items()]
+        return [*(names[0] for names in self.maps.values()), *vectors]
 
     @property
     def is_image(self) -> bool:
@@ -149,6 +163,12 @@ class Latents:
         sample = self.samples[number]
         return self.store[sample.image if image else sample.latent].float()
 
+    def told(self, number: int, image: bool) -> dict[str, Tensor]:
+        """What the model is told of a sample besides, by name: maps c f h w, vectors c or f c."""
+        sample = self.samples[number]
+        maps = {name: self.store[names[image]].float() for name, names in sample.maps.items()}
+        return maps | {name: values[image] for name, values in sample.vectors.items()}
+
     def read(self, number: int, image: bool, epoch: int) -> tuple[int, Tensor, dict[str, str]]:
         """The sample that is shown, its latent, and what was bad on the way, as `LiveClips.read`: here, nothing."""
         return number, self[number, image], {}
@@ -156,7 +176,14 @@ class Latents:
 
 @torch.no_grad()
 def encode_clips(
-    clips: Clips, buckets: Buckets, codec: VideoCodec, folder: Path, precision: torch.dtype | None, *, images: bool
+    clips: Clips,
+    buckets: Buckets,
+    codec: VideoCodec,
+    folder: Path,
+    precision: torch.dtype | None,
+    *,
+    images: bool,
+    conditions: Sequence[Condition] = (),
 ) -> Latents:
     """The latents of all spans in the buckets, encoded where the folder does not hold them yet, in float16.
 
@@ -166,56 +193,92 @@ def encode_clips(
     Args:
         precision: of the VAE's arithmetic (None: float32).
         images: whether the first frame of each clip is encoded as an image too.
+        conditions: what the model is told besides: files of other columns are encoded beside, each as it says.
 
     Raises:
         VideoError: too many clips are unreadable.
         CacheError: a file of the store is damaged.
     """
-    state = PartialState(cpu=not torch.accelerator.is_available())
     fingerprint = codec.fingerprint()
     store = Store(folder / f"vae-{fingerprint[:12]}")
     maker = (fingerprint, str(precision), "float16")
-    named = [(span, _name(clips, span, maker), _name(clips, span, maker, image=True)) for span in _spans(buckets)]
+    columns = {None: "vae"} | {one.name: one.of for one in conditions if one.kind == "channels"}
+    named = {column: _named(clips, _spans(buckets), maker, column, of) for column, of in columns.items()}
+    for column, of in columns.items():
+        _encode_missing(clips, codec, store, named[column], precision, images, column, of)
+    for column in columns:
+        for span, clip, _ in named[column]:
+            if (why := store.failed.get(clip)) and span.index not in clips.skips:
+                clips.skip(span.index, why)
+    clips.recall(span.index for span, *_ in named[None])
+    samples = []
+    for at, (span, clip, image) in enumerate(named[None]):
+        if span.index in clips.skips:
+            continue  # the whole file is left out, as it will be when the run goes on
+        words = (clips.source.captions(span, False), clips.source.captions(span, True))
+        maps = {column: named[column][at][1:] for column in named if column is not None}
+        vectors = {one.name: _vectors(clips, span, one, codec) for one in conditions if one.kind == "vectors"}
+        samples.append(Sample(clips.source.name(span.index), span.size, *words, clip, image, maps, vectors))
+    return Latents(samples, store)
+
+
+def _vectors(clips: Clips, span: Span, one: Condition, codec: VideoCodec) -> tuple[Tensor, Tensor]:
+    facts = clips.source.facts(span.index)
+    assert facts is not None  # of a file
+    return vectors_at(clips.source.numbers(span.index, one), one, facts, span, codec.strides)
+
+
+Named = list[tuple[Span, str, str]]  # spans, with the names of their latents, and of those as images
+
+
+def _named(clips: Clips, spans: Sequence[Span], maker: tuple[str, ...], column: str | None, of: str) -> Named:
+    maker = maker if column is None else (*maker, of)
+    names = [{image: _name(clips, span, maker, column, image=image) for image in (False, True)} for span in spans]
+    return [(span, both[False], both[True]) for span, both in zip(spans, names, strict=True)]
+
+
+def _encode_missing(
+    clips: Clips,
+    codec: VideoCodec,
+    store: Store,
+    named: Named,
+    precision: torch.dtype | None,
+    images: bool,
+    column: str | None,
+    of: str,
+) -> None:
+    """Encodes what of these the store does not hold; CacheError where it then does not have all that can be read."""
+    state = PartialState(cpu=not torch.accelerator.is_available())
 
     def wanted(clip: str, image: str) -> tuple[str, ...]:
         return (clip, image) if images else (clip,)
 
     todo = [one for one in named if store.missing(wanted(*one[1:]))]
     shards = _share([todo[i : i + SHARD] for i in range(0, len(todo), SHARD)], state)
+    what = "clips" if column is None else column
     with tqdm(
-        total=sum(map(len, shards)), desc="encoding clips", disable=not shards or not state.is_main_process
+        total=sum(map(len, shards)), desc=f"encoding {what}", disable=not shards or not state.is_main_process
     ) as bar:
         for shard in shards:
-            tensors, failed = _encode(clips, codec, shard, precision, images, bar)
+            tensors, failed = _encode(clips, codec, shard, precision, images, bar, column, of)
             store.add({name: tensors[name] for name in store.missing(tensors)}, failed)
     state.wait_for_everyone()
     store.scan()
     lost = [name for _, *names in named for name in store.missing(wanted(*names)) if names[0] not in store.failed]
     if lost:
         raise CacheError(f"{store.folder}: {len(lost)} latents are not here: all processes must see the same folder")
-    samples = []
-    for span, clip, _ in named:
-        if (why := store.failed.get(clip)) and span.index not in clips.skips:
-            clips.skip(span.index, why)
-    clips.recall(span.index for span, *_ in named)
-    for span, clip, image in named:
-        if span.index in clips.skips:
-            continue  # the whole file is left out, as it will be when the run goes on
-        words = (clips.source.captions(span, False), clips.source.captions(span, True))
-        samples.append(Sample(clips.source.name(span.index), span.size, *words, clip, image))
-    return Latents(samples, store)
 
 
 def _spans(buckets: Buckets) -> list[Span]:
     return [span for spans in buckets.spans.values() for span in spans]
 
 
-def _name(clips: Clips, span: Span, maker: tuple[str, ...], *, image: bool = False) -> str:
+def _name(clips: Clips, span: Span, maker: tuple[str, ...], column: str | None = None, *, image: bool = False) -> str:
     size = span.size.image() if image else span.size
     rate = 0.0 if size.num_frames == 1 else size.fps
     facts = (size.num_frames, size.height, size.width, rate, span.start, *span.place)
     laid = (span.background,) if span.background else ()
-    return _hash(clips.source.content(span.index), *facts, *laid, *maker)
+    return _hash(clips.source.content(span.index, column), *facts, *laid, *maker)
 
 
 def _encode(
@@ -225,6 +288,8 @@ def _encode(
     precision: torch.dtype | None,
     images: bool,
     bar: tqdm,
+    column: str | None,
+    of: str,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Latents by name, and why others could not be made."""
     tensors: dict[str, Tensor] = {}
@@ -234,15 +299,15 @@ def _encode(
     def encode() -> None:
         pixels = torch.stack([p for *_, p in waiting])
         with torch.autocast(codec.device.type, precision, enabled=precision is not None):
-            latents = codec.encode(pixels)
-            firsts = codec.encode(pixels[:, :, :1]) if images and pixels.shape[2] > 1 else latents
+            latents = map_of(codec, pixels, of)
+            firsts = map_of(codec, pixels[:, :, :1], of) if images and pixels.shape[2] > 1 else latents
         for (clip, image, _), one, first in zip(waiting, latents, firsts, strict=True):
             tensors[clip] = one.half().cpu().contiguous()
             if images:
                 tensors[image] = first.half().cpu().contiguous()
         waiting.clear()
 
-    for (span, clip, image), frames in zip(shard, clips.read_ahead([span for span, *_ in shard]), strict=True):
+    for (span, clip, image), frames in zip(shard, clips.read_ahead([span for span, *_ in shard], column), strict=True):
         bar.update()
         if frames is None:
             failed[clip] = clips.skips[span.index].why

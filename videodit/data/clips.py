@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from videodit.config import Data
+from videodit.data.columns import check_columns
 from videodit.data.files import PECULIAR, Facts, Files
 from videodit.data.manifest import Item, Note, Skip, read_manifest, tell
 from videodit.data.source import FileSource, Joined, ShapesSource, Source, Span, allowed_backgrounds
 from videodit.geometry import ClipSize
+from videodit.models import Condition
 from videodit.shapes import rng_for, shares, triples
 from videodit.video.decoders import library
 from videodit.video.guarded import Guarded
@@ -64,15 +66,17 @@ class Clips:
             background = choice[int(rng.integers(len(choice)))]
         return Span(index, size, start, place, background)
 
-    def read_ahead(self, spans: Sequence[Span]) -> Iterator[np.ndarray | None]:
-        """Frames uint8 f h w c of each span, in their order, the next of which are read meanwhile.
+    def read_ahead(self, spans: Sequence[Span], column: str | None = None) -> Iterator[np.ndarray | None]:
+        """Frames uint8 f h w c of each span, in their order, the next of which are read meanwhile; with a column those
+        of the files that it names.
 
         None where a clip cannot be read, or could not in a span before: it is counted and named in `skips`, and its
         file put into quarantine.
         """
-        for span, frames in zip(spans, self.source.stream(spans), strict=True):
+        for span, frames in zip(spans, self.source.stream(spans, column), strict=True):
             if isinstance(frames, VideoError) and span.index not in self.skips:
-                self.source.fail(span.index, frames)
+                if column is None:
+                    self.source.fail(span.index, frames)
                 self.skip(span.index, str(frames))
             yield None if span.index in self.skips or isinstance(frames, VideoError) else frames
 
@@ -160,11 +164,12 @@ class Split:
         tell([*self.notes, *peculiar])
 
 
-def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
+def open_data(data: Data, seed: int, memory: Path | None = None, conditions: Sequence[Condition] = ()) -> Split:
     """The clips that a configuration names. Validation takes every n-th item of a manifest, spread evenly.
 
     Args:
         memory: a file to remember facts of files in (`data.files`).
+        conditions: what the model is told besides, each a column of every row.
 
     Raises:
         ValueError: the manifest is unreadable or too small to keep `data.validation` clips out, `data.reader` is not
@@ -175,6 +180,10 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
         shares(triples(), data.more)
     except ValueError as error:
         raise ValueError(f"data.more: {error}") from error
+    if conditions and (data.source == "shapes" or data.shapes):
+        raise ValueError(
+            "model.conditions are columns of a manifest, and the world of shapes has none: name clips of yours"
+        )
     if data.source == "shapes":
         train = ShapesSource(seed, data.validation, data.clips or 8192, data.more)
         kept = ShapesSource(seed, 0, data.validation, data.more)
@@ -198,6 +207,7 @@ def open_data(data: Data, seed: int, memory: Path | None = None) -> Split:
         validation = _spread(items, data.validation)
         held = set(map(id, validation))
         train_items = tuple(item for item in items if id(item) not in held)
+    check_columns(data.source, (*train_items, *validation), conditions)
     for item in (*train_items, *validation):
         allowed_backgrounds(item, data)  # an error now, before anything is read
     files = Files(memory, guarded_reader(data))

@@ -6,7 +6,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Item:
     start: float = 0.0  # seconds: the clip is this stretch of the file
     end: float | None = None  # None: to the end of the file
     origin: str = ""  # where the file comes from if it is not there: a URL, or "shard.tar::member"
+    folders: tuple[Path, ...] = ()  # where paths in its attributes begin; none: they name nothing here
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,13 @@ def item_of_row(
         if path.suffix not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
             return Skip(where, f"{place} is no video or image by its suffix")
         return item_of(where, path, place, row.get(caption), said_in, others)
-    path = _found(place, folders or [Path(manifest).parent])
+    path = found_file(place, folders or [Path(manifest).parent])
     if not is_plain_file(path):
         hint = ": its folders are joined by backslashes" if "\\" in place else ""
         return Skip(where, f"{path} is not a file" if _is_there(path) else f"{path} does not exist{hint}")
-    return item_of(where, path, "", row.get(caption), said_in, others)
+    found = item_of(where, path, "", row.get(caption), said_in, others)
+    begin = tuple(folders or [Path(manifest).parent])
+    return replace(found, folders=begin) if isinstance(found, Item) and not is_url(manifest) else found
 
 
 def item_of(where: str, path: Path, origin: str, caption: object, said_in: str, others: Row) -> Item | Skip:
@@ -154,7 +157,7 @@ def item_of(where: str, path: Path, origin: str, caption: object, said_in: str, 
     except ValueError as error:
         return Skip(where, str(error))
     attributes = {key: v if isinstance(v, str) else json.dumps(v, default=str) for key, v in given.items()}
-    item = Item(path, captions, attributes, start, end, origin)
+    item = Item(path, captions, attributes, start, end, origin=origin)
     return item if captions else Skip(where, f"no caption in {said_in}", item)
 
 
@@ -188,7 +191,7 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _found(place: str, folders: Sequence[Path]) -> Path:
+def found_file(place: str, folders: Sequence[Path]) -> Path:
     """The file that a row names: as it is written, with the slashes of here, or in another normal form of Unicode."""
     spellings = list(dict.fromkeys([place, place.replace("\\", "/")]))
     for spelling in spellings:

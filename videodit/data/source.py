@@ -20,11 +20,13 @@ from tqdm import tqdm
 
 from videodit.config import Data
 from videodit.config.ground import WHITE
+from videodit.data.columns import file_of, numbers_of
 from videodit.data.files import Facts, Files
 from videodit.data.manifest import Item
 from videodit.data.remote import fetch
 from videodit.data.transforms import fit
 from videodit.geometry import ClipSize
+from videodit.models import Condition
 from videodit.shapes import VERSION, ShapesWorld
 from videodit.video.index import UnsuitableError, VideoError
 from videodit.video.reader import read_clip
@@ -49,21 +51,23 @@ class Source(Protocol):
 
     `fetch` brings files from elsewhere to this machine, and says where all are; `facts` is None where a clip can have
     any size and length; `backgrounds` are those that a transparent one may be laid on; `content` names what it shows,
-    whatever it is called; `captions` are of a span, which tells its background; `recall` learns what other processes
-    found unreadable, `fail` tells them; `stream` gives the frames uint8 f h w c of many spans, or the error that
+    whatever it is called, or what another column of its row names; `numbers` are what its row tells a model; `captions`
+    are of a span, which tells its background; `recall` learns what other processes found unreadable, `fail` tells them;
+    `stream` gives the frames uint8 f h w c of many spans, of the clips or of another column's files, or the error that
     reading one gave, in their order.
     """
 
     def __len__(self) -> int: ...
     def fetch(self) -> list[Path]: ...
     def name(self, index: int) -> str: ...
-    def content(self, index: int) -> str: ...
+    def content(self, index: int, column: str | None = None) -> str: ...
+    def numbers(self, index: int, condition: Condition) -> np.ndarray: ...
     def captions(self, span: Span, image: bool) -> tuple[str, ...]: ...
     def backgrounds(self, index: int) -> tuple[str, ...]: ...
     def facts(self, index: int) -> Facts | None: ...
     def recall(self) -> None: ...
     def fail(self, index: int, error: VideoError) -> None: ...
-    def stream(self, spans: Sequence[Span]) -> Iterator[np.ndarray | VideoError]: ...
+    def stream(self, spans: Sequence[Span], column: str | None = None) -> Iterator[np.ndarray | VideoError]: ...
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,11 @@ class ShapesSource:
     def name(self, index: int) -> str:
         return f"shapes {self.seed} {self.first + index}" + (f" more {sorted(self.more.items())}" if self.more else "")
 
-    def content(self, index: int) -> str:
+    def content(self, index: int, column: str | None = None) -> str:
         return f"{self.name(index)} version {VERSION}"
+
+    def numbers(self, index: int, condition: Condition) -> np.ndarray:
+        raise ValueError(f"the world of shapes has no {condition.name!r}")
 
     def backgrounds(self, index: int) -> tuple[str, ...]:
         return ()
@@ -103,7 +110,7 @@ class ShapesSource:
     def fail(self, index: int, error: VideoError) -> None:
         pass
 
-    def stream(self, spans: Sequence[Span]) -> Iterator[np.ndarray | VideoError]:
+    def stream(self, spans: Sequence[Span], column: str | None = None) -> Iterator[np.ndarray | VideoError]:
         for span in spans:
             yield ShapesWorld(span.size, seed=self.seed, more=self.more)[self.first + span.index].frames
 
@@ -139,9 +146,10 @@ class FileSource:
         where = item.origin or str(item.path)
         return where if item.end is None and not item.start else f"{where} from {item.start:g} s"
 
-    def content(self, index: int) -> str:
+    def content(self, index: int, column: str | None = None) -> str:
         item = self.items[index]
-        return f"sha256 {self.files.sha256(item.path)} from {item.start} by {self.data.reader}, scaled by FFmpeg"
+        digest = self.files.sha256(self._file(item, column))
+        return f"sha256 {digest} from {item.start} by {self.data.reader}, scaled by FFmpeg"
 
     def backgrounds(self, index: int) -> tuple[str, ...]:
         """Of `data.background` those that the row's own column allows, or all."""
@@ -180,28 +188,44 @@ class FileSource:
     def fail(self, index: int, error: VideoError) -> None:
         self.files.fail(self.items[index].path, error)
 
-    def stream(self, spans: Sequence[Span]) -> Iterator[np.ndarray | VideoError]:
-        calls = (self._call(span) for span in spans)  # each made when it is its turn: its file may be bad by then
+    def stream(self, spans: Sequence[Span], column: str | None = None) -> Iterator[np.ndarray | VideoError]:
+        calls = (
+            self._call(span, column) for span in spans
+        )  # each made when it is its turn: its file may be bad by then
         for span, frames in zip(spans, self.files.reader.map(read_clip, calls), strict=True):
             is_bad = isinstance(frames, VideoError)
             yield frames if is_bad else fit(frames, span.size.height, span.size.width, span.place)
 
-    def _call(self, span: Span) -> tuple[Any, ...] | VideoError:
+    def numbers(self, index: int, condition: Condition) -> np.ndarray:
+        return numbers_of(self.items[index], condition)
+
+    def _file(self, item: Item, column: str | None) -> Path:
+        return item.path if column is None else file_of(item, column) or item.path
+
+    def _call(self, span: Span, column: str | None) -> tuple[Any, ...] | VideoError:
         """Arguments of `read_clip`, or why it need not be called."""
         item, size = self.items[span.index], span.size
+        path = self._file(item, column)
         try:
             facts = self.facts(span.index)
         except VideoError as error:
             return error
+        if column is not None:
+            clip, facts = facts, self.files.facts(path)
+            if facts.error:
+                return VideoError(facts.error)
+            if abs(facts.width * clip.height - facts.height * clip.width) > 0.02 * facts.height * clip.width:
+                shapes = f"{facts.height}x{facts.width}, its clip {clip.height}x{clip.width}"
+                return UnsuitableError(f"{path} ({column}) is {shapes}: both must be of one shape, to be cut alike")
         if not self.data.upscale and (facts.height < size.height or facts.width < size.width):
             return UnsuitableError(
-                f"{item.path} has {facts.height}x{facts.width} pixels, less than the {size.height}x{size.width} "
+                f"{path} has {facts.height}x{facts.width} pixels, less than the {size.height}x{size.width} "
                 f"asked for: set data.upscale: true, or leave it out"
             )
         slower = "repeat" if self.data.slower == "repeat" else "error"
         cover = (size.height, size.width)
         ground, begin = span.background or WHITE, item.start + span.start
-        return item.path, size.num_frames, size.fps, begin, slower, self.data.reader, cover, ground
+        return path, size.num_frames, size.fps, begin, slower, self.data.reader, cover, ground
 
 
 @dataclass(frozen=True)
@@ -225,9 +249,13 @@ class Joined:
         source, own = self._of(index)
         return source.name(own)
 
-    def content(self, index: int) -> str:
+    def content(self, index: int, column: str | None = None) -> str:
         source, own = self._of(index)
-        return source.content(own)
+        return source.content(own, column)
+
+    def numbers(self, index: int, condition: Condition) -> np.ndarray:
+        source, own = self._of(index)
+        return source.numbers(own, condition)
 
     def captions(self, span: Span, image: bool) -> tuple[str, ...]:
         source, own = self._of(span.index)
@@ -248,10 +276,10 @@ class Joined:
         source, own = self._of(index)
         source.fail(own, error)
 
-    def stream(self, spans: Sequence[Span]) -> Iterator[np.ndarray | VideoError]:
+    def stream(self, spans: Sequence[Span], column: str | None = None) -> Iterator[np.ndarray | VideoError]:
         for of_files, some in groupby(spans, lambda span: span.index < len(self.files)):
             source: Source = self.files if of_files else self.shapes
-            yield from source.stream([replace(span, index=self._of(span.index)[1]) for span in some])
+            yield from source.stream([replace(span, index=self._of(span.index)[1]) for span in some], column)
 
 
 def allowed_backgrounds(item: Item, data: Data) -> tuple[str, ...]:

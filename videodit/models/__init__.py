@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -17,14 +17,25 @@ class Condition:
     that learned to be told it) or "until" (b, the time to which a flow map says the mean velocity). null: the
     model has a text of its own that stands for none, and sees it where a mask leaves nothing. reads_padding: it attends
     to all of a text, whatever a mask says. tokens: of a text that must have so many; None: any number.
+
+    Of one's own (`VideoDiT.add_conditions`): "channels" (b `width` f h w, laid beside the latent) and "vectors" (b
+    `width`, or with `per` "frame" b f `width`). of: what such a one is made of: "vae" (of frames, by the VAE), "luma"
+    (of frames, their brightness at the latent's times, `maps.luma`), or "numbers". null: it was trained to be left out.
     """
 
     name: str
-    kind: Literal["text", "pooled", "class", "size", "guidance", "until"]
+    kind: Literal["text", "pooled", "class", "size", "guidance", "until", "channels", "vectors"]
     width: int
     null: bool = False
     reads_padding: bool = False
     tokens: int | None = None
+    per: Literal["clip", "frame"] = "clip"
+    of: Literal["", "vae", "luma", "numbers"] = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What of one's own conditions a configuration holds."""
+        kept = ("name", "kind", "width", "null", "per", "of")
+        return {name: value for name, value in asdict(self).items() if name in kept}
 
 
 class Schedule(NamedTuple):
@@ -95,6 +106,8 @@ class VideoModel(Protocol):
         r_timestep: Tensor | None = None,  # b, of a flow map
         attention_kwargs: dict[str, Any] | None = None,
         text_memory: Any = None,
+        conditions: Any = None,  # one's own, by name
+        conditions_told: Any = None,  # b bool each
         return_dict: bool = True,
     ) -> Any:
         """The prediction for a noised latent, b c' f h w: `.sample`, or `[0]` with `return_dict=False`."""

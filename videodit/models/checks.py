@@ -103,9 +103,11 @@ def check_call(
     routed: Tensor | None,
     ends: Tensor | None,
     guidance: Tensor | None,
+    own: Mapping[str, Tensor] | None,
 ) -> None:
     """ValueError where what a call gives does not fit the model, or each other; names what."""
     (b, c, f, h, w), config = latent.shape, model.config
+    _check_own(model, own or {}, (b, f, h, w))
     if c != config.in_channels:
         raise ValueError(f"hidden_states has {c} channels, this model takes {config.in_channels}")
     if h % model.patch_size[1] or w % model.patch_size[2]:
@@ -145,6 +147,23 @@ def check_call(
         )
     if labels is not None and (labels.shape != (b,) or labels.is_floating_point()):
         raise ValueError(f"class_labels has shape {tuple(labels.shape)} of {labels.dtype}; it must be ({b},) integers")
+
+
+def _check_own(model: VideoDiT, given: Mapping[str, Tensor], sizes: tuple[int, int, int, int]) -> None:
+    b, f, h, w = sizes
+    known = {one.name: one for one in model.own_conditions}
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"condition {unknown[0]}: this model is told {', '.join(known) or 'no such thing'}")
+    for name, value in given.items():
+        one = known[name]
+        if one.kind == "channels":
+            wanted: tuple[int, ...] = (b, one.width, f, h, w)
+        else:
+            wanted = (b, f, one.width) if one.per == "frame" else (b, one.width)
+        if tuple(value.shape) != wanted:
+            raise ValueError(f"condition {name} has shape {tuple(value.shape)}; it must be {wanted}")
+        if one.per == "frame" and model.patch_size[0] > 1:
+            raise ValueError(f"condition {name}: vectors a frame need a patch of one frame (patch_size[0] = 1)")
 
 
 def check_told(

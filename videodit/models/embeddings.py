@@ -11,7 +11,7 @@ import torch
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import pad, silu
 
 Patch = tuple[int, int, int]
 
@@ -32,6 +32,44 @@ class PatchEmbed(nn.Module):
         pt, ph, pw = self.patch_size
         latent = pad(latent, (0, 0, 0, 0, -latent.shape[2] % pt, 0))
         return self.proj(rearrange(latent, "b c (f pt) (h ph) (w pw) -> b f (h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw))
+
+
+class MapEmbed(nn.Module):
+    """A map b c f h w beside the latent, as what is added to its tokens, b f' s d: nothing until it is trained.
+
+    One channel more says that a row is told, so that a map of zeros is something else than none, which adds exactly
+    nothing.
+    """
+
+    def __init__(self, patch_size: Patch, width: int, dim: int):
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Linear((width + 1) * math.prod(patch_size), dim, bias=False)
+        nn.init.zeros_(self.proj.weight)
+
+    def forward(self, value: Tensor, told: Tensor) -> Tensor:
+        rows = told.to(value.dtype).reshape(-1, 1, 1, 1, 1)
+        value = torch.cat([torch.where(rows > 0, value, 0.0), rows.expand(-1, 1, *value.shape[2:])], dim=1)
+        pt, ph, pw = self.patch_size
+        value = pad(value, (0, 0, 0, 0, -value.shape[2] % pt, 0)).to(self.proj.weight.dtype)
+        return self.proj(rearrange(value, "b c (f pt) (h ph) (w pw) -> b f (h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw))
+
+
+class VectorEmbed(nn.Module):
+    """Numbers b c, or b f c, as what is added to the embedding of times, b 1 d or b f d; nothing until it is trained,
+    and, as of maps, nothing for a row that is not told."""
+
+    def __init__(self, width: int, dim: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(width + 1, dim, bias=False)
+        self.linear_2 = nn.Linear(dim, dim, bias=False)
+        nn.init.zeros_(self.linear_2.weight)
+
+    def forward(self, value: Tensor, told: Tensor) -> Tensor:
+        value = value[:, None] if value.ndim == 2 else value
+        rows = told.to(value.dtype).reshape(-1, 1, 1)
+        value = torch.cat([torch.where(rows > 0, value, 0.0), rows.expand(-1, value.shape[1], 1)], dim=-1)
+        return self.linear_2(silu(self.linear_1(value.to(self.linear_1.weight.dtype))))
 
 
 def unpatchify(tokens: Tensor, patch_size: Patch, num_frames: int, height: int) -> Tensor:

@@ -41,6 +41,7 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
         "adaln_single",
         "embedders",
         "caption_projection",
+        "condition_embedders",
         "fps_embedder",
         "delta_embedder",
         "guidance_embedder",
@@ -113,7 +114,7 @@ class Handling(AttentionMixin, CacheMixin, WholeAdapters):
             told.append(Condition("until", "until", 1))
         if config.guidance_embeds:
             told.append(Condition("guidance", "guidance", 1))
-        return tuple(told)
+        return (*told, *getattr(self, "own_conditions", ()))
 
     @property
     def units(self) -> nn.ModuleList:

@@ -9,7 +9,7 @@ Axes: `b` batch, `c` channels, `f` frames, `h w` rows and columns, `s` places, `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from typing import Any
@@ -21,21 +21,21 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.normalization import AdaLayerNormSingle
 from diffusers.utils import apply_lora_scale
-from diffusers.utils.accelerate_utils import apply_forward_hook
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
+from videodit.models import Condition
 from videodit.models.attention import AttentionShape, CrossShape, TextMemory
 from videodit.models.block import DiTBlock, modulate, remade
 from videodit.models.checks import check_call, check_config
-from videodit.models.embeddings import PatchEmbed, TimeEmbedding, at_length, told_nothing, unpatchify
+from videodit.models.embeddings import PatchEmbed, TimeEmbedding, unpatchify
 from videodit.models.handling import Handling
 from videodit.models.initial import initialize
 from videodit.models.linear import Past, layout_of
-from videodit.models.positions import Grid, grid, positions_of
+from videodit.models.positions import grid, positions_of
 from videodit.models.routing import Route
 from videodit.models.sequence import Spread
+from videodit.models.telling import Telling
 from videodit.models.windows import Windows
 
 # name: (layers, width, heads) after DiT (Peebles & Xie 2022); a layer is one turn of `axes`. `tiny` is for a CPU.
@@ -48,7 +48,7 @@ SIZES = {
 }
 
 
-class VideoDiT(Handling, ModelMixin, ConfigMixin):
+class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
     """Predicts noise, velocity or data from a noised video latent, a time and a text or a class.
 
     Args:
@@ -92,6 +92,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
             that time's embedding in the sum with the timestep's (AnyFlow: 0.25; with `ada_norm_single`).
         guidance_embeds: embed the scale of guidance too (Flux; likewise).
         timestep_freq_shift: of the sinusoids of the timestep, as in diffusers (its DiT: 1; all others: 0).
+        own_conditions: what it is told besides (`models.Condition`, kinds channels and vectors): see `add_conditions`.
 
     Raises:
         ValueError: a configuration that no model can have; names the key.
@@ -136,6 +137,7 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         flow_map_gate: float | None = None,
         guidance_embeds: bool = False,
         timestep_freq_shift: int = 0,
+        own_conditions: list[dict[str, Any]] | None = None,
     ):
         super().__init__()
         dim = num_attention_heads * attention_head_dim
@@ -198,7 +200,9 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         self.checkpoint_every = 1
         self.sequence_group = None
         self.past: Past | None = None
+        self.condition_embedders = nn.ModuleDict()
         initialize(self)
+        self.add_conditions([Condition(**one) for one in own_conditions or ()])
 
     @classmethod
     def sized(cls, size: str, **config: Any) -> VideoDiT:
@@ -224,6 +228,8 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
         guidance: Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         text_memory: TextMemory | None = None,
+        conditions: Mapping[str, Tensor] | None = None,
+        conditions_told: Mapping[str, Tensor] | None = None,
         routed: Tensor | None = None,
         skip_layers: Sequence[int] = (),
         return_dict: bool = True,
@@ -245,6 +251,9 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
             guidance: b, the scale; if and only if the model has `guidance_embeds`.
             attention_kwargs: `{"scale": ...}` for LoRA, as in diffusers.
             text_memory: of the text, in place of it and its mask: what `text_memory` gave.
+            conditions: by their names, of `own_conditions`: "channels" b c' f h w, laid beside the latent, "vectors" b
+                c', or b f c' where they are per frame. Those that are not there are not told.
+            conditions_told: b bool by their names: which rows are told; None: all.
             routed: b k, numbers of places of a frame: the blocks behind the first of each axis and before the last of
                 each see these alone, in all frames, and the others pass them by. In training such blocks cost less, and
                 learn as much (TREAD; Krause et al. 2025, arXiv 2501.04765). None: they see all.
@@ -264,15 +273,18 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
             *(self, hidden_states, timestep, text, class_labels, added_cond_kwargs, frame_mask, routed),
             r_timestep,
             guidance,
+            conditions,
         )
+        maps, vectors = self._told(conditions, conditions_told)
         x = self.patch_embed(hidden_states.to(self.patch_embed.proj.weight.dtype))  # b f s d
         rate = self.config.sample_fps if fps is None else fps
         at = grid(x, h // self.patch_size[1], self.patch_size[0], rate, self.past.frames if self.past else 0)
+        x = x if maps is None else x + maps.to(x.dtype)
         if self.places is not None:
             x = x + self.places(at).to(x.dtype)
         ends = timestep if r_timestep is None else r_timestep
         modulations, shift_scale = self._times(
-            timestep, ends, frame_mask, class_labels, added_cond_kwargs, rate, guidance
+            timestep, ends, frame_mask, class_labels, added_cond_kwargs, rate, guidance, vectors
         )
         rotary = {} if self.rotary is None else self.rotary(at)
         later = self._frames(at, x.dtype) if f > 1 or self.past is not None else None
@@ -306,93 +318,3 @@ class VideoDiT(Handling, ModelMixin, ConfigMixin):
             self.past.over(at.frames)
         sample = unpatchify(x, self.patch_size, f, h)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
-
-    @apply_forward_hook
-    @apply_lora_scale("attention_kwargs")
-    def text_memory(
-        self,
-        encoder_hidden_states: Tensor,
-        encoder_attention_mask: Tensor | None = None,
-        attention_kwargs: dict[str, Any] | None = None,
-    ) -> TextMemory:
-        """All that the blocks take from a text, to be given to many calls in its place; the output is the same.
-
-        Holds for the weights as they are, and for the `attention_kwargs`.
-
-        Args:
-            encoder_hidden_states, encoder_attention_mask, attention_kwargs: as in the call.
-
-        Raises:
-            ValueError: a model without text.
-        """
-        states, mask = self._text(encoder_hidden_states, encoder_attention_mask)
-        if states is None:
-            raise ValueError("this model takes no encoder_hidden_states (caption_channels=None)")
-        readers: list[Any] = [block.attn2 for block in self.blocks]
-        return TextMemory(mask, tuple(reader and reader.keys_and_values(states) for reader in readers))
-
-    def _times(
-        self,
-        timestep: Tensor,
-        ends: Tensor,
-        frame_mask: Tensor | None,
-        labels: Tensor | None,
-        added: dict[str, Tensor] | None,
-        fps: float | Tensor,
-        guidance: Tensor | None,
-    ) -> tuple[list[Tensor], Tensor]:
-        """Each block's modulation (b f' 6d, or with adaLN-zero the embedding b f' d) and the head's, b f' 2d.
-
-        f' is 1 unless times differ from frame to frame.
-        """
-        both = [rearrange(one, "b -> b 1") if one.ndim == 1 else one for one in (timestep.float(), ends.float())]
-        if frame_mask is not None:
-            both = [torch.where(frame_mask, 0.0, one) for one in both]
-        times, ends = torch.broadcast_tensors(*both)
-        b, f = times.shape
-        flat = rearrange(times, "b f -> (b f)")
-        if self.config.norm_type == "ada_norm_zero":
-            labels = None if labels is None else repeat(labels, "b -> (b f)", f=f)
-            embedded = [rearrange(embed(flat, labels), "(b f) d -> b f d", b=b) for embed in self.embedders]
-            head = self.modulation_out(silu(embedded[0].to(self.modulation_out.weight.dtype)))
-            return embedded * (len(self.blocks) // len(embedded)), head
-        sizes = {k: repeat(v, "b k -> (b f) k", f=f) for k, v in (added or {}).items()}
-        embed, project = self.adaln_single.emb, self.adaln_single.linear
-        weights = embed.timestep_embedder.linear_1.weight.dtype
-        time = embed(flat, sizes.get("resolution"), sizes.get("aspect_ratio"), batch_size=b * f, hidden_dtype=weights)
-        if self.fps_embedder is not None:
-            rate = torch.as_tensor(fps, dtype=torch.float32, device=flat.device) * self.config.fps_embedding
-            time = time + repeat(self.fps_embedder(rate.expand(b), None), "b d -> (b f) d", f=f)
-        if self.delta_embedder is not None:  # (1 - gate) of the one and gate of the other, as AnyFlow has them
-            sinusoids = [embed.time_proj(one).to(weights) for one in (flat, rearrange(ends, "b f -> (b f)"))]
-            delta = self.delta_embedder(sinusoids[1]) - embed.timestep_embedder(sinusoids[0])
-            time = time + self.config.flow_map_gate * delta
-        if self.guidance_embedder is not None and guidance is not None:
-            time = time + repeat(self.guidance_embedder(1000 * guidance.float(), None), "b d -> (b f) d", f=f)
-        modulation = project(silu(time.to(project.weight.dtype)))
-        head = rearrange(self.scale_shift_table, "k d -> (k d)") + repeat(time, "(b f) d -> b f (k d)", b=b, k=2)
-        return [rearrange(modulation, "(b f) d -> b f d", b=b)] * len(self.blocks), head
-
-    def _frames(self, at: Grid, dtype: torch.dtype) -> Tensor | None:
-        """Sin-cos positions in time, b f 1 d, that are added before the first block that looks along it."""
-        if self.frames is None:
-            return None
-        added = self.frames(at)
-        return (added * self.time_scale if self.config.time_positions == "both" else added).to(dtype)
-
-    def _text(self, text: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Projected text b m d and mask b 1 1 m. Where a row has no token, all are seen, and all are zero."""
-        if text is None or self.caption_projection is None:
-            return None, None
-        mask = None if mask is None else mask.bool()
-        if self.config.caption_length:
-            text, mask = at_length(text, mask, self.config.caption_length), None
-        elif self.config.null_caption_length and mask is not None:
-            text, mask = told_nothing(text, mask, self.null_caption)
-        text = self.caption_projection(text.to(self.caption_projection.linear_1.weight.dtype))
-        text = text.to(self.patch_embed.proj.weight.dtype)
-        if mask is None:
-            return text, None
-        empty = ~mask.any(dim=1, keepdim=True)
-        text = torch.where(rearrange(empty, "b m -> b m 1"), 0.0, text)
-        return text, rearrange(mask | empty, "b m -> b 1 1 m")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -22,7 +22,19 @@ import torch
 from torch import Tensor
 
 from videodit.caching import check_cache, forget
-from videodit.conditions import TEXT, Told, asked, check_class, has_null, of_call, of_classes, of_size, reads_padding
+from videodit.conditions import (
+    TEXT,
+    Told,
+    asked,
+    check_class,
+    has_null,
+    of_call,
+    of_classes,
+    of_size,
+    own_of,
+    reads_padding,
+)
+from videodit.controls import controls_of, told_rows
 from videodit.diffusion.guidance import scales_of_steps
 from videodit.diffusion.schedulers import check_flow_map, check_scheduler, clean_estimate, set_times, steps_of_call
 from videodit.geometry import ClipSize
@@ -137,6 +149,8 @@ class VideoDiTPipeline(Parts):
         skip_layer_guidance_start: float = 0.01,
         skip_layer_guidance_stop: float = 0.2,
         skipped_blocks: Sequence[tuple[float, float, Sequence[int]]] | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        guidance_conditions: Sequence[str] = (),
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
         num_videos_per_prompt: int = 1,
@@ -187,6 +201,9 @@ class VideoDiTPipeline(Parts):
                 shares of the steps, neither of them included.
             skipped_blocks: (low, high, numbers): blocks that are left out at noise levels above `low` up to `high`,
                 from 0 to 1, for the time that they take. (): none; None: the model's own.
+            conditions: by name, what it is told besides (`models.Condition`): as many frames as the clip has, in the
+                forms that `image` takes, or numbers; for all clips, or one each.
+            guidance_conditions: names of those that the pass without the prompt is not told either.
             timesteps, sigmas: those of the steps, in place of their number, where the scheduler takes them.
             num_videos_per_prompt: clips a prompt (or class), beside each other in the batch.
             image: the clip's first frame, which stays as it is (`given.pixels_of` says in which forms).
@@ -251,13 +268,11 @@ class VideoDiTPipeline(Parts):
         check_cache(model, shape[2])
         first, last = skip_layer_guidance_start * steps, skip_layer_guidance_stop * steps
         skipping = [step for step in range(steps) if first < step < last]
-        for expert in (model, self.transformer_2):
-            if expert is not None and skip_guidance_layers:
-                check_skipped(expert, skip_guidance_layers, skipping)
         skipped = config.default_skipped_blocks or () if skipped_blocks is None else skipped_blocks
-        for expert in (model, self.transformer_2):
-            if expert is not None:
-                check_left_out(expert, skipped)
+        for expert in filter(None, (model, self.transformer_2)):
+            if skip_guidance_layers:
+                check_skipped(expert, skip_guidance_layers, skipping)
+            check_left_out(expert, skipped)
         if output_type != "latent":
             check_decode(self.codec, shape)
         scales = scales_of_steps(self._between, guidance_interval, steps)
@@ -289,6 +304,9 @@ class VideoDiTPipeline(Parts):
             size=of_size(size.height, size.width, rows, where),
             guidance=self._shown_scale(rows),
         )
+        if conditions or own_of(model):
+            own = controls_of(self.codec, model, conditions, count, num_videos_per_prompt, size)
+            told = told.also(**told_rows(own, guided, guidance_conditions, where))
         watched = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
         known = ("latents", "pred_original_sample", *told.texts(count))
         if unknown := [name for name in watched if name not in known]:

@@ -277,11 +277,13 @@ class Assembled:
         return _digest(sorted(self.raw_model.text.parts["tokenizer"].get_vocab().items()))
 
     def _samples(self) -> str:
-        return _digest([(sample.latent, str(sample.size)) for sample in self.train_clips.samples])
+        return _digest([(sample.latent, str(sample.size), *sample.besides) for sample in self.train_clips.samples])
 
     def _prints(self) -> Tensor:
         def one(sample: Sample) -> tuple[str, str]:
-            return f"{sample.latent} {sample.size}", json.dumps([sample.captions, sample.image_captions])
+            return " ".join([sample.latent, str(sample.size), *sample.besides]), json.dumps(
+                [sample.captions, sample.image_captions]
+            )
 
         return samples.prints(map(one, self.train_clips.samples))
 

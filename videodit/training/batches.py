@@ -8,7 +8,8 @@ any number of workers, in any number of pieces, and after any restart; and no tw
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from videodit.conditions import own_names
 from videodit.config import Run
 from videodit.data.buckets import sizes_of
 from videodit.data.cache import Latents
@@ -31,7 +33,7 @@ from videodit.models.routing import kept_of
 from videodit.shapes import rng_for
 
 # streams of the counter-based randomness, see `rng_for`
-CAPTION, NOISE, DROPOUT, VALIDATION, CONDITION, ROUTE, MAP = 23, 24, 25, 26, 27, 28, 29
+CAPTION, NOISE, DROPOUT, VALIDATION, CONDITION, ROUTE, MAP, TOLD = 23, 24, 25, 26, 27, 28, 29, 30
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Batch:
     places of a frame that no block is kept from) or None, `until` like `times` and `guidance` b (to which time, and at
     which scale, a flow map learns) or None, `captions` one wording each ("" where dropped), `counts` b: 0
     for one that only fills a place, else 1. `total` is how many count in the global batch, over all processes and
-    pieces. `bad` are clips that could not be read, and were replaced, by name: why.
+    pieces. `own` is what the model is told besides, as `conditions.Told` names it. `bad` are clips that could not be
+    read, and were replaced, by name: why.
     """
 
     size: ClipSize
@@ -58,6 +61,7 @@ class Batch:
     total: int
     until: Tensor | None = None
     guidance: Tensor | None = None
+    own: Mapping[str, Tensor] = field(default_factory=dict)
     is_encoded: bool = True
     bad: dict[str, str] = field(default_factory=dict)
 
@@ -67,7 +71,7 @@ class Batch:
             for name in ("shown", "noise", "times", "given", "routed", "until", "guidance", "counts")
             if (value := getattr(self, name)) is not None
         }
-        return replace(self, **moved)
+        return replace(self, **moved, own={name: x.to(device, non_blocking=True) for name, x in self.own.items()})
 
 
 def batch_sizes(config: Run, strides: Strides, patch: tuple[int, int, int]) -> dict[ClipSize, int]:
@@ -154,6 +158,7 @@ class Batches(Dataset):
             len(samples),
             until,
             guidance,
+            self._own([number for number, *_ in read], image, keys),
             is_encoded=isinstance(self.clips, Latents),
             bad={name: why for *_, bad in read for name, why in bad.items()},
         )
@@ -163,6 +168,18 @@ class Batches(Dataset):
         if rng_for(seed, DROPOUT, *key).random() < self.config.train.caption_dropout:
             return ""
         return wordings[int(rng_for(seed, CAPTION, *key).integers(len(wordings)))]
+
+    def _own(self, numbers: list[int], image: bool, keys: list[tuple[int, int]]) -> dict[str, Tensor]:
+        """What the model is told besides, of which each sample is told with a chance of its own, by name."""
+        conditions = self.config.model.conditions
+        if not conditions or not isinstance(self.clips, Latents):
+            return {}
+        shares = {
+            name: [rng_for(self.config.seed, TOLD, zlib.crc32(name.encode()), *key).random() for key in keys]
+            for name in conditions
+        }
+        told = {name: torch.tensor(shares[name]) >= one.dropout for name, one in conditions.items()}
+        return own_batch([self.clips.told(number, image) for number in numbers], told)
 
     def draw(self, shape: torch.Size, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Noise of a shape b c f h w, and times b, or b f where some frames have a time of their own."""
@@ -221,6 +238,15 @@ class Batches(Dataset):
             return None
         rows = [rng_for(self.config.seed, ROUTE, *key).permutation(places)[:kept] for key in keys]
         return torch.from_numpy(np.sort(rows))
+
+
+def own_batch(samples: Sequence[Mapping[str, Tensor]], told: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """What samples are told besides, by the names of `conditions.Told`; told: b bool by name, None: all are."""
+    found: dict[str, Tensor] = {}
+    for name in samples[0]:
+        rows = torch.ones(len(samples), dtype=torch.bool) if told is None else told[name]
+        found |= dict(zip(own_names(name), (torch.stack([one[name] for one in samples]), rows), strict=True))
+    return found
 
 
 def _discrete(path: paths.Path) -> bool:

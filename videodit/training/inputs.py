@@ -21,6 +21,7 @@ from diffusers import (
 from torch import Tensor
 
 from videodit.codec import VideoCodec
+from videodit.codec.maps import map_width
 from videodit.conditions import Encoder
 from videodit.config import Run
 from videodit.data.buckets import Buckets, fill, sizes_of
@@ -31,6 +32,7 @@ from videodit.data.manifest import Skip
 from videodit.diffusion import paths
 from videodit.diffusion.schedulers import check_scheduler, is_flow
 from videodit.geometry import Strides
+from videodit.models import Condition
 from videodit.packaged import named_folder
 from videodit.text import load_text as load_text_of
 from videodit.text import text_pipeline
@@ -98,6 +100,18 @@ class Survey:
     validation: Buckets
 
 
+def conditions_of(config: Run, strides: Strides | None) -> list[Condition]:
+    """What `model.conditions` says that the model is told; without strides, of maps as wide as none are."""
+    found = []
+    for name, told in config.model.conditions.items():
+        if told.kind == "channels":
+            width = 0 if strides is None else map_width(told.of, strides)
+            found.append(Condition(name, "channels", width, told.dropout > 0, of=told.of))
+        else:
+            found.append(Condition(name, "vectors", told.width, told.dropout > 0, per=told.per, of="numbers"))
+    return found
+
+
 def survey(config: Run) -> Survey:
     """Measures the files of a run (once: `data.files`) and puts them into their buckets.
 
@@ -106,7 +120,7 @@ def survey(config: Run) -> Survey:
     """
     data = config.data
     with PartialState(cpu=not torch.accelerator.is_available(), timeout=parallel.TIMEOUT).main_process_first():
-        split = open_data(data, config.seed, latents_folder(config) / "files.json")
+        split = open_data(data, config.seed, latents_folder(config) / "files.json", conditions_of(config, None))
         if fetched := [*split.train.source.fetch(), *split.validation.source.fetch()]:
             split.files.measure(fetched, "measuring files")
     if PartialState().is_main_process:
@@ -143,7 +157,11 @@ def _encoded(config: Run, codec: VideoCodec, found: Survey) -> tuple[Latents, La
     parts = ((found.split.train, found.train), (found.split.validation, found.validation))
     for _ in range(2):  # a bad file met in the second part may hold clips of the first; all else is there by then
         encoded = [
-            encode_clips(clips, buckets, codec, latents_folder(config), precision, images=config.data.image_share > 0)
+            encode_clips(
+                *(clips, buckets, codec, latents_folder(config), precision),
+                images=config.data.image_share > 0,
+                conditions=conditions_of(config, codec.strides),
+            )
             for clips, buckets in parts
         ]
     found.split.files.reader.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from videodit.geometry import ClipSize
 from videodit.pipeline import VideoDiTPipeline
 from videodit.shapes import rng_for
 from videodit.training import parallel
-from videodit.training.batches import VALIDATION, Batch
+from videodit.training.batches import VALIDATION, Batch, own_batch
 from videodit.video.writer import contact_sheet, write_video
 
 BINS = 4  # of time, for which the loss is told apart
@@ -63,6 +63,7 @@ def _held_out(
         [s.name for s in samples],
         torch.full((len(part),), float(counts)),
         len(latents),
+        own=own_batch([latents.told(i, False) for i in part]),
     )
 
 
@@ -87,19 +88,26 @@ def losses(errors: Callable[[Batch], Tensor], batches: Iterator[Batch], path: pa
 
 
 def sample_clips(
-    pipe: VideoDiTPipeline, prompts: list[str], told: list[dict[str, Any]] | None = None
+    pipe: VideoDiTPipeline,
+    prompts: list[str],
+    told: list[dict[str, Any]] | None = None,
+    own: Mapping[str, Tensor] | None = None,
 ) -> list[np.ndarray]:
     """A clip of each prompt, uint8 f h w 3, always from the same noise.
 
     Args:
         told: of each prompt its states, as `encode_prompt` gives them; then clips are made one by one, in less memory.
+        own: what the model is told besides, a row a prompt.
     """
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
     if told is None:
-        frames: Any = pipe(prompts, generator=generators).frames  # type: ignore[union-attr]
+        frames: Any = pipe(prompts, generator=generators, conditions=own).frames  # type: ignore[union-attr]
     else:
-        made: Any = (pipe(**one, generator=rng) for one, rng in zip(told, generators, strict=True))
+        rows = ({name: value[i : i + 1] for name, value in (own or {}).items()} for i in range(len(told)))
+        made: Any = (
+            pipe(**one, generator=rng, conditions=row) for one, rng, row in zip(told, generators, rows, strict=True)
+        )
         frames = np.concatenate([one.frames for one in made])
     return list(np.rint(frames * 255).astype(np.uint8))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class Model(nn.Module):
         routed: Tensor | None = None,
         until: Tensor | None = None,
         guidance: Tensor | None = None,
+        own: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         text = told_in((self.encoded or self.text)(captions))
         if has_null(self.transformer):  # in place of the empty caption
@@ -78,6 +80,7 @@ class Model(nn.Module):
             guidance=torch.ones(len(noisy), device=noisy.device) if guidance is None else guidance,
             frame_mask=given,
             until=until,
+            **(own or {}),
         )
         route = {} if routed is None else {"routed": routed}  # which a VideoDiT alone takes
         return self.transformer(noisy, timestep, **told.kwargs(self.transformer), **route, return_dict=False)[0]
@@ -139,6 +142,7 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
     else:
         transformer = fresh_transformer(config, strides, text.width)  # type: ignore[arg-type]
     source = config.train.start_from or ("model.image" if config.model.image else "model")
+    tell(transformer, config, strides)
     if transformer.in_channels != channels:
         raise ValueError(
             f"{source}: a transformer of {transformer.in_channels} latent channels, but "
@@ -191,6 +195,24 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
     if config.model.compile:
         transformer.compile_repeated_blocks()
     return transformer
+
+
+def tell(transformer: VideoDiT | TimeExtended, config: Run, strides: Strides) -> None:
+    """Has a transformer told what `model.conditions` says, silently at first.
+
+    ValueError: it cannot be, or it is told something already that is not there.
+    """
+    conditions, source = inputs.conditions_of(config, strides), config.train.start_from or "model"
+    if not isinstance(transformer, VideoDiT):
+        if conditions:
+            raise ValueError(f"{source}: a {type(transformer).__name__}, of which model.conditions are not")
+        return
+    if left := [one.name for one in transformer.own_conditions if one.name not in config.model.conditions]:
+        raise ValueError(f"{source}: a transformer that is told {left[0]!r}: name it in model.conditions")
+    try:
+        transformer.add_conditions(conditions)
+    except ValueError as error:
+        raise ValueError(f"model.conditions: {source}: {error}") from error
 
 
 def load_base(config: Run, **how: Any) -> VideoDiT | TimeExtended:

@@ -27,7 +27,7 @@ from videodit.text import TextEncoder, numbers_of_text
 from videodit.training import inputs
 from videodit.training.batches import batch_sizes
 from videodit.training.footprint import footprint
-from videodit.training.model import add_lora, as_map, fresh_transformer, place_of, place_of_base
+from videodit.training.model import add_lora, as_map, fresh_transformer, place_of, place_of_base, tell
 
 GB = 1e9
 SHOWN = 10  # files left out that are named
@@ -156,6 +156,7 @@ def _transformer(config: Run, strides: Strides) -> VideoDiT | TimeExtended:
             model = as_map(model, config) if config.train.distill else model
         else:
             model = fresh_transformer(config, strides, _text_width(config))
+        tell(model, config, strides)
         if config.train.lora:
             add_lora(model, config.train.lora, config.train.precision)
     model.checkpoint_units(int(config.model.gradient_checkpointing))

@@ -52,7 +52,8 @@ class Teacher:
         time, given = self.path.model_time(batch.times), batch.given
         twice = None if given is None else torch.cat([given, given])
         both = [torch.cat([one, one]) for one in (noisy, time)]
-        told, untold = self.model(*both, [*batch.captions, *[""] * len(noisy)], fps, twice).float().chunk(2)
+        own = {name: torch.cat([value, value]) for name, value in batch.own.items()}
+        told, untold = self.model(*both, [*batch.captions, *[""] * len(noisy)], fps, twice, own=own).float().chunk(2)
         assert batch.guidance is not None
         guided = untold + batch.guidance[:, None, None, None, None] * (told - untold)
         return guided if given is None else torch.where(given[:, None, :, None, None], 0.0, guided)
@@ -64,7 +65,9 @@ class Teacher:
 
         def u(x: Tensor, t: Tensor) -> Tensor:
             told = (batch.captions, fps, batch.given)
-            return student(x, self.path.model_time(t), *told, until=until, guidance=batch.guidance).float()
+            return student(
+                x, self.path.model_time(t), *told, until=until, guidance=batch.guidance, own=batch.own
+            ).float()
 
         return map_target(u, noisy, batch.times, batch.until, self.velocity(noisy, batch, fps))
 

@@ -23,6 +23,7 @@ from videodit.config import Run
 from videodit.diffusion import objectives, paths
 from videodit.diffusion.conditioning import with_given
 from videodit.diffusion.flow_map import tamed
+from videodit.geometry import ClipSize
 from videodit.pipeline import VideoDiTPipeline
 from videodit.text import PARTS
 from videodit.training import checkpoint, inputs, measure, parallel
@@ -160,13 +161,15 @@ class Trainer(Assembled):
         fps = batch.size.fps / self.codec.strides.time
         counted = None if given is None else ~given
         if self.teacher is not None and batch.until is not None:
-            told = {"until": self.path.model_time(batch.until), "guidance": batch.guidance}
+            told = {"until": self.path.model_time(batch.until), "guidance": batch.guidance, "own": batch.own}
             with self.accelerator.autocast():
                 wanted = self.teacher.target(self.model, noisy, batch, fps)
                 prediction = self.model(noisy, self.path.model_time(t), batch.captions, fps, given, **told)
             return tamed(objectives.loss(prediction.float(), wanted, None, counted))
         with self.accelerator.autocast():
-            prediction = self.model(noisy, self.path.model_time(t), batch.captions, fps, given, batch.routed)
+            prediction = self.model(
+                noisy, self.path.model_time(t), batch.captions, fps, given, batch.routed, own=batch.own
+            )
         return self.loss(prediction.float(), x0, noise, noisy, t, counted)
 
     def loss(
@@ -252,13 +255,23 @@ class Trainer(Assembled):
                     if pipe.transformer is not self.raw_model.transformer:  # which lies where it should
                         pipe.transformer.to(self.accelerator.device)
                     pipe.vae.to(self.accelerator.device)
-                    clips, fps = measure.sample_clips(pipe, prompts, told), pipe.default_size.fps
+                    own, fps = self._own(pipe.default_size, len(prompts)), pipe.default_size.fps
+                    clips = measure.sample_clips(pipe, prompts, told, own)
                     if shows:
                         measure.write_samples(clips, prompts, self.folder / "samples" / f"step_{step + 1:08d}", fps)
                     if scores and self.scores:
                         found = self.scores(clips, prompts, fps)
                 pipe.vae.to("cpu")
         return found
+
+    def _own(self, size: ClipSize, count: int) -> dict[str, Tensor]:
+        """What clips of this size that were kept out are told besides, in turn, a row a prompt."""
+        shown = self.validation_clips.samples
+        some = [number for number, sample in enumerate(shown) if sample.size == size]
+        if not self.config.model.conditions or not some:
+            return {}
+        told = [self.validation_clips.told(some[place % len(some)], False) for place in range(count)]
+        return {name: torch.stack([one[name] for one in told]) for name in told[0]}
 
     def _told(self, pipe: VideoDiTPipeline, prompts: list[str]) -> list[dict[str, Any]] | None:
         """What prompts say to an encoder that is not trained, which is on the device for that alone; None: it is."""

@@ -1,0 +1,156 @@
+"""What a user gives for a model's own conditions, through the pipeline and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import awaken, tiny_pipeline
+from torch import Tensor
+
+from videodit.codec.maps import map_of
+from videodit.commands import sample
+from videodit.data.transforms import to_pixels
+from videodit.long import long_clip
+from videodit.models import Condition
+from videodit.pipeline import VideoDiTPipeline
+from videodit.video.writer import write_video
+
+PROMPTS = ["a red circle", "two blue stars"]
+FAST: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "latent"}
+
+
+def frames(seed: int, count: int = 9) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def pipe(tiny_pipe: VideoDiTPipeline) -> VideoDiTPipeline:
+    pipe = tiny_pipeline().to(tiny_pipe.device)
+    pipe.transformer.add_conditions(
+        [
+            Condition("depth", "channels", 4, True, of="vae"),
+            Condition("mask", "channels", 64, True, of="luma"),
+            Condition("loud", "vectors", 1, True, per="frame", of="numbers"),
+            Condition("camera", "vectors", 2, True, of="numbers"),
+        ]
+    )
+    awaken(pipe.transformer, seed=5)
+    return pipe
+
+
+def made(pipe: VideoDiTPipeline, prompts: list[str] = PROMPTS, first: int = 0, **options: Any) -> Tensor:
+    generators = [torch.Generator().manual_seed(first + number) for number in range(len(prompts))]
+    return pipe(prompts, generator=generators, **FAST | options).frames
+
+
+def test_each_clip_is_told_its_own_alone_or_among_others(pipe: VideoDiTPipeline) -> None:
+    told = {"depth": [frames(1), frames(2)], "mask": frames(3), "loud": [[0.0, 0.5, 1.0], [1.0, 0.5, 0.0]]}
+    told |= {"camera": [[1.0, 2.0], [3.0, 4.0]]}
+    both = made(pipe, conditions=told)
+    alone = {"depth": frames(2), "mask": frames(3), "loud": [1.0, 0.5, 0.0], "camera": [3.0, 4.0]}
+    torch.testing.assert_close(made(pipe, PROMPTS[1:], 1, conditions=alone), both[1:], rtol=1e-3, atol=1e-3)
+    twice = pipe(
+        PROMPTS[1],
+        generator=[torch.Generator().manual_seed(1)] * 2,
+        num_videos_per_prompt=2,
+        conditions=alone | {"depth": [frames(2)]},
+        **FAST,
+    ).frames
+    torch.testing.assert_close(twice[:1], both[1:], rtol=1e-3, atol=1e-3)
+    for name in told:
+        assert (made(pipe, conditions={k: v for k, v in told.items() if k != name}) - both).abs().max() > 1e-3
+
+
+def test_maps_are_what_the_vae_keeps_and_brightness_to_the_pixel(pipe: VideoDiTPipeline) -> None:
+    pixels = to_pixels(frames(1))[None]
+    assert torch.equal(map_of(pipe.codec, pixels, "vae"), pipe.codec.encode(pixels))
+    luma = map_of(pipe.codec, pixels, "luma")
+    assert luma.shape == (1, 64, 3, 4, 4)
+    for frame, row, column in ((0, 0, 0), (1, 13, 30), (2, 31, 7)):  # the clip's frames 0, 4 and 8
+        wanted = frames(1)[4 * frame, row, column] @ np.array([0.299, 0.587, 0.114]) / 127.5 - 1
+        found = luma[0, row % 8 * 8 + column % 8, frame, row // 8, column // 8]
+        assert float(found) == pytest.approx(wanted, abs=1e-5)
+    maps = {"depth": pipe.codec.encode(pixels), "mask": luma}
+    torch.testing.assert_close(made(pipe, conditions=maps), made(pipe, conditions=dict.fromkeys(maps, frames(1))))
+
+
+def test_the_pass_without_the_prompt_can_be_told_less(pipe: VideoDiTPipeline) -> None:
+    forward, seen = pipe.transformer.forward, []
+
+    def see(*args: Any, **told: Any) -> Any:
+        seen.append({name: rows.tolist() for name, rows in told["conditions_told"].items()})
+        return forward(*args, **told)
+
+    pipe.transformer.forward = see
+    told = {"mask": frames(1), "camera": [1.0, 2.0]}
+    made(pipe, conditions=told, guidance_conditions=["mask"])
+    made(pipe, conditions=told, guidance_scale=1.0, guidance_conditions=["mask"])
+    assert seen[0] == {"mask": [True, True, False, False], "camera": [True] * 4}
+    assert seen[2] == {"mask": [True, True], "camera": [True, True]}
+
+
+def test_a_condition_that_was_never_left_out_must_be_given(pipe: VideoDiTPipeline) -> None:
+    pipe.transformer.add_conditions([Condition("pose", "vectors", 1, of="numbers")])
+    with pytest.raises(ValueError, match="not trained to do without 'pose': give it"):
+        made(pipe)
+    assert made(pipe, conditions={"pose": 0.5}).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"edge": frames(0)}, r"conditions: 'edge' is none of what this model is told \(depth, mask, loud, camera\)"),
+        ({"mask": frames(0, 5)}, r"conditions\['mask'\]: 5 frames for a clip of 9; give as many"),
+        ({"mask": [frames(0)] * 3}, r"conditions\['mask'\]: 3 given for 2 prompts"),
+        ({"loud": [0.1, 0.2]}, r"conditions\['loud'\]: numbers of shape \(1, 2, 1\); give \(3, 1\) finite ones"),
+        ({"camera": [1.0, float("nan")]}, r"conditions\['camera'\]: numbers of shape"),
+        ({"camera": [[1.0, 2.0]] * 3}, "3 given for 2 prompts"),
+    ],
+)
+def test_what_is_given_wrongly_is_named(pipe: VideoDiTPipeline, told: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        made(pipe, conditions=told)
+
+
+def test_what_takes_none_says_so(pipe: VideoDiTPipeline) -> None:
+    with pytest.raises(ValueError, match="guidance_conditions: 'mask' is not given"):
+        made(pipe, conditions={"camera": [1.0, 2.0]}, guidance_conditions=["mask"])
+    with pytest.raises(ValueError, match="window after window"):
+        long_clip(pipe, "a red circle", 33, conditions={"camera": [1.0, 2.0]})
+    with pytest.raises(ValueError, match=r"'mask' is none of what this model is told \(none\)"):
+        made(tiny_pipeline().to(pipe.device), conditions={"mask": frames(0)})
+
+
+@pytest.mark.slow
+def test_the_command_tells_files_and_numbers(
+    pipe: VideoDiTPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe.register_to_config(default_num_inference_steps=2)
+    pipe.save_pretrained(tmp_path / "model")
+    write_video(tmp_path / "mask.mkv", frames(1), 8.0)
+    monkeypatch.chdir(tmp_path)
+
+    def run(out: str, *said: str) -> int:
+        told = [option for one in said for option in ("--condition", one)]
+        line = ["sample", "--model", "model", "--prompt", "a red circle", "--out", out, *told]
+        monkeypatch.setattr("sys.argv", line)
+        return sample.main()
+
+    assert run("told.mkv", "mask=mask.mkv", "camera=[1, 2]") == 0
+    assert run("plain.mkv") == 0
+    assert json.loads(Path("told.json").read_text())["conditions"] == ["mask=mask.mkv", "camera=[1, 2]"]
+    assert Path("told.mkv").read_bytes() != Path("plain.mkv").read_bytes()
+    capsys.readouterr()
+    for out, said, why in (
+        ("x.mkv", ("edge=mask.mkv",), "condition 'edge' is none of what this model is told"),
+        ("x.mkv", ("mask",), "condition 'mask': say each once, as name=file"),
+        ("x.mkv", ("camera=left",), "holds no numbers"),
+        ("mask.mkv", ("mask=mask.mkv",), "mask.mkv: is read, and making"),
+    ):
+        assert run(out, *said) == 2
+        assert why in capsys.readouterr().err

@@ -1,0 +1,185 @@
+"""Conditions of one's own, from columns of a manifest to clips: each against what its file holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from processes import launch
+from runs import losses, run
+
+from videodit import VideoDiTPipeline
+from videodit.config import ConfigError, Run
+from videodit.data.transforms import to_pixels
+from videodit.training import inputs
+from videodit.training.trainer import Trainer
+from videodit.video.writer import write_video
+
+CONDITIONS = {
+    "mask": {"kind": "channels", "of": "luma", "dropout": 0.3},
+    "depth": {"kind": "channels"},
+    "loudness": {"kind": "vectors", "per": "frame", "dropout": 0.5},
+    "camera": {"kind": "vectors", "width": 2},
+}
+
+
+def frames(seed: int, count: int = 9) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten clips, lossless, each with two others beside it and numbers."""
+    folder = tmp_path_factory.mktemp("clips")
+    rows = []
+    for number in range(10):
+        for sort, seed in (("clip", 0), ("mask", 100), ("depth", 200)):
+            write_video(folder / sort / f"{number}.mkv", frames(seed + number), 8.0)
+        row = {"file": f"clip/{number}.mkv", "caption": f"clip number {number}", "mask": f"mask/{number}.mkv"}
+        row |= {"depth": f"depth/{number}.mkv", "loudness": [0.0, number / 10], "camera": [number, -1.5]}
+        rows.append(json.dumps(row))
+    (folder / "clips.jsonl").write_text("\n".join(rows))
+    return folder / "clips.jsonl"
+
+
+def told(folder: Path, manifest: Path, conditions: dict[str, Any] = CONDITIONS, **changes: Any) -> Any:
+    data = {"source": str(manifest), "clips": None, "num_frames": 9, "start": "first"} | changes.pop("data", {})
+    model = {"num_layers": 1, "mlp_ratio": 0.5, "conditions": conditions}
+    return run(folder, data=data, model=model, **changes)
+
+
+def test_a_batch_tells_what_the_files_of_its_clips_hold(manifest: Path, tmp_path: Path) -> None:
+    config = told(tmp_path, manifest, train={"batch_size": 6}, data={"image_share": 0.4})
+    trainer = Trainer(config)
+    codec, seen, images = inputs.load_codec(config), set(), 0
+    for step in range(6):
+        for batch in trainer.batches[step]:
+            image = batch.size.num_frames == 1
+            images += image
+            for row, name in enumerate(batch.names):
+                number = int(Path(name).stem)
+                seen.add(number)
+                mask, depth = (frames(seed + number)[: batch.size.num_frames] for seed in (100, 200))
+                luma = (mask[::4].astype(np.float64) @ [0.299, 0.587, 0.114]) / 127.5 - 1
+                wanted = luma.reshape(-1, 4, 8, 4, 8).transpose(2, 4, 0, 1, 3).reshape(64, -1, 4, 4)
+                np.testing.assert_allclose(batch.own["own.mask"][row], wanted, atol=1e-3)  # kept in half precision
+                torch.testing.assert_close(
+                    batch.own["own.depth"][row], codec.encode(to_pixels(depth)[None])[0], rtol=2e-3, atol=2e-3
+                )
+                loud = [[0.0]] if image else [[0.0], [number / 20], [number / 10]]
+                np.testing.assert_allclose(batch.own["own.loudness"][row], loud, atol=1e-6)
+                assert batch.own["own.camera"][row].tolist() == [number, -1.5]
+    assert len(seen) > 4
+    assert images
+
+
+def test_each_is_left_out_by_chance_of_its_own(manifest: Path, tmp_path: Path) -> None:
+    trainer = Trainer(told(tmp_path, manifest, train={"batch_size": 6}))
+    rows: dict[str, list[bool]] = {name: [] for name in CONDITIONS}
+    for step in range(60):
+        for batch in trainer.batches[step]:
+            for name, held in rows.items():
+                held += batch.own[f"told.{name}"].tolist()
+    for name, one in CONDITIONS.items():
+        left = 1 - np.mean(rows[name])
+        assert abs(left - float(one.get("dropout", 0.1))) < 0.08  # type: ignore[arg-type]
+    assert abs(np.corrcoef(rows["mask"], rows["loudness"])[0, 1]) < 0.15
+
+
+@pytest.mark.slow
+def test_a_run_with_all_of_them_is_that_of_its_parts(manifest: Path, tmp_path: Path) -> None:
+    """Resume law, and what is saved is told."""
+    whole, parts = (told(tmp_path / name, manifest, objective={"given_frames": {"first": 0.3}}) for name in ("a", "b"))
+    Trainer(whole).train()
+    half = parts.model_copy(update={"train": parts.train.model_copy(update={"steps": 2, "decay_steps": 4})})
+    Trainer(half).train()
+    Trainer(parts).train()
+    ends = [VideoDiTPipeline.from_pretrained(tmp_path / name / "pipeline").transformer for name in ("a", "b")]
+    states = [end.state_dict() for end in ends]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    moved = [name for name in states[0] if name.startswith("condition_embedders") and states[0][name].abs().max() > 0]
+    assert len(moved) == 6
+    assert [one.name for one in ends[0].own_conditions] == list(CONDITIONS)
+    again = told(tmp_path / "c", manifest, train={"start_from": str(tmp_path / "a" / "pipeline"), "steps": 1})
+    Trainer(again).train()
+    with pytest.raises(ValueError, match=r"told 'mask': name it in model.conditions"):
+        Trainer(told(tmp_path / "d", manifest, {}, train={"start_from": str(tmp_path / "a" / "pipeline")}))
+
+
+@pytest.mark.slow
+def test_several_processes_have_the_losses_of_one(manifest: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run(tmp_path / name)
+    configs = {name: told(tmp_path / name, manifest, train={"log_every": 1}) for name in ("one", "two")}
+    Trainer(configs["one"]).train()
+    launch(trains, configs["two"].model_dump_json())
+    found = [losses(tmp_path / name) for name in ("one", "two")]
+    assert found[0].keys() == found[1].keys()
+    for step in found[0]:
+        assert found[1][step] == pytest.approx(found[0][step], rel=1e-4)
+
+
+def trains(config: str) -> None:
+    Trainer(Run.model_validate_json(config)).train()
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (
+            {"mask": ""},
+            "1 of 10 rows cannot tell the model 'mask', the first of .*clip/3.mkv: its column 'mask' is empty",
+        ),
+        ({"mask": None}, "its column 'mask' is empty or missing"),
+        ({"mask": "mask/gone.mkv"}, "gone.mkv is no file here"),
+        ({"loudness": "loud"}, "column 'loudness' holds 'loud' and no numbers"),
+        ({"loudness": [[1, 2]]}, r"numbers of shape \(1, 2\); 1 finite ones, a list of them"),
+        ({"camera": [1]}, r"numbers of shape \(1, 1\); 2 finite ones, one such list"),
+        ({"camera": [1, float("inf")]}, "2 finite ones"),
+    ],
+)
+def test_a_row_that_cannot_tell_is_counted_and_named(
+    manifest: Path, tmp_path: Path, row: dict[str, Any], why: str
+) -> None:
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows[3] |= row
+    other = manifest.with_name(f"{abs(hash(str(row)))}.jsonl")
+    other.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=why):
+        inputs.survey(told(tmp_path, other))
+
+
+@pytest.mark.slow
+def test_files_of_another_shape_or_length_are_left_out_by_name(
+    manifest: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = manifest.parent
+    write_video(folder / "wide.mkv", np.zeros((9, 32, 48, 3), np.uint8), 8.0)
+    write_video(folder / "short.mkv", np.zeros((4, 32, 32, 3), np.uint8), 8.0)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows[2]["mask"], rows[5]["mask"] = "wide.mkv", "short.mkv"
+    (folder / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    trainer = Trainer(told(tmp_path, folder / "odd.jsonl", data={"max_bad_share": 0.5}))
+    shown = {Path(s.name).stem for s in (*trainer.train_clips.samples, *trainer.validation_clips.samples)}
+    assert shown == {str(number) for number in range(10)} - {"2", "5"}
+    assert "wide.mkv (mask) is 32x48, its clip 32x32: both must be of one shape" in caplog.text
+    assert "short.mkv" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"data": {"source": "shapes", "clips": 12}}, "are columns of a manifest, and the world of shapes has none"),
+        ({"data": {"encode": "each_step"}}, "encoded once, with the clips"),
+        ({"conditions": {"Mask": {"kind": "channels"}}}, "conditions"),
+        ({"conditions": {"mask": {"kind": "channels", "width": 3}}}, "width is not of channels"),
+        ({"conditions": {"camera": {"kind": "vectors", "of": "luma"}}}, "of is not of vectors"),
+    ],
+)
+def test_what_does_not_go_together_is_named(manifest: Path, tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    with pytest.raises((ValueError, ConfigError), match=why):
+        inputs.survey(told(tmp_path, manifest, **changes))

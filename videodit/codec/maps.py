@@ -1,0 +1,34 @@
+"""Maps beside a latent: frames of a depth, an edge, a mask or another video, brought to where the latent is."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from videodit.codec.codec import VideoCodec
+from videodit.geometry import Strides
+
+LUMA = (0.299, 0.587, 0.114)
+
+
+def map_width(of: str, strides: Strides) -> int:
+    """Channels of a map: of "vae" the latent's, of "luma" the pixels of a place."""
+    return strides.channels if of == "vae" else strides.space**2
+
+
+def map_of(codec: VideoCodec, pixels: Tensor, of: str) -> Tensor:
+    """Pixels b 3 f h w in [-1, 1] -> a map b c f' h' w' as large as their latent, float32.
+
+    of: "vae", what the VAE keeps of them; or "luma", their brightness in [-1, 1], exact to the pixel: of as many frames
+    as the latent has, from the first to the last at even distances, each place's pixels one channel each.
+    """
+    if of == "vae":
+        return codec.encode(pixels)
+    strides, frames = codec.strides, pixels.shape[2]
+    count = strides.latent_frames(frames)
+    shown = torch.linspace(0, frames - 1, count).round().long()
+    weights = torch.tensor(LUMA, device=pixels.device).reshape(1, 3, 1, 1, 1)
+    luma = (pixels[:, :, shown].float() * weights).sum(dim=1)
+    p = strides.space
+    return rearrange(luma, "b f (h p) (w q) -> b (p q) f h w", p=p, q=p).contiguous()

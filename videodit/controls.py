@@ -1,0 +1,100 @@
+"""What a user gives for a model's own conditions -> what the model is told: maps beside the latent, and vectors.
+
+    pipe("a fox", conditions={"depth": frames, "loudness": [0.1, 0.4, 0.9, 0.5, 0.2]})
+
+Frames are given as those of `pipeline` arguments are (`given.pixels_of`), as many as the clip has; numbers as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videodit.codec import VideoCodec
+from videodit.codec.maps import map_of
+from videodit.conditions import own_names, own_of
+from videodit.geometry import ClipSize
+from videodit.given import pixels_of, repeated_clips
+from videodit.models import Condition, VideoModel
+
+
+def controls_of(
+    codec: VideoCodec, model: VideoModel, given: Mapping[str, Any] | None, count: int, times: int, size: ClipSize
+) -> dict[str, Tensor]:
+    """By the names that `conditions.Told` has for them: of so many clips, each given value serving `times` of them.
+
+    Raises:
+        ValueError: a condition that the model is not told, or one that it cannot do without; another number of frames,
+            of clips or of numbers.
+    """
+    known, given = {one.name: one for one in own_of(model)}, given or {}
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(
+            f"conditions: {unknown[0]!r} is none of what this model is told ({', '.join(known) or 'none'})"
+        )
+    if missing := [name for name, one in known.items() if not one.null and given.get(name) is None]:
+        raise ValueError(f"conditions: this model was not trained to do without {missing[0]!r}: give it")
+    told = {}
+    for name, value in given.items():
+        if value is not None:
+            one = known[name]
+            make = _map if one.kind == "channels" else _vectors
+            told[own_names(name)[0]] = make(codec, one, value, count, times, size)
+    return told
+
+
+def _map(codec: VideoCodec, one: Condition, value: Any, count: int, times: int, size: ClipSize) -> Tensor:
+    what = f"conditions[{one.name!r}]"
+    wanted = (one.width, *size.latent(codec.strides)[1:])
+    if isinstance(value, Tensor) and tuple(value.shape[1:]) == wanted:  # made before
+        return _rows(value.float(), count, times, what)
+    pixels = pixels_of(repeated_clips(value, times, what), count, size, what)
+    if pixels.shape[2] != size.num_frames:
+        raise ValueError(f"{what}: {pixels.shape[2]} frames for a clip of {size.num_frames}; give as many")
+    return map_of(codec, pixels, one.of)
+
+
+def _vectors(codec: VideoCodec, one: Condition, value: Any, count: int, times: int, size: ClipSize) -> Tensor:
+    what = f"conditions[{one.name!r}]"
+    own: tuple[int, ...] = (one.width,)
+    if one.per == "frame":
+        own = (codec.strides.latent_frames(size.num_frames), one.width)
+    numbers = torch.as_tensor(value, dtype=torch.float32)
+    if (one.width == 1 and numbers.shape[-1:] != (1,)) or numbers.ndim == 0:
+        numbers = numbers[..., None]
+    numbers = numbers[None] if numbers.ndim == len(own) else numbers
+    if tuple(numbers.shape[1:]) != own or not numbers.isfinite().all():
+        raise ValueError(
+            f"{what}: numbers of shape {tuple(numbers.shape)}; give {own} finite ones, or a row of them a clip"
+        )
+    return _rows(numbers, count, times, what)
+
+
+def _rows(value: Tensor, count: int, times: int, what: str) -> Tensor:
+    if len(value) not in (1, count // times):
+        raise ValueError(f"{what}: {len(value)} given for {count // times} prompts; give one, or one each")
+    return value.expand(count, *value.shape[1:]) if len(value) == 1 else value.repeat_interleave(times, dim=0)
+
+
+def told_rows(
+    own: Mapping[str, Tensor], guided: bool, untold: Sequence[str], device: torch.device
+) -> dict[str, Tensor]:
+    """For the pass with the prompt, and where there is guidance the one without, which is not told those of `untold`.
+
+    ValueError: one of these is not given.
+    """
+    found: dict[str, Tensor] = {}
+    names = {name.partition(".")[2]: name for name in own}
+    if absent := [name for name in untold if name not in names]:
+        raise ValueError(f"guidance_conditions: {absent[0]!r} is not given in conditions")
+    for name, key in names.items():
+        value = own[key].to(device)
+        said = torch.ones(len(value), dtype=torch.bool, device=device)
+        both = [said, torch.zeros_like(said) if name in untold else said]
+        found |= dict(
+            zip(own_names(name), (torch.cat([value] * (1 + guided)), torch.cat(both[: 1 + guided])), strict=True)
+        )
+    return found

@@ -1,0 +1,90 @@
+"""Columns of a manifest that say what a model is told besides a caption: files of frames, and numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videodit.data.files import Facts
+from videodit.data.rows import Item, found_file
+from videodit.geometry import Strides
+from videodit.models import Condition
+
+if TYPE_CHECKING:
+    from videodit.data.source import Span
+
+LARGEST = 1_000_000  # numbers of a row
+
+
+def check_columns(source: str, items: Sequence[Item], conditions: Sequence[Condition]) -> None:
+    """ValueError where rows have no such columns, or what they hold is neither a file nor numbers; counts and names."""
+    for one in conditions:
+        bad = [(item, why) for item in items if (why := _why_not(item, one))]
+        if bad:
+            raise ValueError(
+                f"{source}: {len(bad)} of {len(items)} rows cannot tell the model {one.name!r}, the first of "
+                f"{bad[0][0].path}: {bad[0][1]}"
+            )
+
+
+def _why_not(item: Item, one: Condition) -> str:
+    if not item.attributes.get(one.name, "").strip():
+        return f"its column {one.name!r} is empty or missing"
+    if one.kind == "channels":
+        file = file_of(item, one.name)
+        return "" if file is not None and file.is_file() else f"{file or item.attributes[one.name]} is no file here"
+    try:
+        numbers_of(item, one)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def file_of(item: Item, column: str) -> Path | None:
+    """The file that a row's other column names; None where paths of such a row begin nowhere here (shards, URLs)."""
+    return found_file(item.attributes[column].strip(), item.folders) if item.folders else None
+
+
+def numbers_of(item: Item, one: Condition) -> np.ndarray:
+    """The numbers of a row, n `width`: of its clip one row, or, where they are per frame, rows over its whole length.
+
+    ValueError: they are no finite numbers, or not as many as the condition has.
+    """
+    try:
+        found = np.array(json.loads(item.attributes[one.name]), dtype=np.float32)
+    except (ValueError, RecursionError):
+        raise ValueError(f"column {one.name!r} holds {item.attributes[one.name][:60]!r} and no numbers") from None
+    if found.ndim == 0 or (one.width == 1 and one.per == "frame" and found.ndim == 1):
+        found = found[..., None]
+    found = found[None] if found.ndim == 1 else found
+    rows = found.ndim == 2 and (len(found) == 1 or one.per == "frame") and len(found) > 0
+    if not rows or found.shape[1] != one.width or not np.isfinite(found).all() or found.size > LARGEST:
+        each = "a list of them, from the clip's first frame to its last" if one.per == "frame" else "one such list"
+        raise ValueError(
+            f"column {one.name!r} holds numbers of shape {found.shape}; {one.width} finite ones, {each}, go"
+        )
+    return found
+
+
+def vectors_at(
+    numbers: np.ndarray, one: Condition, facts: Facts, span: Span, strides: Strides
+) -> tuple[Tensor, Tensor]:
+    """What a span, and its first frame as an image, are told: `width` of a clip, or f `width` of a latent's frames.
+
+    Between two rows numbers lie on the straight line between them.
+    """
+    if one.per == "clip":
+        return (torch.from_numpy(numbers[0].copy()),) * 2
+    size = span.size
+    frames = strides.latent_frames(size.num_frames)
+    length = max(facts.duration - (1 / facts.fps if facts.fps else 0.0), 1e-9)  # to its last frame
+    times = span.start + np.linspace(0, (size.num_frames - 1) / size.fps, frames)
+    known = np.linspace(0, length, len(numbers)) if len(numbers) > 1 else np.zeros(1)
+    values = np.stack([np.interp(times, known, column) for column in numbers.T], axis=1).astype(np.float32)
+    return torch.from_numpy(values), torch.from_numpy(values[:1])

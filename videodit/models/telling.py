@@ -1,0 +1,179 @@
+"""What a `VideoDiT` makes of all that it is told: times, classes, sizes, scales, text, and conditions of one's own.
+
+Axes: `b` batch, `f` frames, `s` places, `m` text tokens, `d` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers.utils import apply_lora_scale
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from videodit.models import Condition
+from videodit.models.attention import TextMemory
+from videodit.models.embeddings import MapEmbed, VectorEmbed, at_length, told_nothing
+from videodit.models.positions import Grid
+
+
+class Telling:
+    """The part of `VideoDiT` that embeds what a call says beside the latent."""
+
+    blocks: nn.ModuleList
+    config: Any
+    condition_embedders: nn.ModuleDict
+    patch_embed: Any
+    embedders: Any
+    modulation_out: Any
+    adaln_single: Any
+    fps_embedder: Any
+    delta_embedder: Any
+    guidance_embedder: Any
+    scale_shift_table: Any
+    frames: Any
+    time_scale: Any
+    caption_projection: Any
+    null_caption: Any
+    register_to_config: Any
+
+    @property
+    def own_conditions(self) -> tuple[Condition, ...]:
+        """Conditions of one's own, as `add_conditions` was told them."""
+        return tuple(Condition(**one) for one in self.config.own_conditions or ())
+
+    def add_conditions(self, conditions: Sequence[Condition]) -> None:
+        """Has the model told these too, each silent until it is trained; those that it knows stay as they are.
+
+        Raises:
+            ValueError: it knows another condition by such a name.
+        """
+        known, patch_embed = {one.name: one for one in self.own_conditions}, self.patch_embed
+        width, like = patch_embed.proj.out_features, patch_embed.proj.weight
+        for one in conditions:
+            if known.setdefault(one.name, one) != one:
+                raise ValueError(f"condition {one.name}: this model knows it as {known[one.name]}, not as {one}")
+            if f"of_{one.name}" not in self.condition_embedders:  # with a prefix: a module is called by it
+                maps = one.kind == "channels"
+                made = MapEmbed(patch_embed.patch_size, one.width, width) if maps else VectorEmbed(one.width, width)
+                self.condition_embedders[f"of_{one.name}"] = made.to(like.device, like.dtype)
+        if conditions:
+            self.register_to_config(own_conditions=[one.to_dict() for one in known.values()])
+
+    def _told(
+        self, conditions: Mapping[str, Tensor] | None, rows: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Of conditions of one's own: what is added to the tokens, b f s d, and to the embedding of times, b f' d."""
+        maps: Tensor | None = None
+        vectors: Tensor | None = None
+        for one in self.own_conditions:
+            if (value := (conditions or {}).get(one.name)) is None:
+                continue
+            told = (rows or {}).get(one.name)
+            told = torch.ones(len(value), dtype=torch.bool, device=value.device) if told is None else told
+            made = self.condition_embedders[f"of_{one.name}"](value, told)
+            if one.kind == "channels":
+                maps = made if maps is None else maps + made
+            else:
+                vectors = made if vectors is None else vectors + made
+        return maps, vectors
+
+    @apply_forward_hook
+    @apply_lora_scale("attention_kwargs")
+    def text_memory(
+        self,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> TextMemory:
+        """All that the blocks take from a text, to be given to many calls in its place; the output is the same.
+
+        Holds for the weights as they are, and for the `attention_kwargs`.
+
+        Args:
+            encoder_hidden_states, encoder_attention_mask, attention_kwargs: as in the call.
+
+        Raises:
+            ValueError: a model without text.
+        """
+        states, mask = self._text(encoder_hidden_states, encoder_attention_mask)
+        if states is None:
+            raise ValueError("this model takes no encoder_hidden_states (caption_channels=None)")
+        readers: list[Any] = [block.attn2 for block in self.blocks]
+        return TextMemory(mask, tuple(reader and reader.keys_and_values(states) for reader in readers))
+
+    def _times(
+        self,
+        timestep: Tensor,
+        ends: Tensor,
+        frame_mask: Tensor | None,
+        labels: Tensor | None,
+        added: dict[str, Tensor] | None,
+        fps: float | Tensor,
+        guidance: Tensor | None,
+        vectors: Tensor | None,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Each block's modulation (b f' 6d, or with adaLN-zero the embedding b f' d) and the head's, b f' 2d.
+
+        f' is 1 unless times, or the vectors b f' d that are added to their embedding, differ from frame to frame.
+        """
+        both = [rearrange(one, "b -> b 1") if one.ndim == 1 else one for one in (timestep.float(), ends.float())]
+        if frame_mask is not None:
+            both = [torch.where(frame_mask, 0.0, one) for one in both]
+        if vectors is not None and vectors.shape[1] > 1:
+            both = [one.expand(-1, vectors.shape[1]) for one in both]
+        times, ends = torch.broadcast_tensors(*both)
+        b, f = times.shape
+        flat = rearrange(times, "b f -> (b f)")
+        if self.config.norm_type == "ada_norm_zero":
+            labels = None if labels is None else repeat(labels, "b -> (b f)", f=f)
+            embedded = [rearrange(embed(flat, labels), "(b f) d -> b f d", b=b) for embed in self.embedders]
+            embedded = embedded if vectors is None else [one + vectors.to(one.dtype) for one in embedded]
+            head = self.modulation_out(silu(embedded[0].to(self.modulation_out.weight.dtype)))
+            return embedded * (len(self.blocks) // len(embedded)), head
+        sizes = {k: repeat(v, "b k -> (b f) k", f=f) for k, v in (added or {}).items()}
+        embed, project = self.adaln_single.emb, self.adaln_single.linear
+        weights = embed.timestep_embedder.linear_1.weight.dtype
+        time = embed(flat, sizes.get("resolution"), sizes.get("aspect_ratio"), batch_size=b * f, hidden_dtype=weights)
+        if self.fps_embedder is not None:
+            rate = torch.as_tensor(fps, dtype=torch.float32, device=flat.device) * self.config.fps_embedding
+            time = time + repeat(self.fps_embedder(rate.expand(b), None), "b d -> (b f) d", f=f)
+        if self.delta_embedder is not None:  # (1 - gate) of the one and gate of the other, as AnyFlow has them
+            sinusoids = [embed.time_proj(one).to(weights) for one in (flat, rearrange(ends, "b f -> (b f)"))]
+            delta = self.delta_embedder(sinusoids[1]) - embed.timestep_embedder(sinusoids[0])
+            time = time + self.config.flow_map_gate * delta
+        if self.guidance_embedder is not None and guidance is not None:
+            time = time + repeat(self.guidance_embedder(1000 * guidance.float(), None), "b d -> (b f) d", f=f)
+        if vectors is not None:
+            time = time + rearrange(vectors.expand(-1, f, -1), "b f d -> (b f) d").to(time.dtype)
+        modulation = project(silu(time.to(project.weight.dtype)))
+        head = rearrange(self.scale_shift_table, "k d -> (k d)") + repeat(time, "(b f) d -> b f (k d)", b=b, k=2)
+        return [rearrange(modulation, "(b f) d -> b f d", b=b)] * len(self.blocks), head
+
+    def _frames(self, at: Grid, dtype: torch.dtype) -> Tensor | None:
+        """Sin-cos positions in time, b f 1 d, that are added before the first block that looks along it."""
+        if self.frames is None:
+            return None
+        added = self.frames(at)
+        return (added * self.time_scale if self.config.time_positions == "both" else added).to(dtype)
+
+    def _text(self, text: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Projected text b m d and mask b 1 1 m. Where a row has no token, all are seen, and all are zero."""
+        if text is None or self.caption_projection is None:
+            return None, None
+        mask = None if mask is None else mask.bool()
+        if self.config.caption_length:
+            text, mask = at_length(text, mask, self.config.caption_length), None
+        elif self.config.null_caption_length and mask is not None:
+            text, mask = told_nothing(text, mask, self.null_caption)
+        text = self.caption_projection(text.to(self.caption_projection.linear_1.weight.dtype))
+        text = text.to(self.patch_embed.proj.weight.dtype)
+        if mask is None:
+            return text, None
+        empty = ~mask.any(dim=1, keepdim=True)
+        text = torch.where(rearrange(empty, "b m -> b m 1"), 0.0, text)
+        return text, rearrange(mask | empty, "b m -> b 1 1 m")

@@ -75,6 +75,11 @@ def test_maps_are_what_the_vae_keeps_and_brightness_to_the_pixel(pipe: VideoDiTP
         wanted = frames(1)[4 * frame, row, column] @ np.array([0.299, 0.587, 0.114]) / 127.5 - 1
         found = luma[0, row % 8 * 8 + column % 8, frame, row // 8, column // 8]
         assert float(found) == pytest.approx(wanted, abs=1e-5)
+    across = np.zeros((9, 32, 32, 3), np.uint8)
+    across[:, :, 16:] = 255
+    steep = map_of(pipe.codec, to_pixels(across)[None], "edges").reshape(8, 8, 3, 4, 4)[:, :, 1]
+    steep = steep.permute(2, 0, 3, 1).reshape(32, 32)  # rows and columns of pixels
+    assert steep[:, [14, 15, 16, 17]].unique(dim=0).tolist() == [[-1.0, 1.0, 1.0, -1.0]]
     maps = {"depth": pipe.codec.encode(pixels), "mask": luma}
     torch.testing.assert_close(made(pipe, conditions=maps), made(pipe, conditions=dict.fromkeys(maps, frames(1))))
 

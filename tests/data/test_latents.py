@@ -22,7 +22,7 @@ OTHER: list[dict[str, Any]] = [{"num_frames": 5}, {"height": 48}, {"width": 32},
 
 
 def name(span: Span, content: str = "content", maker: tuple[str, ...] = ("vae",), *, image: bool = False) -> str:
-    clips: Any = SimpleNamespace(source=SimpleNamespace(content=lambda index: f"{content} {index}"))
+    clips: Any = SimpleNamespace(source=SimpleNamespace(content=lambda index, column: f"{content} {index}"))
     return _name(clips, span, maker, image=image)
 
 

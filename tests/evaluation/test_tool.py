@@ -43,7 +43,7 @@ class GrayPipeline:
 
     default_size = ClipSize(9, 64, 64, 8)
     codec = SimpleNamespace(strides=Strides(4, 8, 16))
-    config = SimpleNamespace(default_num_inference_steps=9, default_guidance_scale=1.5)
+    config = SimpleNamespace(default_num_inference_steps=9, default_guidance_scale=1.5, default_skipped_blocks=None)
 
     def __init__(self) -> None:
         self.calls: list[dict] = []

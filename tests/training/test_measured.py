@@ -95,6 +95,9 @@ def test_held_out_clips_are_measured_at_the_middles_of_equal_parts_of_time(path:
         def __getitem__(self, key: Any) -> Tensor:
             return torch.zeros(2, 1, 2, 2)
 
+        def told(self, number: int, image: bool) -> dict[str, Tensor]:
+            return {}
+
     latents: Any = Latents(range(9))
     latents.samples = samples
     for processes in (1, 2):

@@ -13,6 +13,7 @@ from processes import launch
 from runs import losses, run
 
 from videodit import VideoDiTPipeline
+from videodit.codec.maps import map_of
 from videodit.config import ConfigError, Run
 from videodit.data.transforms import to_pixels
 from videodit.training import inputs
@@ -22,6 +23,7 @@ from videodit.video.writer import write_video
 CONDITIONS = {
     "mask": {"kind": "channels", "of": "luma", "dropout": 0.3},
     "depth": {"kind": "channels"},
+    "outline": {"kind": "channels", "of": "edges", "from_clip": True},
     "loudness": {"kind": "vectors", "per": "frame", "dropout": 0.5},
     "camera": {"kind": "vectors", "width": 2},
 }
@@ -70,6 +72,10 @@ def test_a_batch_tells_what_the_files_of_its_clips_hold(manifest: Path, tmp_path
                 torch.testing.assert_close(
                     batch.own["own.depth"][row], codec.encode(to_pixels(depth)[None])[0], rtol=2e-3, atol=2e-3
                 )
+                clip = to_pixels(frames(number)[: batch.size.num_frames])[None]
+                torch.testing.assert_close(
+                    batch.own["own.outline"][row], map_of(codec, clip, "edges")[0], rtol=0, atol=1e-3
+                )
                 loud = [[0.0]] if image else [[0.0], [number / 20], [number / 10]]
                 np.testing.assert_allclose(batch.own["own.loudness"][row], loud, atol=1e-6)
                 assert batch.own["own.camera"][row].tolist() == [number, -1.5]
@@ -102,7 +108,7 @@ def test_a_run_with_all_of_them_is_that_of_its_parts(manifest: Path, tmp_path: P
     states = [end.state_dict() for end in ends]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     moved = [name for name in states[0] if name.startswith("condition_embedders") and states[0][name].abs().max() > 0]
-    assert len(moved) == 6
+    assert len(moved) == 7
     assert [one.name for one in ends[0].own_conditions] == list(CONDITIONS)
     again = told(tmp_path / "c", manifest, train={"start_from": str(tmp_path / "a" / "pipeline"), "steps": 1})
     Trainer(again).train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn.functional import pad
 
 from videodit.codec.codec import VideoCodec
 from videodit.geometry import Strides
@@ -13,15 +14,16 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def map_width(of: str, strides: Strides) -> int:
-    """Channels of a map: of "vae" the latent's, of "luma" the pixels of a place."""
+    """Channels of a map: of "vae" the latent's, of brightness the pixels of a place."""
     return strides.channels if of == "vae" else strides.space**2
 
 
 def map_of(codec: VideoCodec, pixels: Tensor, of: str) -> Tensor:
     """Pixels b 3 f h w in [-1, 1] -> a map b c f' h' w' as large as their latent, float32.
 
-    of: "vae", what the VAE keeps of them; or "luma", their brightness in [-1, 1], exact to the pixel: of as many frames
-    as the latent has, from the first to the last at even distances, each place's pixels one channel each.
+    of: "vae", what the VAE keeps of them; "luma", their brightness in [-1, 1], exact to the pixel: of as many frames as
+    the latent has, from the first to the last at even distances, each place's pixels one channel each; or "edges", how
+    fast that brightness changes from pixel to pixel (Sobel), likewise: 1 where it goes from black to white at once.
     """
     if of == "vae":
         return codec.encode(pixels)
@@ -30,5 +32,17 @@ def map_of(codec: VideoCodec, pixels: Tensor, of: str) -> Tensor:
     shown = torch.linspace(0, frames - 1, count).round().long()
     weights = torch.tensor(LUMA, device=pixels.device).reshape(1, 3, 1, 1, 1)
     luma = (pixels[:, :, shown].float() * weights).sum(dim=1)
+    if of == "edges":
+        luma = 2 * steepness(luma) - 1
     p = strides.space
     return rearrange(luma, "b f (h p) (w q) -> b (p q) f h w", p=p, q=p).contiguous()
+
+
+def steepness(luma: Tensor) -> Tensor:
+    """The length of Sobel's gradient of b f h w in [-1, 1], from 0 to 1; at the edge of the picture it goes on."""
+    around = pad(luma, (1, 1, 1, 1), mode="replicate")
+    across = around[..., 2:] - around[..., :-2]
+    down = around[..., 2:, :] - around[..., :-2, :]
+    across = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
+    down = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
+    return (across.square() + down.square()).sqrt().div(8).clamp(max=1)

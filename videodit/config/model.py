@@ -32,16 +32,19 @@ class Told(Section):
     kind: Literal["channels", "vectors"] = Field(
         description="channels: a file of frames, laid beside the latent; vectors: numbers, beside the time"
     )
-    of: Literal["vae", "luma"] = Field(
-        "vae", description="of channels: frames as the VAE has them, or their brightness to the pixel (masks, edges)"
+    of: Literal["vae", "luma", "edges"] = Field(
+        "vae",
+        description="of channels: frames as the VAE has them, their brightness to the pixel (masks, scribbles), or how "
+        "fast that changes",
     )
+    from_clip: bool = Field(False, description="of channels: of the clip's own frames, so that no column is needed")
     width: Positive = Field(1, description="of vectors: how many numbers")
     per: Literal["clip", "frame"] = Field("clip", description="of vectors: once, or a row for each of many frames")
     dropout: Share = Field(0.1, description="share of samples that are not told it, so that clips can be made without")
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Told:
-        for key in ("of",) if self.kind == "vectors" else ("width", "per"):
+        for key in ("of", "from_clip") if self.kind == "vectors" else ("width", "per"):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} is not of {self.kind}; take it out")
         return self

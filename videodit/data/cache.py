@@ -202,21 +202,22 @@ def encode_clips(
     fingerprint = codec.fingerprint()
     store = Store(folder / f"vae-{fingerprint[:12]}")
     maker = (fingerprint, str(precision), "float16")
-    columns = {None: "vae"} | {one.name: one.of for one in conditions if one.kind == "channels"}
-    named = {column: _named(clips, _spans(buckets), maker, column, of) for column, of in columns.items()}
-    for column, of in columns.items():
-        _encode_missing(clips, codec, store, named[column], precision, images, column, of)
-    for column in columns:
-        for span, clip, _ in named[column]:
+    told = [one for one in conditions if one.kind == "channels"]
+    parts = {"": (None, "vae")} | {one.name: (None if one.from_clip else one.name, one.of) for one in told}
+    named = {part: _named(clips, _spans(buckets), maker, part, *where) for part, where in parts.items()}
+    for part, (column, of) in parts.items():
+        _encode_missing(clips, codec, store, named[part], precision, images, part, column, of)
+    for part in parts:
+        for span, clip, _ in named[part]:
             if (why := store.failed.get(clip)) and span.index not in clips.skips:
                 clips.skip(span.index, why)
-    clips.recall(span.index for span, *_ in named[None])
+    clips.recall(span.index for span, *_ in named[""])
     samples = []
-    for at, (span, clip, image) in enumerate(named[None]):
+    for at, (span, clip, image) in enumerate(named[""]):
         if span.index in clips.skips:
             continue  # the whole file is left out, as it will be when the run goes on
         words = (clips.source.captions(span, False), clips.source.captions(span, True))
-        maps = {column: named[column][at][1:] for column in named if column is not None}
+        maps = {one.name: named[one.name][at][1:] for one in told}
         vectors = {one.name: _vectors(clips, span, one, codec) for one in conditions if one.kind == "vectors"}
         samples.append(Sample(clips.source.name(span.index), span.size, *words, clip, image, maps, vectors))
     return Latents(samples, store)
@@ -231,8 +232,10 @@ def _vectors(clips: Clips, span: Span, one: Condition, codec: VideoCodec) -> tup
 Named = list[tuple[Span, str, str]]  # spans, with the names of their latents, and of those as images
 
 
-def _named(clips: Clips, spans: Sequence[Span], maker: tuple[str, ...], column: str | None, of: str) -> Named:
-    maker = maker if column is None else (*maker, of)
+def _named(
+    clips: Clips, spans: Sequence[Span], maker: tuple[str, ...], part: str, column: str | None, of: str
+) -> Named:
+    maker = maker if not part else (*maker, of)
     names = [{image: _name(clips, span, maker, column, image=image) for image in (False, True)} for span in spans]
     return [(span, both[False], both[True]) for span, both in zip(spans, names, strict=True)]
 
@@ -244,6 +247,7 @@ def _encode_missing(
     named: Named,
     precision: torch.dtype | None,
     images: bool,
+    part: str,
     column: str | None,
     of: str,
 ) -> None:
@@ -255,9 +259,8 @@ def _encode_missing(
 
     todo = [one for one in named if store.missing(wanted(*one[1:]))]
     shards = _share([todo[i : i + SHARD] for i in range(0, len(todo), SHARD)], state)
-    what = "clips" if column is None else column
     with tqdm(
-        total=sum(map(len, shards)), desc=f"encoding {what}", disable=not shards or not state.is_main_process
+        total=sum(map(len, shards)), desc=f"encoding {part or 'clips'}", disable=not shards or not state.is_main_process
     ) as bar:
         for shard in shards:
             tensors, failed = _encode(clips, codec, shard, precision, images, bar, column, of)

@@ -24,7 +24,7 @@ LARGEST = 1_000_000  # numbers of a row
 
 def check_columns(source: str, items: Sequence[Item], conditions: Sequence[Condition]) -> None:
     """ValueError where rows have no such columns, or what they hold is neither a file nor numbers; counts and names."""
-    for one in conditions:
+    for one in (one for one in conditions if not one.from_clip):
         bad = [(item, why) for item in items if (why := _why_not(item, one))]
         if bad:
             raise ValueError(

@@ -6,7 +6,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ class Item:
     start: float = 0.0  # seconds: the clip is this stretch of the file
     end: float | None = None  # None: to the end of the file
     origin: str = ""  # where the file comes from if it is not there: a URL, or "shard.tar::member"
-    folders: tuple[Path, ...] = ()  # where paths in its attributes begin; none: they name nothing here
+    # where paths in its attributes begin; none: they name nothing here
+    folders: tuple[Path, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ class Condition:
 
     Of one's own (`VideoDiT.add_conditions`): "channels" (b `width` f h w, laid beside the latent) and "vectors" (b
     `width`, or with `per` "frame" b f `width`). of: what such a one is made of: "vae" (of frames, by the VAE), "luma"
-    (of frames, their brightness at the latent's times, `maps.luma`), or "numbers". null: it was trained to be left out.
+    or "edges" (of frames, their brightness, or how fast it changes, `codec.maps`), or "numbers". null: it was trained
+    to be left out.
     """
 
     name: str
@@ -30,7 +31,8 @@ class Condition:
     reads_padding: bool = False
     tokens: int | None = None
     per: Literal["clip", "frame"] = "clip"
-    of: Literal["", "vae", "luma", "numbers"] = ""
+    of: Literal["", "vae", "luma", "edges", "numbers"] = ""
+    from_clip: bool = False  # of channels, in training: of the clip's own frames, not of another column's
 
     def to_dict(self) -> dict[str, Any]:
         """What of one's own conditions a configuration holds."""

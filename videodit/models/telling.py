@@ -55,7 +55,7 @@ class Telling:
         known, patch_embed = {one.name: one for one in self.own_conditions}, self.patch_embed
         width, like = patch_embed.proj.out_features, patch_embed.proj.weight
         for one in conditions:
-            if known.setdefault(one.name, one) != one:
+            if known.setdefault(one.name, one).to_dict() != one.to_dict():
                 raise ValueError(f"condition {one.name}: this model knows it as {known[one.name]}, not as {one}")
             if f"of_{one.name}" not in self.condition_embedders:  # with a prefix: a module is called by it
                 maps = one.kind == "channels"
@@ -115,7 +115,7 @@ class Telling:
         added: dict[str, Tensor] | None,
         fps: float | Tensor,
         guidance: Tensor | None,
-        vectors: Tensor | None,
+        vectors: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor]:
         """Each block's modulation (b f' 6d, or with adaLN-zero the embedding b f' d) and the head's, b f' 2d.
 

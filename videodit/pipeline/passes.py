@@ -68,7 +68,7 @@ def guided_prediction(
     if not layers or not away:
         return guided
     own = told.rows(slice(count)).kwargs(model)
-    worse = model(scaled[:count], times[:count], **own, skip_layers=(*layers, *left_out), return_dict=False)[0].float()
+    worse = model(scaled[:count], times[:count], **own, skip_layers=[*layers, *left_out], return_dict=False)[0].float()
     return guided + away * (first - (worse.chunk(2, dim=1)[0] if halved else worse))
 
 

@@ -54,7 +54,7 @@ def _map(codec: VideoCodec, one: Condition, value: Any, count: int, times: int, 
     pixels = pixels_of(repeated_clips(value, times, what), count, size, what)
     if pixels.shape[2] != size.num_frames:
         raise ValueError(f"{what}: {pixels.shape[2]} frames for a clip of {size.num_frames}; give as many")
-    return map_of(codec, pixels, one.of)
+    return map_of(codec, pixels, one.of, one.factor)
 
 
 def _vectors(codec: VideoCodec, one: Condition, value: Any, count: int, times: int, size: ClipSize) -> Tensor:

@@ -13,7 +13,7 @@ from processes import launch
 from runs import losses, run
 
 from videodit import VideoDiTPipeline
-from videodit.codec.maps import map_of
+from videodit.codec.maps import blurred, map_of
 from videodit.config import ConfigError, Run
 from videodit.data.transforms import to_pixels
 from videodit.training import inputs
@@ -23,6 +23,7 @@ from videodit.video.writer import write_video
 CONDITIONS = {
     "mask": {"kind": "channels", "of": "luma", "dropout": 0.3},
     "depth": {"kind": "channels"},
+    "low": {"kind": "channels", "of": "small", "factor": 4, "from_clip": True},
     "outline": {"kind": "channels", "of": "edges", "from_clip": True},
     "loudness": {"kind": "vectors", "per": "frame", "dropout": 0.5},
     "camera": {"kind": "vectors", "width": 2},
@@ -76,6 +77,8 @@ def test_a_batch_tells_what_the_files_of_its_clips_hold(manifest: Path, tmp_path
                 torch.testing.assert_close(
                     batch.own["own.outline"][row], map_of(codec, clip, "edges")[0], rtol=0, atol=1e-3
                 )
+                small = codec.encode(blurred(clip, 4))[0]
+                torch.testing.assert_close(batch.own["own.low"][row], small, rtol=2e-3, atol=2e-3)
                 loud = [[0.0]] if image else [[0.0], [number / 20], [number / 10]]
                 np.testing.assert_allclose(batch.own["own.loudness"][row], loud, atol=1e-6)
                 assert batch.own["own.camera"][row].tolist() == [number, -1.5]
@@ -96,6 +99,22 @@ def test_each_is_left_out_by_chance_of_its_own(manifest: Path, tmp_path: Path) -
     assert abs(np.corrcoef(rows["mask"], rows["loudness"])[0, 1]) < 0.15
 
 
+def test_noise_is_laid_on_maps_by_the_place_in_the_batch(manifest: Path, tmp_path: Path) -> None:
+    plain, noisy = (
+        Trainer(told(tmp_path / f"{noise}", manifest, {"depth": {"kind": "channels", "noise": noise}}))
+        for noise in (0.0, 0.5)
+    )
+    spreads = []
+    for step in range(8):
+        for first, second in zip(plain.batches[step], noisy.batches[step], strict=True):
+            moved = second.own["own.depth"] - first.own["own.depth"]
+            spreads += moved.flatten(1).std(dim=1).tolist()
+            again = noisy.batches[step][0].own["own.depth"]
+            assert torch.equal(again, noisy.batches[step][0].own["own.depth"])
+    assert 0 < min(spreads) < 0.2
+    assert 0.35 < max(spreads) < 0.6
+
+
 @pytest.mark.slow
 def test_a_run_with_all_of_them_is_that_of_its_parts(manifest: Path, tmp_path: Path) -> None:
     """Resume law, and what is saved is told."""
@@ -108,7 +127,7 @@ def test_a_run_with_all_of_them_is_that_of_its_parts(manifest: Path, tmp_path: P
     states = [end.state_dict() for end in ends]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     moved = [name for name in states[0] if name.startswith("condition_embedders") and states[0][name].abs().max() > 0]
-    assert len(moved) == 7
+    assert len(moved) == 8
     assert [one.name for one in ends[0].own_conditions] == list(CONDITIONS)
     again = told(tmp_path / "c", manifest, train={"start_from": str(tmp_path / "a" / "pipeline"), "steps": 1})
     Trainer(again).train()
@@ -176,14 +195,24 @@ def test_files_of_another_shape_or_length_are_left_out_by_name(
     assert "short.mkv" in caplog.text
 
 
+def test_the_world_of_shapes_tells_of_its_own_frames(tmp_path: Path) -> None:
+    conditions = {"outline": {"kind": "channels", "of": "edges", "from_clip": True}}
+    trainer = Trainer(run(tmp_path, model={"num_layers": 1, "mlp_ratio": 0.5, "conditions": conditions}))
+    assert next(iter(trainer.batches[0])).own["own.outline"].shape[1] == 64
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"data": {"source": "shapes", "clips": 12}}, "are columns of a manifest, and the world of shapes has none"),
+        (
+            {"data": {"source": "shapes", "clips": 12}},
+            "mask is a column of a manifest, and the world of shapes has none",
+        ),
         ({"data": {"encode": "each_step"}}, "encoded once, with the clips"),
         ({"conditions": {"Mask": {"kind": "channels"}}}, "conditions"),
         ({"conditions": {"mask": {"kind": "channels", "width": 3}}}, "width is not of channels"),
         ({"conditions": {"camera": {"kind": "vectors", "of": "luma"}}}, "of is not of vectors"),
+        ({"conditions": {"low": {"kind": "channels", "factor": 2}}}, "factor is of `of: small`"),
     ],
 )
 def test_what_does_not_go_together_is_named(manifest: Path, tmp_path: Path, changes: dict[str, Any], why: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 
 from videodit.codec.codec import VideoCodec
 from videodit.geometry import Strides
@@ -14,19 +14,20 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def map_width(of: str, strides: Strides) -> int:
-    """Channels of a map: of "vae" the latent's, of brightness the pixels of a place."""
-    return strides.channels if of == "vae" else strides.space**2
+    """Channels of a map: of what the VAE keeps the latent's, of brightness the pixels of a place."""
+    return strides.channels if of in ("vae", "small") else strides.space**2
 
 
-def map_of(codec: VideoCodec, pixels: Tensor, of: str) -> Tensor:
+def map_of(codec: VideoCodec, pixels: Tensor, of: str, factor: int = 1) -> Tensor:
     """Pixels b 3 f h w in [-1, 1] -> a map b c f' h' w' as large as their latent, float32.
 
-    of: "vae", what the VAE keeps of them; "luma", their brightness in [-1, 1], exact to the pixel: of as many frames as
+    of: "vae", what the VAE keeps of them; "small", what it keeps of them with all taken out that pictures with sides of
+    a `factor`th cannot hold; "luma", their brightness in [-1, 1], exact to the pixel: of as many frames as
     the latent has, from the first to the last at even distances, each place's pixels one channel each; or "edges", how
     fast that brightness changes from pixel to pixel (Sobel), likewise: 1 where it goes from black to white at once.
     """
-    if of == "vae":
-        return codec.encode(pixels)
+    if of in ("vae", "small"):
+        return codec.encode(blurred(pixels, factor) if of == "small" else pixels)
     strides, frames = codec.strides, pixels.shape[2]
     count = strides.latent_frames(frames)
     shown = torch.linspace(0, frames - 1, count).round().long()
@@ -46,3 +47,17 @@ def steepness(luma: Tensor) -> Tensor:
     across = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
     down = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
     return (across.square() + down.square()).sqrt().div(8).clamp(max=1)
+
+
+def blurred(pixels: Tensor, factor: int) -> Tensor:
+    """Pixels b c f h w in [-1, 1], each picture scaled down to a `factor`th and up again (bicubic, antialiased).
+
+    ValueError: a side that the factor does not divide.
+    """
+    b, (h, w) = len(pixels), pixels.shape[-2:]
+    if h % factor or w % factor:
+        raise ValueError(f"pictures of {h} x {w} have no {factor}th: sides must be multiples of {factor}")
+    pictures = rearrange(pixels.float(), "b c f h w -> (b f) c h w")
+    small = interpolate(pictures, (h // factor, w // factor), mode="bicubic", antialias=True)
+    large = interpolate(small, (h, w), mode="bicubic").clamp(-1, 1)
+    return rearrange(large, "(b f) c h w -> b c f h w", b=b)

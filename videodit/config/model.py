@@ -32,11 +32,13 @@ class Told(Section):
     kind: Literal["channels", "vectors"] = Field(
         description="channels: a file of frames, laid beside the latent; vectors: numbers, beside the time"
     )
-    of: Literal["vae", "luma", "edges"] = Field(
+    of: Literal["vae", "small", "luma", "edges"] = Field(
         "vae",
-        description="of channels: frames as the VAE has them, their brightness to the pixel (masks, scribbles), or how "
-        "fast that changes",
+        description="of channels: frames as the VAE has them; small: as it has them with no more detail than sides of "
+        "a `factor`th hold; their brightness to the pixel (masks, scribbles); or how fast that changes",
     )
+    factor: Annotated[int, Field(ge=2, le=16)] = Field(4, description="of small")
+    noise: Share = Field(0.0, description="of channels: at most so much noise is laid on them, at random, in training")
     from_clip: bool = Field(False, description="of channels: of the clip's own frames, so that no column is needed")
     width: Positive = Field(1, description="of vectors: how many numbers")
     per: Literal["clip", "frame"] = Field("clip", description="of vectors: once, or a row for each of many frames")
@@ -44,9 +46,11 @@ class Told(Section):
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Told:
-        for key in ("of", "from_clip") if self.kind == "vectors" else ("width", "per"):
+        for key in ("of", "from_clip", "noise") if self.kind == "vectors" else ("width", "per"):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} is not of {self.kind}; take it out")
+        if self.of != "small" and self.factor != type(self).model_fields["factor"].default:
+            raise ValueError("factor is of `of: small`; take it out")
         return self
 
 

@@ -203,10 +203,10 @@ def encode_clips(
     store = Store(folder / f"vae-{fingerprint[:12]}")
     maker = (fingerprint, str(precision), "float16")
     told = [one for one in conditions if one.kind == "channels"]
-    parts = {"": (None, "vae")} | {one.name: (None if one.from_clip else one.name, one.of) for one in told}
-    named = {part: _named(clips, _spans(buckets), maker, part, *where) for part, where in parts.items()}
-    for part, (column, of) in parts.items():
-        _encode_missing(clips, codec, store, named[part], precision, images, part, column, of)
+    parts = {"": CLIP} | {one.name: one for one in told}
+    named = {part: _named(clips, _spans(buckets), maker, one) for part, one in parts.items()}
+    for part, one in parts.items():
+        _encode_missing(clips, codec, store, named[part], precision, images, one)
     for part in parts:
         for span, clip, _ in named[part]:
             if (why := store.failed.get(clip)) and span.index not in clips.skips:
@@ -229,15 +229,21 @@ def _vectors(clips: Clips, span: Span, one: Condition, codec: VideoCodec) -> tup
     return vectors_at(clips.source.numbers(span.index, one), one, facts, span, codec.strides)
 
 
+CLIP = Condition("clips", "channels", 0, of="vae", from_clip=True)  # what is encoded of a clip itself
 Named = list[tuple[Span, str, str]]  # spans, with the names of their latents, and of those as images
 
 
-def _named(
-    clips: Clips, spans: Sequence[Span], maker: tuple[str, ...], part: str, column: str | None, of: str
-) -> Named:
-    maker = maker if not part else (*maker, of)
-    names = [{image: _name(clips, span, maker, column, image=image) for image in (False, True)} for span in spans]
+def _named(clips: Clips, spans: Sequence[Span], maker: tuple[str, ...], what: Condition) -> Named:
+    maker = maker if what is CLIP else (*maker, what.of, *([str(what.factor)] if what.factor > 1 else []))
+    names = [
+        {image: _name(clips, span, maker, _column(what), image=image) for image in (False, True)} for span in spans
+    ]
     return [(span, both[False], both[True]) for span, both in zip(spans, names, strict=True)]
+
+
+def _column(what: Condition) -> str | None:
+    """Whose files are read for it; None: the clips themselves."""
+    return None if what.from_clip else what.name
 
 
 def _encode_missing(
@@ -247,9 +253,7 @@ def _encode_missing(
     named: Named,
     precision: torch.dtype | None,
     images: bool,
-    part: str,
-    column: str | None,
-    of: str,
+    what: Condition,
 ) -> None:
     """Encodes what of these the store does not hold; CacheError where it then does not have all that can be read."""
     state = PartialState(cpu=not torch.accelerator.is_available())
@@ -260,10 +264,10 @@ def _encode_missing(
     todo = [one for one in named if store.missing(wanted(*one[1:]))]
     shards = _share([todo[i : i + SHARD] for i in range(0, len(todo), SHARD)], state)
     with tqdm(
-        total=sum(map(len, shards)), desc=f"encoding {part or 'clips'}", disable=not shards or not state.is_main_process
+        total=sum(map(len, shards)), desc=f"encoding {what.name}", disable=not shards or not state.is_main_process
     ) as bar:
         for shard in shards:
-            tensors, failed = _encode(clips, codec, shard, precision, images, bar, column, of)
+            tensors, failed = _encode(clips, codec, shard, precision, images, bar, what)
             store.add({name: tensors[name] for name in store.missing(tensors)}, failed)
     state.wait_for_everyone()
     store.scan()
@@ -291,8 +295,7 @@ def _encode(
     precision: torch.dtype | None,
     images: bool,
     bar: tqdm,
-    column: str | None,
-    of: str,
+    what: Condition,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Latents by name, and why others could not be made."""
     tensors: dict[str, Tensor] = {}
@@ -302,15 +305,19 @@ def _encode(
     def encode() -> None:
         pixels = torch.stack([p for *_, p in waiting])
         with torch.autocast(codec.device.type, precision, enabled=precision is not None):
-            latents = map_of(codec, pixels, of)
-            firsts = map_of(codec, pixels[:, :, :1], of) if images and pixels.shape[2] > 1 else latents
+            latents = map_of(codec, pixels, what.of, what.factor)
+            firsts = (
+                map_of(codec, pixels[:, :, :1], what.of, what.factor) if images and pixels.shape[2] > 1 else latents
+            )
         for (clip, image, _), one, first in zip(waiting, latents, firsts, strict=True):
             tensors[clip] = one.half().cpu().contiguous()
             if images:
                 tensors[image] = first.half().cpu().contiguous()
         waiting.clear()
 
-    for (span, clip, image), frames in zip(shard, clips.read_ahead([span for span, *_ in shard], column), strict=True):
+    for (span, clip, image), frames in zip(
+        shard, clips.read_ahead([span for span, *_ in shard], _column(what)), strict=True
+    ):
         bar.update()
         if frames is None:
             failed[clip] = clips.skips[span.index].why

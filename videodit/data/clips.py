@@ -180,10 +180,9 @@ def open_data(data: Data, seed: int, memory: Path | None = None, conditions: Seq
         shares(triples(), data.more)
     except ValueError as error:
         raise ValueError(f"data.more: {error}") from error
-    if conditions and (data.source == "shapes" or data.shapes):
-        raise ValueError(
-            "model.conditions are columns of a manifest, and the world of shapes has none: name clips of yours"
-        )
+    said = [one.name for one in conditions if not one.from_clip]
+    if said and (data.source == "shapes" or data.shapes):
+        raise ValueError(f"model.conditions: {said[0]} is a column of a manifest, and the world of shapes has none")
     if data.source == "shapes":
         train = ShapesSource(seed, data.validation, data.clips or 8192, data.more)
         kept = ShapesSource(seed, 0, data.validation, data.more)

@@ -19,9 +19,9 @@ class Condition:
     to all of a text, whatever a mask says. tokens: of a text that must have so many; None: any number.
 
     Of one's own (`VideoDiT.add_conditions`): "channels" (b `width` f h w, laid beside the latent) and "vectors" (b
-    `width`, or with `per` "frame" b f `width`). of: what such a one is made of: "vae" (of frames, by the VAE), "luma"
-    or "edges" (of frames, their brightness, or how fast it changes, `codec.maps`), or "numbers". null: it was trained
-    to be left out.
+    `width`, or with `per` "frame" b f `width`). of: what such a one is made of (`codec.maps`): frames, as the VAE has
+    them ("vae"), as it has them without what pictures of a `factor`th of their sides cannot hold ("small"), their
+    brightness ("luma") or how fast it changes ("edges"); or "numbers". null: it was trained to be left out.
     """
 
     name: str
@@ -31,12 +31,13 @@ class Condition:
     reads_padding: bool = False
     tokens: int | None = None
     per: Literal["clip", "frame"] = "clip"
-    of: Literal["", "vae", "luma", "edges", "numbers"] = ""
+    of: Literal["", "vae", "small", "luma", "edges", "numbers"] = ""
+    factor: int = 1  # of "small"
     from_clip: bool = False  # of channels, in training: of the clip's own frames, not of another column's
 
     def to_dict(self) -> dict[str, Any]:
         """What of one's own conditions a configuration holds."""
-        kept = ("name", "kind", "width", "null", "per", "of")
+        kept = ("name", "kind", "width", "null", "per", "of", "factor")
         return {name: value for name, value in asdict(self).items() if name in kept}
 
 

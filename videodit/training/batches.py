@@ -179,7 +179,14 @@ class Batches(Dataset):
             for name in conditions
         }
         told = {name: torch.tensor(shares[name]) >= one.dropout for name, one in conditions.items()}
-        return own_batch([self.clips.told(number, image) for number in numbers], told)
+        samples = [self.clips.told(number, image) for number in numbers]
+        for name, one in conditions.items():
+            for sample, key in zip(samples, keys, strict=True):
+                if one.noise:
+                    rng = rng_for(self.config.seed, TOLD, zlib.crc32(name.encode()), *key, 1)
+                    drawn = rng.standard_normal(sample[name].shape, dtype=np.float32)
+                    sample[name] = sample[name] + one.noise * float(rng.random()) * torch.from_numpy(drawn)
+        return own_batch(samples, told)
 
     def draw(self, shape: torch.Size, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Noise of a shape b c f h w, and times b, or b f where some frames have a time of their own."""

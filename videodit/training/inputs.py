@@ -106,7 +106,8 @@ def conditions_of(config: Run, strides: Strides | None) -> list[Condition]:
     for name, told in config.model.conditions.items():
         if told.kind == "channels":
             width = 0 if strides is None else map_width(told.of, strides)
-            found.append(Condition(name, "channels", width, told.dropout > 0, of=told.of, from_clip=told.from_clip))
+            one = Condition(name, "channels", width, told.dropout > 0, of=told.of, from_clip=told.from_clip)
+            found.append(replace(one, factor=told.factor) if told.of == "small" else one)
         else:
             found.append(Condition(name, "vectors", told.width, told.dropout > 0, per=told.per, of="numbers"))
     return found

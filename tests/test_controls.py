@@ -28,6 +28,10 @@ def frames(seed: int, count: int = 9) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
+def states(seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, 6)).astype(np.float32)
+
+
 @pytest.fixture
 def pipe(tiny_pipe: VideoDiTPipeline) -> VideoDiTPipeline:
     pipe = tiny_pipeline().to(tiny_pipe.device)
@@ -37,6 +41,7 @@ def pipe(tiny_pipe: VideoDiTPipeline) -> VideoDiTPipeline:
             Condition("mask", "channels", 64, True, of="luma"),
             Condition("loud", "vectors", 1, True, per="frame", of="numbers"),
             Condition("camera", "vectors", 2, True, of="numbers"),
+            Condition("picture", "tokens", 6, True, of="states"),
         ]
     )
     awaken(pipe.transformer, seed=5)
@@ -50,9 +55,10 @@ def made(pipe: VideoDiTPipeline, prompts: list[str] = PROMPTS, first: int = 0, *
 
 def test_each_clip_is_told_its_own_alone_or_among_others(pipe: VideoDiTPipeline) -> None:
     told = {"depth": [frames(1), frames(2)], "mask": frames(3), "loud": [[0.0, 0.5, 1.0], [1.0, 0.5, 0.0]]}
-    told |= {"camera": [[1.0, 2.0], [3.0, 4.0]]}
+    told |= {"camera": [[1.0, 2.0], [3.0, 4.0]], "picture": [states(1, 7), states(2, 3)]}
     both = made(pipe, conditions=told)
     alone = {"depth": frames(2), "mask": frames(3), "loud": [1.0, 0.5, 0.0], "camera": [3.0, 4.0]}
+    alone["picture"] = states(2, 3)
     torch.testing.assert_close(made(pipe, PROMPTS[1:], 1, conditions=alone), both[1:], rtol=1e-3, atol=1e-3)
     twice = pipe(
         PROMPTS[1],
@@ -114,11 +120,16 @@ def test_a_condition_that_was_never_left_out_must_be_given(pipe: VideoDiTPipelin
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        ({"edge": frames(0)}, r"conditions: 'edge' is none of what this model is told \(depth, mask, loud, camera\)"),
+        (
+            {"edge": frames(0)},
+            r"conditions: 'edge' is none of what this model is told \(depth, mask, loud, camera, picture\)",
+        ),
         ({"mask": frames(0, 5)}, r"conditions\['mask'\]: 5 frames for a clip of 9; give as many"),
         ({"mask": [frames(0)] * 3}, r"conditions\['mask'\]: 3 given for 2 prompts"),
         ({"loud": [0.1, 0.2]}, r"conditions\['loud'\]: numbers of shape \(1, 2, 1\); give \(3, 1\) finite ones"),
         ({"camera": [1.0, float("nan")]}, r"conditions\['camera'\]: numbers of shape"),
+        ({"picture": np.zeros((3, 5))}, r"conditions\['picture'\]: states of shape \(3, 5\); give m x 6"),
+        ({"picture": [states(0, 2)] * 3}, "3 given for 2 prompts"),
         ({"camera": [[1.0, 2.0]] * 3}, "3 given for 2 prompts"),
     ],
 )
@@ -151,9 +162,14 @@ def test_the_command_tells_files_and_numbers(
         monkeypatch.setattr("sys.argv", line)
         return sample.main()
 
-    assert run("told.mkv", "mask=mask.mkv", "camera=[1, 2]") == 0
+    np.save("picture.npy", states(1, 4))
+    assert run("told.mkv", "mask=mask.mkv", "camera=[1, 2]", "picture=picture.npy") == 0
     assert run("plain.mkv") == 0
-    assert json.loads(Path("told.json").read_text())["conditions"] == ["mask=mask.mkv", "camera=[1, 2]"]
+    assert json.loads(Path("told.json").read_text())["conditions"] == [
+        "mask=mask.mkv",
+        "camera=[1, 2]",
+        "picture=picture.npy",
+    ]
     assert Path("told.mkv").read_bytes() != Path("plain.mkv").read_bytes()
     capsys.readouterr()
     for out, said, why in (

@@ -19,7 +19,7 @@ from videodit.text import FamilyText, TextEncoder, TextStates, told_in
 
 log = logging.getLogger(__name__)
 
-OWN = ("channels", "vectors")  # kinds of conditions of one's own
+OWN = ("channels", "vectors", "tokens")  # kinds of conditions of one's own
 TEXT = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
 Encoder = TextEncoder | FamilyText
 
@@ -109,6 +109,12 @@ class Told:
 def own_names(name: str) -> tuple[str, str]:
     """Of a condition of one's own: what `Told` calls its values, and which rows are told."""
     return f"own.{name}", f"told.{name}"
+
+
+def longest(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Tokens m c, a tensor a clip, as b m c with zeros behind the shorter ones, and which of them are there, b m."""
+    there = [torch.ones(len(one), dtype=torch.bool, device=one.device) for one in tokens]
+    return torch.nn.utils.rnn.pad_sequence(list(tokens), True), torch.nn.utils.rnn.pad_sequence(there, True)
 
 
 def own_of(model: VideoModel) -> list[Condition]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from videodit.codec import VideoCodec
 from videodit.codec.maps import map_of
-from videodit.conditions import own_names, own_of
+from videodit.conditions import longest, own_names, own_of
 from videodit.geometry import ClipSize
 from videodit.given import pixels_of, repeated_clips
 from videodit.models import Condition, VideoModel
@@ -40,9 +40,13 @@ def controls_of(
     told = {}
     for name, value in given.items():
         if value is not None:
-            one = known[name]
+            one, (values, rows) = known[name], own_names(name)
+            if one.kind == "tokens":
+                told[values], told[rows] = _tokens(one, value, count, times)
+                continue
             make = _map if one.kind == "channels" else _vectors
-            told[own_names(name)[0]] = make(codec, one, value, count, times, size)
+            told[values] = make(codec, one, value, count, times, size)
+            told[rows] = torch.ones(count, dtype=torch.bool)
     return told
 
 
@@ -73,6 +77,19 @@ def _vectors(codec: VideoCodec, one: Condition, value: Any, count: int, times: i
     return _rows(numbers, count, times, what)
 
 
+def _tokens(one: Condition, value: Any, count: int, times: int) -> tuple[Tensor, Tensor]:
+    what = f"conditions[{one.name!r}]"
+    several = isinstance(value, list | tuple) or getattr(value, "ndim", 2) == 3
+    given = [torch.as_tensor(each, dtype=torch.float32) for each in (value if several else [value])]
+    for each in given:
+        if each.ndim != 2 or each.shape[1] != one.width or not len(each) or not each.isfinite().all():
+            raise ValueError(
+                f"{what}: states of shape {tuple(each.shape)}; give m x {one.width}, finite, for all or each"
+            )
+    values, there = longest(given)
+    return _rows(values, count, times, what), _rows(there, count, times, what)
+
+
 def _rows(value: Tensor, count: int, times: int, what: str) -> Tensor:
     if len(value) not in (1, count // times):
         raise ValueError(f"{what}: {len(value)} given for {count // times} prompts; give one, or one each")
@@ -87,14 +104,13 @@ def told_rows(
     ValueError: one of these is not given.
     """
     found: dict[str, Tensor] = {}
-    names = {name.partition(".")[2]: name for name in own}
+    names = [name.partition(".")[2] for name in own if name.startswith("own.")]
     if absent := [name for name in untold if name not in names]:
         raise ValueError(f"guidance_conditions: {absent[0]!r} is not given in conditions")
-    for name, key in names.items():
-        value = own[key].to(device)
-        said = torch.ones(len(value), dtype=torch.bool, device=device)
+    for name in names:
+        keys = own_names(name)
+        value, said = (own[key].to(device) for key in keys)
         both = [said, torch.zeros_like(said) if name in untold else said]
-        found |= dict(
-            zip(own_names(name), (torch.cat([value] * (1 + guided)), torch.cat(both[: 1 + guided])), strict=True)
-        )
+        told = torch.cat([value] * (1 + guided)), torch.cat(both[: 1 + guided])
+        found |= dict(zip(keys, told, strict=True))
     return found

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from videodit.models import Condition
+from videodit.models.formats.table import ConversionError
 from videodit.models.growth import grow
 from videodit.models.pruned import without_blocks
 from videodit.models.transformer import VideoDiT
@@ -18,7 +19,8 @@ from ..tiny import awaken, tiny_dit
 
 DEPTH, CAMERA = Condition("depth", "channels", 3), Condition("camera", "vectors", 2, of="numbers")
 LOUD = Condition("loud", "vectors", 1, per="frame", of="numbers")
-ALL = [DEPTH, CAMERA, LOUD]
+PICTURE = Condition("picture", "tokens", 5, of="states")
+ALL = [DEPTH, CAMERA, LOUD, PICTURE]
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -32,7 +34,20 @@ def call(model: VideoDiT, own: dict[str, Tensor] | None = None, **how: Any) -> T
 
 
 def values() -> dict[str, Tensor]:
-    return {"depth": drawn(2, 3, 3, 4, 4, seed=2), "camera": drawn(2, 2, seed=3), "loud": drawn(2, 3, 1, seed=4)}
+    told = {"depth": drawn(2, 3, 3, 4, 4, seed=2), "camera": drawn(2, 2, seed=3), "loud": drawn(2, 3, 1, seed=4)}
+    return told | {"picture": drawn(2, 6, 5, seed=5)}
+
+
+def nobody(told: dict[str, Tensor], but: int | None = None) -> dict[str, Tensor]:
+    """That no row is told, but one."""
+    rows = {
+        name: torch.zeros(value.shape[: 2 if name == "picture" else 1], dtype=torch.bool)
+        for name, value in told.items()
+    }
+    for one in rows.values():
+        if but is not None:
+            one[but] = True
+    return rows
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -53,7 +68,7 @@ def test_silence_law_of_conditions(kind: str) -> None:
     model.add_conditions(ALL)
     told = values()
     assert torch.equal(call(model), before)
-    assert torch.equal(call(model, {name: told[name] for name in ("depth", "camera")}), before)
+    assert torch.equal(call(model, {name: told[name] for name in ("depth", "camera", "picture")}), before)
     torch.testing.assert_close(call(model, told), before)  # times are embedded for each frame then, to rounding
 
 
@@ -65,14 +80,27 @@ def test_a_row_that_is_not_told_is_as_if_there_were_no_condition(kind: str) -> N
     without, with_it = call(model), call(model, told)
     assert (without - with_it).abs().max() > 0.1
     for name in told:
-        some = call(model, {name: told[name]}, conditions_told={name: torch.tensor([False, True])})
+        some = call(model, {name: told[name]}, conditions_told=nobody({name: told[name]}, 1))
         torch.testing.assert_close(some[0], without[0], rtol=1e-5, atol=1e-5)
         assert (some[1] - without[1]).abs().max() > 1e-3
         zeros = call(model, {name: torch.zeros_like(told[name])})  # which says something
         assert (zeros - without).abs().max() > 1e-3
     hidden = {name: torch.full_like(value, torch.nan) for name, value in told.items()}
-    nobody = dict.fromkeys(told, torch.zeros(2, dtype=torch.bool))
-    torch.testing.assert_close(call(model, hidden, conditions_told=nobody), without, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(call(model, hidden, conditions_told=nobody(told)), without, rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_that_are_not_there_are_not_read() -> None:
+    model, told = tiny_dit(), values()["picture"]
+    model.add_conditions([PICTURE])
+    awaken(model, seed=7)
+    there = torch.arange(6) < torch.tensor([[6], [2]])
+    some = call(model, {"picture": told}, conditions_told={"picture": there})
+    torch.testing.assert_close(some[:1], call(model, {"picture": told})[:1])
+    torch.testing.assert_close(some[1:], call(model, {"picture": told[:, :2]})[1:])
+    with pytest.raises(ValueError, match="read behind blocks of a number"):
+        without_blocks(model, [1])
+    with pytest.raises(ConversionError, match="reads them behind blocks"):
+        grow(model, num_layers=3)
 
 
 def test_maps_and_vectors_reach_their_own_place_and_frame_alone() -> None:
@@ -106,9 +134,13 @@ def test_conditions_are_saved_grown_and_pruned_with_the_model(tmp_path: Path) ->
     again = VideoDiT.from_pretrained(tmp_path)
     assert again.own_conditions == tuple(ALL)
     assert torch.equal(call(again, told), wanted)
-    deeper, _ = grow(model, num_layers=3)
-    torch.testing.assert_close(call(deeper, told), wanted)
-    torch.testing.assert_close(call(without_blocks(model, [2]), told), call(model, told, skip_layers=[2]))
+    other = tiny_dit()
+    other.add_conditions(ALL[:3])
+    awaken(other, seed=7)
+    some = {name: told[name] for name in list(told)[:3]}
+    deeper, _ = grow(other, num_layers=3)
+    torch.testing.assert_close(call(deeper, some), call(other, some))
+    torch.testing.assert_close(call(without_blocks(other, [2]), some), call(other, some, skip_layers=[2]))
     again.add_conditions([DEPTH])  # which it knows
     assert torch.equal(call(again, told), wanted)
     with pytest.raises(ValueError, match="condition depth: this model knows it as"):
@@ -118,9 +150,10 @@ def test_conditions_are_saved_grown_and_pruned_with_the_model(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("own", "why"),
     [
-        ({"edge": drawn(2, 1)}, "condition edge: this model is told depth, camera, loud"),
+        ({"edge": drawn(2, 1)}, "condition edge: this model is told depth, camera, loud, picture"),
         ({"depth": drawn(2, 3, 3, 4, 5)}, r"condition depth has shape \(2, 3, 3, 4, 5\); it must be \(2, 3, 3, 4, 4\)"),
         ({"camera": drawn(2, 3)}, r"condition camera has shape \(2, 3\); it must be \(2, 2\)"),
+        ({"picture": drawn(2, 6, 4)}, r"condition picture has shape \(2, 6, 4\); it must be \(2, 6, 5\)"),
         ({"loud": drawn(2, 1)}, r"condition loud has shape \(2, 1\); it must be \(2, 3, 1\)"),
     ],
 )

@@ -31,6 +31,7 @@ from videodit.clipset.requests import FILES, Request
 from videodit.clipset.texts import Texts, embeds_of, encode_texts, prompts_of
 from videodit.conditions import asked, own_of
 from videodit.config.kinds import Guidance, Share, Steps, check, usable_backend
+from videodit.data.columns import tokens_in
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.disk import replace_text
 from videodit.geometry import ClipSize
@@ -316,7 +317,8 @@ def _sample(
 
 def _conditions(pipe: VideoDiTPipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the model is told besides: frames of a file, from its first on at the clip's rate, or numbers as JSON."""
-    known, found = {one.name: one for one in own_of(pipe.transformer)}, {}
+    known = {one.name: one for one in own_of(pipe.transformer)}
+    found: dict[str, Any] = {}
     for said in settings.get("conditions", ()):
         name, is_said, value = said.partition("=")
         if not is_said or name in found:
@@ -325,6 +327,8 @@ def _conditions(pipe: VideoDiTPipeline, settings: Mapping[str, Any]) -> dict[str
             raise ValueError(f"condition {name!r} is none of what this model is told ({', '.join(known) or 'none'})")
         if known[name].kind == "channels" and settings["num_frames"] == 1:
             found[name] = read_frames(value, [0.0])
+        elif known[name].kind == "tokens":
+            found[name] = tokens_in(Path(value), known[name].width)
         elif known[name].kind == "channels":
             found[name] = read_clip(value, settings["num_frames"], settings["fps"])
         else:

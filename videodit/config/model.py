@@ -29,8 +29,9 @@ class Text(Section):
 class Told(Section):
     """A condition of one's own: what a row of the manifest says of a clip in a column of its name."""
 
-    kind: Literal["channels", "vectors"] = Field(
-        description="channels: a file of frames, laid beside the latent; vectors: numbers, beside the time"
+    kind: Literal["channels", "vectors", "tokens"] = Field(
+        description="channels: a file of frames, laid beside the latent; vectors: numbers, beside the time; tokens: a "
+        "file of states, which are read beside the text"
     )
     of: Literal["vae", "small", "luma", "edges"] = Field(
         "vae",
@@ -40,13 +41,14 @@ class Told(Section):
     factor: Annotated[int, Field(ge=2, le=16)] = Field(4, description="of small")
     noise: Share = Field(0.0, description="of channels: at most so much noise is laid on them, at random, in training")
     from_clip: bool = Field(False, description="of channels: of the clip's own frames, so that no column is needed")
-    width: Positive = Field(1, description="of vectors: how many numbers")
+    width: Positive = Field(1, description="of vectors and tokens: how many numbers each has")
     per: Literal["clip", "frame"] = Field("clip", description="of vectors: once, or a row for each of many frames")
     dropout: Share = Field(0.1, description="share of samples that are not told it, so that clips can be made without")
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Told:
-        for key in ("of", "from_clip", "noise") if self.kind == "vectors" else ("width", "per"):
+        others = {"channels": ("width", "per"), "vectors": ("of", "from_clip", "noise")}
+        for key in others.get(self.kind, ("of", "from_clip", "noise", "per")):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} is not of {self.kind}; take it out")
         if self.of != "small" and self.factor != type(self).model_fields["factor"].default:

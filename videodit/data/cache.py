@@ -29,7 +29,7 @@ from videodit.codec import VideoCodec
 from videodit.codec.maps import map_of
 from videodit.data.buckets import Buckets
 from videodit.data.clips import Clips
-from videodit.data.columns import vectors_at
+from videodit.data.columns import tokens_in, vectors_at
 from videodit.data.source import Span
 from videodit.data.transforms import to_pixels
 from videodit.disk import whole, writing
@@ -127,6 +127,7 @@ class Sample:
     """One thing to train on: its bucket's size, its wordings as a clip and as an image, and where its latents are.
 
     maps, vectors: of what the model is told besides, by name: where it is, or what it is, of the clip and of the image.
+    tokens: likewise the file, the width of its states, and what names its content.
     """
 
     name: str
@@ -137,12 +138,13 @@ class Sample:
     image: str
     maps: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     vectors: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    tokens: Mapping[str, tuple[Path, int, str]] = field(default_factory=dict)
 
     @property
     def besides(self) -> list[str]:
         """What names all that it is told besides its caption."""
         vectors = [json.dumps([name, both[0].tolist()]) for name, both in self.vectors.items()]
-        return [*(names[0] for names in self.maps.values()), *vectors]
+        return [*(names[0] for names in self.maps.values()), *vectors, *(one[2] for one in self.tokens.values())]
 
     @property
     def is_image(self) -> bool:
@@ -164,10 +166,11 @@ class Latents:
         return self.store[sample.image if image else sample.latent].float()
 
     def told(self, number: int, image: bool) -> dict[str, Tensor]:
-        """What the model is told of a sample besides, by name: maps c f h w, vectors c or f c."""
+        """What the model is told of a sample besides, by name: maps c f h w, vectors c or f c, tokens 1 m c."""
         sample = self.samples[number]
         maps = {name: self.store[names[image]].float() for name, names in sample.maps.items()}
-        return maps | {name: values[image] for name, values in sample.vectors.items()}
+        tokens = {name: tokens_in(file, width)[None] for name, (file, width, _) in sample.tokens.items()}
+        return maps | {name: values[image] for name, values in sample.vectors.items()} | tokens
 
     def read(self, number: int, image: bool, epoch: int) -> tuple[int, Tensor, dict[str, str]]:
         """The sample that is shown, its latent, and what was bad on the way, as `LiveClips.read`: here, nothing."""
@@ -219,7 +222,8 @@ def encode_clips(
         words = (clips.source.captions(span, False), clips.source.captions(span, True))
         maps = {one.name: named[one.name][at][1:] for one in told}
         vectors = {one.name: _vectors(clips, span, one, codec) for one in conditions if one.kind == "vectors"}
-        samples.append(Sample(clips.source.name(span.index), span.size, *words, clip, image, maps, vectors))
+        tokens = {one.name: clips.source.states(span.index, one) for one in conditions if one.kind == "tokens"}
+        samples.append(Sample(clips.source.name(span.index), span.size, *words, clip, image, maps, vectors, tokens))
     return Latents(samples, store)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from videodit.data.files import Facts
@@ -36,7 +38,7 @@ def check_columns(source: str, items: Sequence[Item], conditions: Sequence[Condi
 def _why_not(item: Item, one: Condition) -> str:
     if not item.attributes.get(one.name, "").strip():
         return f"its column {one.name!r} is empty or missing"
-    if one.kind == "channels":
+    if one.kind != "vectors":
         file = file_of(item, one.name)
         return "" if file is not None and file.is_file() else f"{file or item.attributes[one.name]} is no file here"
     try:
@@ -70,6 +72,25 @@ def numbers_of(item: Item, one: Condition) -> np.ndarray:
             f"column {one.name!r} holds numbers of shape {found.shape}; {one.width} finite ones, {each}, go"
         )
     return found
+
+
+def tokens_in(file: Path, width: int) -> Tensor:
+    """States m `width` of a `.npy` file, or of the one tensor of a `.safetensors` file.
+
+    ValueError: no such file, or other numbers; names it.
+    """
+    try:
+        if file.suffix == ".npy":
+            found = torch.from_numpy(np.load(file, allow_pickle=False).astype(np.float32))
+        else:
+            (found,) = load_file(file).values()
+    except (OSError, ValueError, SafetensorError, TypeError, EOFError) as error:
+        raise ValueError(
+            f"{file}: no states can be read of it, .npy or .safetensors with one tensor ({error})"
+        ) from None
+    if found.ndim != 2 or found.shape[1] != width or not len(found) or not found.float().isfinite().all():
+        raise ValueError(f"{file}: has numbers of shape {tuple(found.shape)}; states are m x {width}, all finite")
+    return found.float()
 
 
 def vectors_at(

@@ -51,10 +51,10 @@ class Source(Protocol):
 
     `fetch` brings files from elsewhere to this machine, and says where all are; `facts` is None where a clip can have
     any size and length; `backgrounds` are those that a transparent one may be laid on; `content` names what it shows,
-    whatever it is called, or what another column of its row names; `numbers` are what its row tells a model; `captions`
-    are of a span, which tells its background; `recall` learns what other processes found unreadable, `fail` tells them;
-    `stream` gives the frames uint8 f h w c of many spans, of the clips or of another column's files, or the error that
-    reading one gave, in their order.
+    whatever it is called, or what another column of its row names; `numbers` and `states` are what its row tells a
+    model; `captions` are of a span, which tells its background; `recall` learns what other processes found unreadable,
+    `fail` tells them; `stream` gives the frames uint8 f h w c of many spans, of the clips or of another column's files,
+    or the error that reading one gave, in their order.
     """
 
     def __len__(self) -> int: ...
@@ -62,6 +62,7 @@ class Source(Protocol):
     def name(self, index: int) -> str: ...
     def content(self, index: int, column: str | None = None) -> str: ...
     def numbers(self, index: int, condition: Condition) -> np.ndarray: ...
+    def states(self, index: int, condition: Condition) -> tuple[Path, int, str]: ...
     def captions(self, span: Span, image: bool) -> tuple[str, ...]: ...
     def backgrounds(self, index: int) -> tuple[str, ...]: ...
     def facts(self, index: int) -> Facts | None: ...
@@ -92,6 +93,9 @@ class ShapesSource:
         return f"{self.name(index)} version {VERSION}"
 
     def numbers(self, index: int, condition: Condition) -> np.ndarray:
+        raise ValueError(f"the world of shapes has no {condition.name!r}")
+
+    def states(self, index: int, condition: Condition) -> tuple[Path, int, str]:
         raise ValueError(f"the world of shapes has no {condition.name!r}")
 
     def backgrounds(self, index: int) -> tuple[str, ...]:
@@ -199,6 +203,11 @@ class FileSource:
     def numbers(self, index: int, condition: Condition) -> np.ndarray:
         return numbers_of(self.items[index], condition)
 
+    def states(self, index: int, condition: Condition) -> tuple[Path, int, str]:
+        """The file of its states, their width, and what names its content."""
+        file = self._file(self.items[index], condition.name)
+        return file, condition.width, self.files.sha256(file)
+
     def _file(self, item: Item, column: str | None) -> Path:
         return item.path if column is None else file_of(item, column) or item.path
 
@@ -256,6 +265,10 @@ class Joined:
     def numbers(self, index: int, condition: Condition) -> np.ndarray:
         source, own = self._of(index)
         return source.numbers(own, condition)
+
+    def states(self, index: int, condition: Condition) -> tuple[Path, int, str]:
+        source, own = self._of(index)
+        return source.states(own, condition)
 
     def captions(self, span: Span, image: bool) -> tuple[str, ...]:
         source, own = self._of(span.index)

@@ -18,20 +18,21 @@ class Condition:
     model has a text of its own that stands for none, and sees it where a mask leaves nothing. reads_padding: it attends
     to all of a text, whatever a mask says. tokens: of a text that must have so many; None: any number.
 
-    Of one's own (`VideoDiT.add_conditions`): "channels" (b `width` f h w, laid beside the latent) and "vectors" (b
-    `width`, or with `per` "frame" b f `width`). of: what such a one is made of (`codec.maps`): frames, as the VAE has
-    them ("vae"), as it has them without what pictures of a `factor`th of their sides cannot hold ("small"), their
-    brightness ("luma") or how fast it changes ("edges"); or "numbers". null: it was trained to be left out.
+    Of one's own (`VideoDiT.add_conditions`): "channels" (b `width` f h w, laid beside the latent), "vectors" (b
+    `width`, or with `per` "frame" b f `width`) and "tokens" (b m `width`, read between the blocks). of: what such a one
+    is made of (`codec.maps`): frames, as the VAE has them ("vae"), as it has them without what pictures of a `factor`th
+    of their sides cannot hold ("small"), their brightness ("luma") or how fast it changes ("edges"); "numbers"; or
+    "states" of an encoder of one's own. null: it was trained to be left out.
     """
 
     name: str
-    kind: Literal["text", "pooled", "class", "size", "guidance", "until", "channels", "vectors"]
+    kind: Literal["text", "pooled", "class", "size", "guidance", "until", "channels", "vectors", "tokens"]
     width: int
     null: bool = False
     reads_padding: bool = False
     tokens: int | None = None
     per: Literal["clip", "frame"] = "clip"
-    of: Literal["", "vae", "small", "luma", "edges", "numbers"] = ""
+    of: Literal["", "vae", "small", "luma", "edges", "numbers", "states"] = ""
     factor: int = 1  # of "small"
     from_clip: bool = False  # of channels, in training: of the clip's own frames, not of another column's
 

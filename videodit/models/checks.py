@@ -158,10 +158,16 @@ def _check_own(model: VideoDiT, given: Mapping[str, Tensor], sizes: tuple[int, i
         one = known[name]
         if one.kind == "channels":
             wanted: tuple[int, ...] = (b, one.width, f, h, w)
+        elif one.kind == "tokens":
+            wanted = (b, value.shape[1] if value.ndim == 3 else 1, one.width)
         else:
             wanted = (b, f, one.width) if one.per == "frame" else (b, one.width)
         if tuple(value.shape) != wanted:
             raise ValueError(f"condition {name} has shape {tuple(value.shape)}; it must be {wanted}")
+        if one.kind == "tokens" and model.is_cache_enabled:
+            raise ValueError(
+                f"condition {name} is read between the blocks that a feature cache leaves out: take it out"
+            )
         if one.per == "frame" and model.patch_size[0] > 1:
             raise ValueError(f"condition {name}: vectors a frame need a patch of one frame (patch_size[0] = 1)")
 

@@ -106,6 +106,11 @@ def grow(
             f"{time_blocks=}: axes={list(axes)} has no new blocks",
         ),
         (had - _normed(qk_norm, axes), f"{qk_norm=}: this model has QK-norm along {sorted(had)}, which would be lost"),
+        (
+            any(one.kind == "tokens" for one in image_model.own_conditions)
+            and (layers != old.num_layers or tuple(axes) != tuple(old.axes)),
+            "a model that is told tokens reads them behind blocks of a number, which would be others",
+        ),
         (pt < 1 or before not in (1, pt), f"{patch_frames=}: this model has {before} and can be grown from 1 upwards"),
         (channels < inputs, f"{in_channels=}: this model has {inputs}, and some would be lost"),
         (channels != inputs and outputs % inputs, f"{in_channels=}: {outputs} outputs of {inputs} cannot be grown"),

@@ -56,6 +56,8 @@ def why_not(model: VideoDiT, numbers: Collection[int]) -> str:
     if not kept:
         return "all blocks: at least one must be left"
     axes = [str(model.blocks[number].axis) for number in kept]
+    if tokens := [one.name for one in model.own_conditions if one.kind == "tokens"]:
+        return f"condition {tokens[0]}: it is read behind blocks of a number, which would be others"
     if (reads := model.config.cross_attention_axes) and not set(reads) & set(axes):
         return "all blocks that read the text: at least one must be left"
     if 0 not in kept and model.config.norm_type == "ada_norm_zero" and not model.config.shared_embedder:

@@ -19,6 +19,7 @@ from videodit.models import Condition
 from videodit.models.attention import TextMemory
 from videodit.models.embeddings import MapEmbed, VectorEmbed, at_length, told_nothing
 from videodit.models.positions import Grid
+from videodit.models.reading import Read, Reader
 
 
 class Telling:
@@ -58,29 +59,40 @@ class Telling:
             if known.setdefault(one.name, one).to_dict() != one.to_dict():
                 raise ValueError(f"condition {one.name}: this model knows it as {known[one.name]}, not as {one}")
             if f"of_{one.name}" not in self.condition_embedders:  # with a prefix: a module is called by it
-                maps = one.kind == "channels"
-                made = MapEmbed(patch_embed.patch_size, one.width, width) if maps else VectorEmbed(one.width, width)
+                made: nn.Module = VectorEmbed(one.width, width)
+                if one.kind == "channels":
+                    made = MapEmbed(patch_embed.patch_size, one.width, width)
+                elif one.kind == "tokens":
+                    readers = [number for number, block in enumerate(self.blocks) if block.attn2 is not None]
+                    heads = self.config.num_attention_heads
+                    made = Reader(one.width, width, heads, readers or list(range(len(self.blocks))))
                 self.condition_embedders[f"of_{one.name}"] = made.to(like.device, like.dtype)
         if conditions:
             self.register_to_config(own_conditions=[one.to_dict() for one in known.values()])
 
     def _told(
-        self, conditions: Mapping[str, Tensor] | None, rows: Mapping[str, Tensor] | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Of conditions of one's own: what is added to the tokens, b f s d, and to the embedding of times, b f' d."""
+        self, conditions: Mapping[str, Tensor] | None, told_rows: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor | None, Tensor | None, dict[str, Read]]:
+        """Of conditions of one's own: what is added to the tokens, b f s d, and to the embedding of times, b f' d, and
+        what is read between blocks, by the name of its reader."""
         maps: Tensor | None = None
         vectors: Tensor | None = None
+        read: dict[str, Read] = {}
         for one in self.own_conditions:
             if (value := (conditions or {}).get(one.name)) is None:
                 continue
-            told = (rows or {}).get(one.name)
-            told = torch.ones(len(value), dtype=torch.bool, device=value.device) if told is None else told
+            told = (told_rows or {}).get(one.name)
+            rows = value.shape[:2] if one.kind == "tokens" else value.shape[:1]
+            told = torch.ones(rows, dtype=torch.bool, device=value.device) if told is None else told
+            if one.kind == "tokens":
+                read[f"of_{one.name}"] = self.condition_embedders[f"of_{one.name}"].prepare(value, told)  # type: ignore[operator, union-attr]
+                continue
             made = self.condition_embedders[f"of_{one.name}"](value, told)
             if one.kind == "channels":
                 maps = made if maps is None else maps + made
             else:
                 vectors = made if vectors is None else vectors + made
-        return maps, vectors
+        return maps, vectors, read
 
     @apply_forward_hook
     @apply_lora_scale("attention_kwargs")

@@ -252,8 +252,8 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
             attention_kwargs: `{"scale": ...}` for LoRA, as in diffusers.
             text_memory: of the text, in place of it and its mask: what `text_memory` gave.
             conditions: by their names, of `own_conditions`: "channels" b c' f h w, laid beside the latent, "vectors" b
-                c', or b f c' where they are per frame. Those that are not there are not told.
-            conditions_told: b bool by their names: which rows are told; None: all.
+                c', or b f c' where they are per frame, "tokens" b m c'. Those that are not there are not told.
+            conditions_told: by their names: which rows are told, b bool, or which tokens are there, b m; None: all.
             routed: b k, numbers of places of a frame: the blocks behind the first of each axis and before the last of
                 each see these alone, in all frames, and the others pass them by. In training such blocks cost less, and
                 learn as much (TREAD; Krause et al. 2025, arXiv 2501.04765). None: they see all.
@@ -275,7 +275,7 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
             guidance,
             conditions,
         )
-        maps, vectors = self._told(conditions, conditions_told)
+        maps, vectors, read = self._told(conditions, conditions_told)
         x = self.patch_embed(hidden_states.to(self.patch_embed.proj.weight.dtype))  # b f s d
         rate = self.config.sample_fps if fps is None else fps
         at = grid(x, h // self.patch_size[1], self.patch_size[0], rate, self.past.frames if self.past else 0)
@@ -312,6 +312,8 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
                 x = self._gradient_checkpointing_func(block, *inputs)
             else:
                 x = block(*inputs)
+            for reader, tokens in read.items():
+                x = self.condition_embedders[reader](number, x, tokens)
         shift, scale = rearrange(spread.of_frames(shift_scale), "b f (k d) -> b f 1 k d", k=2).to(x.dtype).unbind(-2)
         x = spread.whole(self.proj_out(remade(modulate, self.norm_out, x, shift, scale)))
         if self.past is not None:

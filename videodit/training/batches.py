@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from videodit.conditions import own_names
+from videodit.conditions import longest, own_names
 from videodit.config import Run
 from videodit.data.buckets import sizes_of
 from videodit.data.cache import Latents
@@ -250,9 +250,14 @@ class Batches(Dataset):
 def own_batch(samples: Sequence[Mapping[str, Tensor]], told: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """What samples are told besides, by the names of `conditions.Told`; told: b bool by name, None: all are."""
     found: dict[str, Tensor] = {}
-    for name in samples[0]:
+    for name, first in samples[0].items():
         rows = torch.ones(len(samples), dtype=torch.bool) if told is None else told[name]
-        found |= dict(zip(own_names(name), (torch.stack([one[name] for one in samples]), rows), strict=True))
+        values = [one[name] for one in samples]
+        if first.ndim == 3:  # tokens, of which some have more
+            both = longest([value[0] for value in values])
+            found |= dict(zip(own_names(name), (both[0], both[1] & rows[:, None]), strict=True))
+        else:
+            found |= dict(zip(own_names(name), (torch.stack(values), rows), strict=True))
     return found
 
 

@@ -108,6 +108,8 @@ def conditions_of(config: Run, strides: Strides | None) -> list[Condition]:
             width = 0 if strides is None else map_width(told.of, strides)
             one = Condition(name, "channels", width, told.dropout > 0, of=told.of, from_clip=told.from_clip)
             found.append(replace(one, factor=told.factor) if told.of == "small" else one)
+        elif told.kind == "tokens":
+            found.append(Condition(name, "tokens", told.width, told.dropout > 0, of="states"))
         else:
             found.append(Condition(name, "vectors", told.width, told.dropout > 0, per=told.per, of="numbers"))
     return found

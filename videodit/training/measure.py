@@ -91,7 +91,7 @@ def sample_clips(
     pipe: VideoDiTPipeline,
     prompts: list[str],
     told: list[dict[str, Any]] | None = None,
-    own: Mapping[str, Tensor] | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> list[np.ndarray]:
     """A clip of each prompt, uint8 f h w 3, always from the same noise.
 

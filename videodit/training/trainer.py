@@ -264,14 +264,18 @@ class Trainer(Assembled):
                 pipe.vae.to("cpu")
         return found
 
-    def _own(self, size: ClipSize, count: int) -> dict[str, Tensor]:
+    def _own(self, size: ClipSize, count: int) -> dict[str, Any]:
         """What clips of this size that were kept out are told besides, in turn, a row a prompt."""
         shown = self.validation_clips.samples
         some = [number for number, sample in enumerate(shown) if sample.size == size]
         if not self.config.model.conditions or not some:
             return {}
         told = [self.validation_clips.told(some[place % len(some)], False) for place in range(count)]
-        return {name: torch.stack([one[name] for one in told]) for name in told[0]}
+        found: dict[str, Any] = {}
+        for name, first in told[0].items():
+            values = [one[name] for one in told]
+            found[name] = [value[0] for value in values] if first.ndim == 3 else torch.stack(values)
+        return found
 
     def _told(self, pipe: VideoDiTPipeline, prompts: list[str]) -> list[dict[str, Any]] | None:
         """What prompts say to an encoder that is not trained, which is on the device for that alone; None: it is."""

@@ -106,7 +106,10 @@ def forget(model: Any) -> None:
 
 
 def check_cache(model: Any, latent_frames: int) -> None:
-    """ValueError where a cache that closes at the last block is asked for an image, which may skip that one."""
+    """ValueError where a cache that closes at the last block is asked for an image, which may skip that one, or leaves
+    blocks out of which others see the states."""
+    if getattr(model.config, "skips", None) and model.is_cache_enabled and isinstance(model._cache_config, BY_CONTENT):
+        raise ValueError("this cache leaves blocks out, and this model has long skips (skips): take taylorseer")
     skips = latent_frames == 1 and getattr(model.units[-1], "axis", "") == "time"
     if skips and model.is_cache_enabled and isinstance(model._cache_config, BY_CONTENT):
         name = type(model._cache_config).__name__.removesuffix("Config")

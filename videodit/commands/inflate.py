@@ -50,6 +50,7 @@ def main() -> int:
     parser.add_argument(
         "--num-layers", type=argument(Positive), help="turns of the pattern, more than it has (as it is)"
     )
+    parser.add_argument("--skips", choices=("long",), help="long: give it long skips, silent at first (as it is)")
     parser.add_argument("--time-blocks", choices=("fresh", "copied"), default="fresh", help="how new blocks begin")
     parser.add_argument("--patch-frames", type=argument(Positive), help="latent frames a token (as it is)")
     parser.add_argument("--latent-channels", type=argument(Positive), help="of another VAE (the VAE's)")
@@ -114,6 +115,7 @@ def main() -> int:
         source if pipe is None else pipe.transformer,
         axes=args.axes,
         window=tuple(args.window) if args.window else None,
+        skips=args.skips,
         num_layers=args.num_layers,
         time_blocks=args.time_blocks,
         patch_frames=args.patch_frames,

@@ -67,6 +67,7 @@ class Model(Section):
     window: tuple[Positive, Positive, Positive] | None = Field(
         None, strict=False, description="of window blocks: frames, rows and columns of tokens that see each other"
     )
+    skips: Literal["long"] | None = Field(None, description="long: blocks of the second half see states of the first")
     patch_size: tuple[Positive, Positive, Positive] = Field((1, 2, 2), strict=False)
     mlp_ratio: Annotated[float, Field(ge=0.1, le=64)] = 4.0
     qk_norm: bool = True
@@ -125,7 +126,7 @@ class Model(Section):
         return self
 
 
-OF_VIDEODIT = ("size", "num_layers", "axes", "window", "patch_size", "mlp_ratio", "qk_norm", "time_positions")
+OF_VIDEODIT = ("size", "num_layers", "axes", "window", "skips", "patch_size", "mlp_ratio", "qk_norm", "time_positions")
 
 
 class Objective(Section):

@@ -70,6 +70,10 @@ def check_config(c: Any, options: Mapping[str, Parameter]) -> None:
                 raise ValueError(f"{key}={c[key]}: no block would read it: it {why}")
     if "window" in c.axes and (c.window is None or len(c.window) != 3 or min(c.window) < 1):
         raise ValueError(f"window={c.window}: window blocks need tokens that see each other, as window=(4, 8, 8)")
+    if c.skips not in (None, "long") or (c.skips and c.num_layers < 2):
+        raise ValueError(
+            f"skips={c.skips!r} must be None, or 'long' with two layers or more (num_layers={c.num_layers})"
+        )
     if c.caption_length and c.null_caption_length:
         raise ValueError("caption_length and null_caption_length: without a mask there is no text that stands for none")
 
@@ -84,6 +88,8 @@ def check_route(model: Any) -> None:
         why = f"needs blocks between the first and the last of each axis, so num_layers above {config.num_layers}"
     elif config.time_positions == "grid":
         why = "is of models whose places are added, not turned (time_positions='grid')"
+    elif config.skips:
+        why = "leaves no states for long skips (skips)"
     elif "window" in config.axes:
         why = "leaves no window of a clip whole (axes)"
     elif model.sequence_group is not None:
@@ -122,6 +128,8 @@ def check_call(
         raise ValueError(f"frame_mask has shape {tuple(frame_mask.shape)}; it must be ({b}, {f})")
     if model.patch_size[0] > 1 and (timestep.ndim == 2 or frame_mask is not None):
         raise ValueError("times or masks a frame need a patch of one frame (patch_size[0] = 1)")
+    if config.skips and model.sequence_group is not None:
+        raise ValueError("long skips (skips) do not go with a sequence group: set_sequence_group(None)")
     if model.sequence_group is not None and model.is_cache_enabled:
         raise ValueError(
             "a feature cache goes by what one process sees, and a sequence group would part ways: disable_cache(), "

@@ -45,6 +45,7 @@ def grow(
     caption_channels: int | None = None,
     drop_classes: bool = False,
     sample_fps: float | None = None,
+    skips: str | None = None,
     seed: int = 0,
 ) -> tuple[VideoDiT, Report]:
     """A video model with an image model's weights.
@@ -73,6 +74,7 @@ def grow(
         drop_classes: of a model that is told a class, keep what it does when told "none": the way from a DiT to a model
             that is told a text.
         sample_fps: latent frames a second where a call names none. None: as it is.
+        skips: `long` gives it long skips, silent at first. None: as it is.
         seed: of all that is initialized.
 
     Returns:
@@ -111,6 +113,10 @@ def grow(
             and (layers != old.num_layers or tuple(axes) != tuple(old.axes)),
             "a model that is told tokens reads them behind blocks of a number, which would be others",
         ),
+        (
+            old.skips and (layers != old.num_layers or tuple(axes) != tuple(old.axes)),
+            "long skips are between blocks of a number, which would be others",
+        ),
         (pt < 1 or before not in (1, pt), f"{patch_frames=}: this model has {before} and can be grown from 1 upwards"),
         (channels < inputs, f"{in_channels=}: this model has {inputs}, and some would be lost"),
         (channels != inputs and outputs % inputs, f"{in_channels=}: {outputs} outputs of {inputs} cannot be grown"),
@@ -143,6 +149,7 @@ def grow(
         "caption_channels": caption_channels or old.caption_channels,
         "num_classes": None if drop_classes else old.num_classes,
         "sample_fps": sample_fps or old.sample_fps,
+        "skips": skips or old.skips,
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -272,6 +279,8 @@ def _why_fresh(name: str, model: VideoDiT, source: VideoDiT) -> str:
     """Why a tensor has no counterpart in the source; ConversionError where there is no good reason."""
     if name == "time_scale":
         return "scale of the added time positions, zero"
+    if name.startswith("skip_projections."):
+        return "long skips, silent"
     if name.startswith("caption_projection.") or ".attn2." in name or ".norm_cross." in name:
         return "cross-attention to a text, silent"
     if ".norm_q." in name or ".norm_k." in name:

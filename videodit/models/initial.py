@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -12,8 +13,9 @@ def initialize(model: Any) -> None:
 
     Linear layers xavier, biases zero; timestep MLP, label table and shared modulation N(0, 0.02), adaLN-zero
     projections zero (DiT). Cross-attention and head start at zero (PixArt-alpha), what is added for a frame rate, a
-    second time or a scale of guidance too, and `time` blocks are silent (Open-Sora; under adaLN-zero all blocks are, by
-    their gates): a fresh model predicts zero, and a fresh video model on top of image weights is the image model.
+    second time or a scale of guidance too, long skips pass on nothing, and `time` blocks are silent (Open-Sora; under
+    adaLN-zero all blocks are, by their gates): a fresh model predicts zero, and a fresh video model on top of image
+    weights is the image model.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -37,6 +39,10 @@ def initialize(model: Any) -> None:
             block.silence()
     if model.config.norm_type == "ada_norm_zero":
         nn.init.zeros_(model.modulation_out.weight)
+    for linear in model.skip_projections.values():  # passes on what is before it, and nothing from far
+        nn.init.zeros_(linear.weight)
+        with torch.no_grad():
+            linear.weight[:, : linear.out_features].fill_diagonal_(1.0)
     nn.init.zeros_(model.proj_out.weight)
     nn.init.zeros_(model.proj_out.bias)
 

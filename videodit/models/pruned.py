@@ -58,6 +58,8 @@ def why_not(model: VideoDiT, numbers: Collection[int]) -> str:
     axes = [str(model.blocks[number].axis) for number in kept]
     if tokens := [one.name for one in model.own_conditions if one.kind == "tokens"]:
         return f"condition {tokens[0]}: it is read behind blocks of a number, which would be others"
+    if model.config.skips:
+        return "blocks of a model with long skips (skips) look back to others of a number, which would be others"
     if (reads := model.config.cross_attention_axes) and not set(reads) & set(axes):
         return "all blocks that read the text: at least one must be left"
     if 0 not in kept and model.config.norm_type == "ada_norm_zero" and not model.config.shared_embedder:

@@ -92,6 +92,8 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
             that time's embedding in the sum with the timestep's (AnyFlow: 0.25; with `ada_norm_single`).
         guidance_embeds: embed the scale of guidance too (Flux; likewise).
         timestep_freq_shift: of the sinusoids of the timestep, as in diffusers (its DiT: 1; all others: 0).
+        skips: `long`: a block of the second half sees, beside the states before it, those behind its like in the first
+            half, the nearest to the middle the nearest (U-ViT, Bao et al. 2022, arXiv 2209.12152). None: none does.
         own_conditions: what it is told besides (`models.Condition`, kinds channels and vectors): see `add_conditions`.
 
     Raises:
@@ -138,6 +140,7 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
         guidance_embeds: bool = False,
         timestep_freq_shift: int = 0,
         own_conditions: list[dict[str, Any]] | None = None,
+        skips: str | None = None,
     ):
         super().__init__()
         dim = num_attention_heads * attention_head_dim
@@ -194,6 +197,8 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
         )
         near = [number for number, block in enumerate(self.blocks) if block.axis == "window"]
         self.windows = {number: Windows(tuple(window or ()), number in near[1::2]) for number in near}  # type: ignore[arg-type]
+        pairs = {} if skips is None else self.long_skips
+        self.skip_projections = nn.ModuleDict({str(number): nn.Linear(2 * dim, dim) for number in pairs})
         self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, self.out_channels * patch_size[0] * patch_size[1] * patch_size[2])
         self.gradient_checkpointing = False
@@ -203,6 +208,13 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
         self.condition_embedders = nn.ModuleDict()
         initialize(self)
         self.add_conditions([Condition(**one) for one in own_conditions or ()])
+
+    @property
+    def long_skips(self) -> dict[int, int]:
+        """Of each block of the second half of the layers its like in the first."""
+        width, layers = len(self.config.axes), self.config.num_layers
+        seconds = range(layers - layers // 2, layers)
+        return {n * width + i: (layers - 1 - n) * width + i for n in seconds for i in range(width)}
 
     @classmethod
     def sized(cls, size: str, **config: Any) -> VideoDiT:
@@ -295,6 +307,9 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
             memories = (None,) * len(self.blocks)
         spread = Spread(self.sequence_group, *x.shape[1:3])
         route = Route(routed, len(self.config.axes), len(self.blocks) - len(self.config.axes))
+        behind: dict[int, Tensor] = {}  # of blocks that others of the second half look back to
+        skips = self.long_skips if self.config.skips else {}
+        wanted = set(skips.values())
         for number, (block, modulation, memory) in enumerate(zip(self.blocks, modulations, memories, strict=True)):
             axis = str(block.axis)
             x = route.at(number, x)
@@ -303,7 +318,10 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
             x = spread.lay(x, axis)
             if axis != "space" and later is not None:
                 x, later = x + spread.of_frames(later), None
+            if number in skips:
+                x = self.skip_projections[str(number)](torch.cat([x, behind.pop(skips[number])], dim=-1))
             if number in skip_layers:  # the places in time that stand before it are for those behind it too
+                behind |= {number: x} if number in wanted else {}
                 continue
             here, across = spread.of_frames(modulation), spread.across(axis)
             layout = layout_of(self, number, at.columns, len(x))
@@ -314,6 +332,7 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
                 x = block(*inputs)
             for reader, tokens in read.items():
                 x = self.condition_embedders[reader](number, x, tokens)
+            behind |= {number: x} if number in wanted else {}
         shift, scale = rearrange(spread.of_frames(shift_scale), "b f (k d) -> b f 1 k d", k=2).to(x.dtype).unbind(-2)
         x = spread.whole(self.proj_out(remade(modulate, self.norm_out, x, shift, scale)))
         if self.past is not None:

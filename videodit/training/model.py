@@ -32,7 +32,7 @@ from videodit.text import TextEncoder, told_in
 from videodit.training import inputs
 
 # keys of `model:` and VideoDiT
-SHAPE = ("num_layers", "axes", "window", "patch_size", "mlp_ratio", "qk_norm", "time_positions")
+SHAPE = ("num_layers", "axes", "window", "skips", "patch_size", "mlp_ratio", "qk_norm", "time_positions")
 
 
 class Model(nn.Module):
@@ -107,6 +107,7 @@ def fresh_shape(config: Run, strides: Strides, text_width: int) -> dict[str, Any
         "out_channels": strides.channels * (2 if config.objective.learned_range else 1),
         "axes": model.axes,
         "window": model.window,
+        "skips": model.skips,
         "patch_size": model.patch_size,
         "caption_channels": text_width,
         "mlp_ratio": model.mlp_ratio,

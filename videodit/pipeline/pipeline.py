@@ -115,7 +115,7 @@ class VideoDiTPipeline(Parts):
                 "true_cfg_scale above 1, or leave the negative prompt out"
             )
         low, high = self.config.trained_guidance or (0.0, math.inf)
-        if told and not low <= float(scale) <= high:  # type: ignore[arg-type]
+        if told and not self._size_is_told and not low <= float(scale) <= high:  # type: ignore[arg-type]
             log.warning(
                 "guidance_scale=%g: this model learned %g to %g, and beyond that says anything", scale, low, high
             )

@@ -85,7 +85,7 @@ def test_maps_are_what_the_vae_keeps_and_brightness_to_the_pixel(pipe: VideoDiTP
     across[:, :, 16:] = 255
     steep = map_of(pipe.codec, to_pixels(across)[None], "edges").reshape(8, 8, 3, 4, 4)[:, :, 1]
     steep = steep.permute(2, 0, 3, 1).reshape(32, 32)  # rows and columns of pixels
-    assert steep[:, [14, 15, 16, 17]].unique(dim=0).tolist() == [[-1.0, 1.0, 1.0, -1.0]]
+    assert steep[:, [14, 15, 16, 17]].unique(dim=0).tolist() == [[0.0, 1.0, 1.0, 0.0]]
     flat = torch.rand(1, 3, 1, 4, 4).repeat_interleave(8, dim=-1).repeat_interleave(8, dim=-2) * 2 - 1
     assert (blurred(flat, 2) - flat).abs().mean() < 0.1  # of squares of eight, which a half can hold
     torch.testing.assert_close(blurred(torch.ones(1, 3, 1, 32, 32), 4), torch.ones(1, 3, 1, 32, 32))

@@ -24,7 +24,7 @@ def map_of(codec: VideoCodec, pixels: Tensor, of: str, factor: int = 1) -> Tenso
     of: "vae", what the VAE keeps of them; "small", what it keeps of them with all taken out that pictures with sides of
     a `factor`th cannot hold; "luma", their brightness in [-1, 1], exact to the pixel: of as many frames as
     the latent has, from the first to the last at even distances, each place's pixels one channel each; or "edges", how
-    fast that brightness changes from pixel to pixel (Sobel), likewise: 1 where it goes from black to white at once.
+    fast that brightness changes from pixel to pixel (Sobel), likewise: 0 where it does not, 1 where it goes from black to white at once.
     """
     if of in ("vae", "small"):
         return codec.encode(blurred(pixels, factor) if of == "small" else pixels)
@@ -34,7 +34,7 @@ def map_of(codec: VideoCodec, pixels: Tensor, of: str, factor: int = 1) -> Tenso
     weights = torch.tensor(LUMA, device=pixels.device).reshape(1, 3, 1, 1, 1)
     luma = (pixels[:, :, shown].float() * weights).sum(dim=1)
     if of == "edges":
-        luma = 2 * steepness(luma) - 1
+        luma = steepness(luma)
     p = strides.space
     return rearrange(luma, "b f (h p) (w q) -> b (p q) f h w", p=p, q=p).contiguous()
 

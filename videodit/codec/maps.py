@@ -22,9 +22,9 @@ def map_of(codec: VideoCodec, pixels: Tensor, of: str, factor: int = 1) -> Tenso
     """Pixels b 3 f h w in [-1, 1] -> a map b c f' h' w' as large as their latent, float32.
 
     of: "vae", what the VAE keeps of them; "small", what it keeps of them with all taken out that pictures with sides of
-    a `factor`th cannot hold; "luma", their brightness in [-1, 1], exact to the pixel: of as many frames as
-    the latent has, from the first to the last at even distances, each place's pixels one channel each; or "edges", how
-    fast that brightness changes from pixel to pixel (Sobel), likewise: 0 where it does not, 1 where it goes from black to white at once.
+    a `factor`th cannot hold; "luma", their brightness in [-1, 1], exact to the pixel: of as many frames as the latent
+    has, from the first to the last at even distances, each place's pixels one channel each; or "edges", likewise how
+    fast that brightness changes from pixel to pixel (Sobel): 0 where it does not, 1 from black to white at once.
     """
     if of in ("vae", "small"):
         return codec.encode(blurred(pixels, factor) if of == "small" else pixels)

@@ -67,6 +67,9 @@ class Vae(Section):
     detail: Positive = Field(4, description="of so many random crops, train on the one with most contrast")
     image_share: Share = 0.2
     precision: Precision = "bf16"
+    compile: bool = Field(
+        False, description="compile residual blocks and norms, convolve with channels last (VAEs of Wan's class)"
+    )
     checkpoint_every: Positive = 500
     log_every: Positive = 25
 

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock, WanRMS_norm
 from torch import Tensor
 from tqdm import tqdm
 
@@ -48,6 +49,7 @@ from videodit.training.parallel import check_launcher
 from videodit.training.precision import tell_of_bfloat16
 
 log = logging.getLogger(__name__)
+COMPILED = (WanResidualBlock, WanRMS_norm)
 STREAM = 11  # of the counter-based randomness, see `rng_for`
 
 
@@ -73,6 +75,24 @@ def build_vae(config: Vae) -> AutoencoderKLWan:
     )
 
 
+def quicken(vae: torch.nn.Module) -> None:
+    """Compiles residual blocks and norms, and lays kernels channels last, as AMX and tensor cores want them.
+
+    Raises:
+        ValueError: a VAE that has no such blocks.
+    """
+    parts = [module for module in vae.modules() if isinstance(module, COMPILED)]
+    if not parts:
+        raise ValueError(f"vae.compile: {type(vae).__name__} has no blocks that are known to compile; leave it out")
+    # a graph a shape: stages times places in the network, more than torch allows by itself
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 64 * len(parts)
+    for part in parts:
+        part.compile(dynamic=False)
+    for module in vae.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
+
+
 def train_vae(config: Run) -> Path:
     """Trains (or goes on training) the VAE of a run; returns the folder `<output>/vae` that diffusers loads."""
     vae_config, folder = config.vae, Path(config.output)
@@ -91,6 +111,8 @@ def train_vae(config: Run) -> Path:
         raise ValueError("the VAE is trained by one process: start videodit train-vae without a launcher")
     rates = learning_rates(vae_config)
     vae.to(accelerator.device).train()
+    if vae_config.compile:
+        quicken(vae)
     codec = VideoCodec(vae)
     encodes = [weight for name, weight in vae.named_parameters() if not name.startswith(DECODER)]
     perception = load_perception(vae_config.perceptual, accelerator.device) if vae_config.perceptual else None

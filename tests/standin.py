@@ -144,7 +144,8 @@ def install() -> torch.device:
         backend.current_stream = lambda *_: stream
         backend.stream = lambda *_: nullcontext()
         torch.__future__.set_swap_module_params_on_conversion(True)  # or weights that are tied would come apart
-        torch.tensor, torch.as_tensor = _sending(torch.tensor), _sending(torch.as_tensor)
+        for name in ("tensor", "as_tensor", "arange"):
+            setattr(torch, name, _sending(getattr(torch, name)))
     return torch.device(NAME, 0)
 
 
@@ -156,7 +157,8 @@ def choose() -> torch.device:
 
 
 def _sending(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """torch reads Python's numbers in its own way, past all dispatch: they are sent afterwards."""
+    """torch reads Python's numbers past all dispatch, and counts into a tensor that it makes longer: both are sent
+    afterwards."""
 
     def made(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
         if not is_away(device):

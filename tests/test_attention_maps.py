@@ -179,6 +179,9 @@ def test_what_cannot_be_watched_is_refused_by_name() -> None:
     pipe.transformer = tiny_dit(caption_channels=None)
     with pytest.raises(ValueError, match="reads no text"):
         sample_with_attention(pipe, PROMPTS)
+    pipe.transformer = tiny_dit(caption_in="context")
+    with pytest.raises(ValueError, match="among a frame's tokens"):
+        sample_with_attention(pipe, PROMPTS)
     pipe.transformer = TimeExtended(sd3())
     with pytest.raises(ValueError, match="SD3Transformer2DModel attends"):
         sample_with_attention(pipe, PROMPTS)

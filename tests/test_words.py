@@ -126,7 +126,7 @@ def test_words_lists_what_a_model_knows(
     small("a red circle", "two 红").save_pretrained(str(tmp_path))
     capsys.readouterr()
     assert run("--model", str(tmp_path)) == (0, "a\ncircle\nred\ntwo\n红\n", "")
-    code, out, _ = run()
+    code, out, _ = run("--model", "shapes")
     assert code == 0
     assert {"circle", "green", "falls"} < set(out.split())
     assert not {"<pad>", "</s>", "<unk>"} & set(out.split())

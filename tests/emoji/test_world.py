@@ -242,16 +242,17 @@ def test_the_files_are_made_once_and_their_manifests_keep_names_for_the_codec_ap
     assert make(tmp_path, tmp_path / "out", scenes) == made
 
 
-def test_what_lives_moves_by_itself_in_no_tone_and_people_of_tones_are_as_they_are():
+def test_what_lives_moves_by_itself_and_people_of_tones_are_as_they_are():
     things = {one.code: one for one in known()}
     cat, ghost, surfer, surfers = (things[code] for code in ("1f639", "1f47b", "1f3c4", "1f3c4-1f3fd"))
     still = next(one for one in known() if not one.moves)
     toned = {surfer.name}
-    lives = [Scene((cat,)), Scene((cat,), "left"), Scene((cat, ghost)), Scene((surfer,))]
+    lives = [Scene((cat,)), Scene((cat,), "left"), Scene((cat, ghost)), Scene((surfer,)), Scene((surfers,))]
     others = [
         Scene((surfer,), "left"),
         Scene((cat, surfer)),
-        Scene((surfers,)),
+        Scene((surfers,), "up"),
+        Scene((cat, surfers)),
         Scene((still,), "up"),
         Scene((cat, still)),
     ]

@@ -27,6 +27,8 @@ CASES: dict[str, tuple[dict[str, Any], int, tuple[str, ...]]] = {
     "all three axes": ({"axes": ("space", "joint", "time"), "time_positions": "both"}, 5, ("times",)),
     "six heads, no text": ({"axes": ("joint", "time"), "num_attention_heads": 6, "caption_channels": None}, 7, ()),
     "windows and sums": ({"axes": ("window", "linear", "time"), "window": (2, 2, 3)}, 5, ("mask", "given")),
+    "text and time in context": ({"caption_in": "context", "norm_type": "layer_norm"}, 5, ("mask", "times", "given")),
+    "text in context, all tokens at once": ({"caption_in": "context", "axes": ("joint",)}, 3, ("mask",)),
     "one block": ({"axes": ("joint",), "num_layers": 1}, 5, ("mask",)),
 }
 

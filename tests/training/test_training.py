@@ -352,3 +352,26 @@ def test_each_stage_warms_up_and_falls_along_its_cosine() -> None:
     assert rates[149] < 1e-6
     assert rates[0] == pytest.approx(1e-4)
     assert rates[100] == pytest.approx(1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_whose_text_and_time_are_in_context_makes_clips_and_goes_on(tmp_path: Path) -> None:
+    """U-ViT's design, from configuration to a clip with guidance; places routed past its blocks in training."""
+    model = {"caption_in": "context", "norm_type": "layer_norm", "num_layers": 3}
+    config = run(tmp_path, model=model, train={"steps": 2, "routing": 0.5})
+    folder = Trainer(config).train()
+    pipe = VideoDiTPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    assert (pipe.transformer.config.caption_in, pipe.transformer.config.norm_type) == ("context", "layer_norm")
+    made = [
+        pipe(prompts, num_inference_steps=2, guidance_scale=3.0, generator=generators(len(prompts))).frames
+        for prompts in (["a red circle moving"], ["a red circle moving", "a circle"])
+    ]
+    np.testing.assert_allclose(made[1][:1], made[0], atol=1e-5)
+    wrong = {"start_from": str(folder)}
+    with pytest.raises(ValueError, match="a transformer of norm_type layer_norm"):
+        Trainer(run(tmp_path / "other", train=wrong, model={"norm_type": "ada_norm_zero", "num_layers": 3}))
+
+
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(number) for number in range(count)]

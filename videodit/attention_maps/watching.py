@@ -97,6 +97,8 @@ def check_watchable(pipe: Any) -> None:
         raise ValueError(f"attention maps are of a VideoDiT, and {name} attends to its text in a way of its own")
     if model.caption_projection is None:
         raise ValueError("attention maps are of words, and this model reads no text")
+    if model.config.caption_in == "context":
+        raise ValueError("attention maps are of cross-attention, and this model has its text among a frame's tokens")
     if pipe.config.text_pipeline is not None:
         raise ValueError(
             f"attention maps are of a TextEncoder's words, and {pipe.config.text_pipeline} has its own way"

@@ -71,6 +71,13 @@ class Model(Section):
     patch_size: tuple[Positive, Positive, Positive] = Field((1, 2, 2), strict=False)
     mlp_ratio: Annotated[float, Field(ge=0.1, le=64)] = 4.0
     qk_norm: bool = True
+    norm_type: Literal["ada_norm_single", "ada_norm_zero", "layer_norm"] = Field(
+        "ada_norm_single",
+        description="how blocks are told the time: by one modulation for all, by one each, or as a token of each frame",
+    )
+    caption_in: Literal["cross", "context"] = Field(
+        "cross", description="how they are told the text: they look at it, or it lies among each frame's tokens"
+    )
     time_positions: Literal["rotary", "sincos", "both"] = Field(
         "both", description="both: sin-cos ones, which say which frame is the first, beside rotary ones"
     )
@@ -126,7 +133,10 @@ class Model(Section):
         return self
 
 
-OF_VIDEODIT = ("size", "num_layers", "axes", "window", "skips", "patch_size", "mlp_ratio", "qk_norm", "time_positions")
+OF_VIDEODIT = (
+    *("size", "num_layers", "axes", "window", "skips", "patch_size", "mlp_ratio", "qk_norm", "norm_type", "caption_in"),
+    "time_positions",
+)
 
 
 class Objective(Section):

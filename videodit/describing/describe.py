@@ -229,8 +229,10 @@ def _units(model: VideoDiT | TimeExtended) -> Iterator[tuple[str, tuple[str, int
             model.config.num_attention_heads,
             model.config.num_attention_heads * model.config.attention_head_dim,
         )
+        beside = "joint" if model.config.caption_in == "context" else ""
         for number, block in enumerate(model.blocks):
-            yield f"blocks.{number}", (str(block.axis), dim, heads, "cross" if block.attn2 is not None else "", "none")
+            read = beside if block.attn2 is None else "cross"
+            yield f"blocks.{number}", (str(block.axis), dim, heads, read, "none")
         return
     every, named = model.config.every, {id(module): name for name, module in model.named_modules()}
     for number, host in enumerate(model.family.hosts(model.image)):

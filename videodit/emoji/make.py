@@ -1,7 +1,7 @@
 """The set of files that a model of emoji is trained on: transparent clips and images, and a manifest.
 
     clips.jsonl      a row each: file_name, caption (several wordings), names, motion, grounds (what it may stand on)
-    living.jsonl     of these rows the ones of things that move by themselves, in no tone of skin, see `is_living`
+    living.jsonl     of these rows the ones of things that move, people in tones as they are, see `is_living`
     codec.jsonl      of these rows the ones to train a VAE on: without a twentieth of the names
     codec_test.jsonl the rows of these names, as they are, to measure it on
     art/             lossless WebP with transparency, 64x64 pixels, 8 frames a second
@@ -85,8 +85,8 @@ def make(packages: Path, folder: Path, scenes: Sequence[Scene]) -> str:
 
 
 def is_living(scene: Scene, toned: Set[str]) -> bool:
-    """Whether a small model begins with it: things that move, in no tone; of `toned` names alone and as they are."""
-    if not all(thing.moves and thing.tone is None for thing in scene.things):
+    """Whether a small model learns motion from it: things that move; of `toned` names alone and as they are."""
+    if not all(thing.moves for thing in scene.things):
         return False
     plain = len(scene.things) == 1 and scene.motion == "own"
     return plain or not any(thing.name in toned for thing in scene.things)

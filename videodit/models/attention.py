@@ -16,13 +16,14 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from einops import rearrange
 from torch import Tensor, nn
 
+from videodit.models.context import Among
 from videodit.models.linear import Running
 from videodit.models.positions import rotate
 from videodit.models.sequence import Part
 from videodit.models.windows import Windows
 
 Axis = Literal["space", "time", "joint", "window", "linear"]
-Layout = Windows | Running  # how a block along `window` or `linear` looks at a clip
+Layout = Windows | Running | Among  # how a block looks at a clip, where its axis does not say all
 # how tokens are grouped for self-attention, as batch, tokens, heads, width: views all three, since along `time` the
 # heads of all places are so many heads of one clip; of the others see `Windows` and `Running`
 GROUPS: dict[str, str] = {"space": "(b f) s h e", "time": "b f (s h) e", "joint": "b (f s) h e"}
@@ -61,15 +62,21 @@ class TextMemory:
     """What the blocks' cross-attention sees of a text, made once for all calls about it: `VideoDiT.text_memory`.
 
     mask: b 1 1 m, True = attend; None: all. blocks: each block's keys and values, b m h e; None where it reads no text.
+    context: of a model that has the text among a frame's tokens, its states b m d and which are seen, b m.
     """
 
     mask: Tensor | None
     blocks: tuple[tuple[Tensor, Tensor] | None, ...]
+    context: tuple[Tensor, Tensor | None] | None = None
 
     def __getitem__(self, rows: slice | list[int]) -> TextMemory:
         """That of some rows of the batch."""
         mask = None if self.mask is None else self.mask[rows]
-        return TextMemory(mask, tuple(kv and (kv[0][rows], kv[1][rows]) for kv in self.blocks))
+        blocks = tuple(kv and (kv[0][rows], kv[1][rows]) for kv in self.blocks)
+        if self.context is None:
+            return TextMemory(mask, blocks)
+        states, seen = self.context
+        return TextMemory(mask, blocks, (states[rows], None if seen is None else seen[rows]))
 
 
 class AttnProcessor:
@@ -99,12 +106,12 @@ class AttnProcessor:
         if rotary is not None and not isinstance(layout, Running):
             query, key = rotate(query, rotary), rotate(key, rotary)
 
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = attention_mask) -> Tensor:
             return dispatch_attention_fn(
                 query,
                 key,
                 value.to(query.dtype),
-                attn_mask=attention_mask,
+                attn_mask=mask,
                 backend=self._attention_backend,
                 parallel_config=self._parallel_config,
             )
@@ -131,7 +138,8 @@ class Attention(nn.Module, AttentionModuleMixin):
 
     Input b f s d, output b f s d. Text is b m e with a mask b 1 1 m (True = attend), or in its place `text_memory`, its
     `keys_and_values`. rotary is (cos, sin), each broadcastable to b f s h e/2. `across`: the tokens are a part of those
-    that see each other (`models.sequence`), and rotary is of all of them. `layout`: of `window` and `linear`.
+    that see each other (`models.sequence`), and rotary is of all of them. `layout`: of `window` and `linear`, and where
+    some tokens are not seen.
     """
 
     _default_processor_cls = AttnProcessor

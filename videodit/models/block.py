@@ -5,7 +5,8 @@
     x = x + gate_2 * MLP(modulate(LN(x), shift_2, scale_2))
 
 The six modulations are adaLN-single's (PixArt-alpha, Chen et al. 2023): one projection of the timestep shared by all
-blocks, plus a table of the block's own; or adaLN-zero's (DiT, Peebles & Xie 2022): a projection of the block's own.
+blocks, plus a table of the block's own; or adaLN-zero's (DiT, Peebles & Xie 2022): a projection of the block's own. Of
+zeros nothing but the table is left: plain norms with weights, and gates of the block's own.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class DiTBlock(nn.Module):
             `window` (those of a block of frames, rows and columns, `models.windows`), `linear` (all of its frame and
             of those before, as sums, `models.linear`).
         attention: what its self-attention is made of. cross: likewise, to the text; None: it reads none.
-        norm_type: `ada_norm_single` or `ada_norm_zero`.
+        norm_type: `ada_norm_single`, `ada_norm_zero`, or `layer_norm`, which is told nothing.
         ffn_dim: hidden width of the MLP.
         activation_fn: of the MLP, as diffusers' `FeedForward` names it.
         norm_elementwise_affine, norm_eps: of the layer norms (adaLN-zero's first is always plain, eps 1e-6).
@@ -95,7 +96,7 @@ class DiTBlock(nn.Module):
             rotary: (cos, sin) by which queries and keys of the self-attention are turned; None: they are not.
             across: where other processes hold some of the tokens that the self-attention looks at, what is held here.
             text_memory: the text's keys and values, each b m h e, in place of `encoder_hidden_states`.
-            layout: of a block along `window` or `linear`: how it looks at this clip.
+            layout: how it looks at this clip, where its axis does not say all.
         """
         if self.modulation is not None:
             modulation = self.modulation(silu(modulation.to(self.modulation.weight.dtype)))

@@ -15,13 +15,13 @@ from videodit.models.positions import TIME_POSITIONS
 if TYPE_CHECKING:
     from videodit.models.transformer import VideoDiT
 
-NORM_TYPES = ("ada_norm_single", "ada_norm_zero")
+NORM_TYPES = ("ada_norm_single", "ada_norm_zero", "layer_norm")
+CAPTION_IN = ("cross", "context")
+OF_CROSS = ("cross_attention_axes", "cross_attention_norm", "cross_attention_qk_norm")
 OF_TEXT = (
     "caption_length",
     "null_caption_length",
-    "cross_attention_axes",
-    "cross_attention_norm",
-    "cross_attention_qk_norm",
+    "caption_in",
 )
 OF_SINGLE = ("use_additional_conditions", "fps_embedding", "freq_dim", "flow_map_gate", "guidance_embeds")
 # what a call is given for a condition of a kind
@@ -46,14 +46,22 @@ def check_config(c: Any, options: Mapping[str, Parameter]) -> None:
         raise ValueError(f"attention_head_dim={c.attention_head_dim} must be even and the width {dim} a multiple of 4")
     if c.flow_map_gate is not None and not 0 < c.flow_map_gate <= 1:
         raise ValueError(f"flow_map_gate={c.flow_map_gate} must be above 0 and at most 1")
-    choices = {"norm_type": NORM_TYPES, "time_positions": TIME_POSITIONS, "qk_norm_type": QK_NORMS}
+    choices = {
+        "norm_type": NORM_TYPES,
+        "time_positions": TIME_POSITIONS,
+        "qk_norm_type": QK_NORMS,
+        "caption_in": CAPTION_IN,
+    }
     for key, some in choices.items():
         if c[key] not in some:
             raise ValueError(f"{key}={c[key]!r} must be one of {', '.join(some)}")
-    zero, text = c.norm_type == "ada_norm_zero", c.caption_channels is not None
+    zero, single = (c.norm_type == f"ada_norm_{kind}" for kind in ("zero", "single"))
+    text = c.caption_channels is not None
     for reads, why, keys in (
-        (zero, "needs norm_type='ada_norm_zero'", ("num_classes", "shared_embedder", "timestep_freq_shift")),
-        (not zero, "needs norm_type='ada_norm_single'", OF_SINGLE),
+        (zero, "needs norm_type='ada_norm_zero'", ("shared_embedder",)),
+        (not single, "needs norm_type='ada_norm_zero' or 'layer_norm'", ("num_classes", "timestep_freq_shift")),
+        (single, "needs norm_type='ada_norm_single'", OF_SINGLE),
+        (c.caption_in == "cross", "is of cross-attention, and caption_in='context' has none", OF_CROSS),
         (text, "is of a text, and caption_channels=None", OF_TEXT),
         (c.qk_norm or c.cross_attention_qk_norm, "is of a QK-norm, and this model has none", ("qk_norm_type",)),
         (c.time_positions in ("rotary", "both"), "is of rotary positions by the second", ("rotary_periods",)),
@@ -70,6 +78,12 @@ def check_config(c: Any, options: Mapping[str, Parameter]) -> None:
                 raise ValueError(f"{key}={c[key]}: no block would read it: it {why}")
     if "window" in c.axes and (c.window is None or len(c.window) != 3 or min(c.window) < 1):
         raise ValueError(f"window={c.window}: window blocks need tokens that see each other, as window=(4, 8, 8)")
+    if c.caption_in == "context" or c.norm_type == "layer_norm":
+        told = "caption_in='context'" if c.caption_in == "context" else "norm_type='layer_norm'"
+        if unfit := [axis for axis in c.axes if axis in ("window", "linear")]:
+            raise ValueError(f"{told}: tokens among a frame's own have no place in {unfit[0]} blocks (axes)")
+        if c.time_positions == "grid":
+            raise ValueError(f"{told}: tokens among a frame's own have no row and column (time_positions='grid')")
     if c.skips not in (None, "long") or (c.skips and c.num_layers < 2):
         raise ValueError(
             f"skips={c.skips!r} must be None, or 'long' with two layers or more (num_layers={c.num_layers})"

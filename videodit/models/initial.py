@@ -37,8 +37,13 @@ def initialize(model: Any) -> None:
             nn.init.zeros_(block.modulation.weight)
         elif block.axis == "time":
             block.silence()
+        if model.config.norm_type == "layer_norm":  # norms with weights of one, and open gates
+            nn.init.zeros_(block.scale_shift_table)
+            nn.init.ones_(block.scale_shift_table[2::3])
     if model.config.norm_type == "ada_norm_zero":
         nn.init.zeros_(model.modulation_out.weight)
+    if model.config.norm_type == "layer_norm":
+        nn.init.zeros_(model.scale_shift_table)
     for linear in model.skip_projections.values():  # passes on what is before it, and nothing from far
         nn.init.zeros_(linear.weight)
         with torch.no_grad():

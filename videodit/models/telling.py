@@ -13,10 +13,11 @@ from diffusers.utils import apply_lora_scale
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange, repeat
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import pad, silu
 
 from videodit.models import Condition
 from videodit.models.attention import TextMemory
+from videodit.models.context import Context
 from videodit.models.embeddings import MapEmbed, VectorEmbed, at_length, told_nothing
 from videodit.models.positions import Grid
 from videodit.models.reading import Read, Reader
@@ -112,9 +113,12 @@ class Telling:
         Raises:
             ValueError: a model without text.
         """
-        states, mask = self._text(encoder_hidden_states, encoder_attention_mask)
-        if states is None:
+        if self.caption_projection is None:
             raise ValueError("this model takes no encoder_hidden_states (caption_channels=None)")
+        if self.config.caption_in == "context":
+            context = self._states(encoder_hidden_states, encoder_attention_mask)
+            return TextMemory(None, (None,) * len(self.blocks), context)
+        states, mask = self._text(encoder_hidden_states, encoder_attention_mask)
         readers: list[Any] = [block.attn2 for block in self.blocks]
         return TextMemory(mask, tuple(reader and reader.keys_and_values(states) for reader in readers))
 
@@ -128,8 +132,9 @@ class Telling:
         fps: float | Tensor,
         guidance: Tensor | None,
         vectors: Tensor | None = None,
-    ) -> tuple[list[Tensor], Tensor]:
-        """Each block's modulation (b f' 6d, or with adaLN-zero the embedding b f' d) and the head's, b f' 2d.
+    ) -> tuple[list[Tensor], Tensor, Tensor | None]:
+        """Each block's modulation (b f' 6d, or with adaLN-zero the embedding b f' d), the head's, b f' 2d, and what is
+        said as a token instead, b f' d.
 
         f' is 1 unless times, or the vectors b f' d that are added to their embedding, differ from frame to frame.
         """
@@ -141,12 +146,15 @@ class Telling:
         times, ends = torch.broadcast_tensors(*both)
         b, f = times.shape
         flat = rearrange(times, "b f -> (b f)")
-        if self.config.norm_type == "ada_norm_zero":
+        if self.config.norm_type != "ada_norm_single":
             labels = None if labels is None else repeat(labels, "b -> (b f)", f=f)
             embedded = [rearrange(embed(flat, labels), "(b f) d -> b f d", b=b) for embed in self.embedders]
             embedded = embedded if vectors is None else [one + vectors.to(one.dtype) for one in embedded]
+            if self.config.norm_type == "layer_norm":
+                head = rearrange(self.scale_shift_table, "k d -> 1 1 (k d)")
+                return [torch.zeros_like(embedded[0][:1, :1]).repeat(1, 1, 6)] * len(self.blocks), head, embedded[0]
             head = self.modulation_out(silu(embedded[0].to(self.modulation_out.weight.dtype)))
-            return embedded * (len(self.blocks) // len(embedded)), head
+            return embedded * (len(self.blocks) // len(embedded)), head, None
         sizes = {k: repeat(v, "b k -> (b f) k", f=f) for k, v in (added or {}).items()}
         embed, project = self.adaln_single.emb, self.adaln_single.linear
         weights = embed.timestep_embedder.linear_1.weight.dtype
@@ -164,7 +172,7 @@ class Telling:
             time = time + rearrange(vectors.expand(-1, f, -1), "b f d -> (b f) d").to(time.dtype)
         modulation = project(silu(time.to(project.weight.dtype)))
         head = rearrange(self.scale_shift_table, "k d -> (k d)") + repeat(time, "(b f) d -> b f (k d)", b=b, k=2)
-        return [rearrange(modulation, "(b f) d -> b f d", b=b)] * len(self.blocks), head
+        return [rearrange(modulation, "(b f) d -> b f d", b=b)] * len(self.blocks), head, None
 
     def _frames(self, at: Grid, dtype: torch.dtype) -> Tensor | None:
         """Sin-cos positions in time, b f 1 d, that are added before the first block that looks along it."""
@@ -173,19 +181,39 @@ class Telling:
         added = self.frames(at)
         return (added * self.time_scale if self.config.time_positions == "both" else added).to(dtype)
 
+    def _context(
+        self, token: Tensor | None, text: Tensor | TextMemory | None, mask: Tensor | None, frames: int
+    ) -> Context | None:
+        """What lies among each frame's tokens: one that says the time (b f' d), and the text's; None: nothing does."""
+        told: list[tuple[Tensor, Tensor | None]] = []
+        if token is not None:
+            told.append((rearrange(token, "b f d -> b f 1 d"), None))
+        if text is not None and self.config.caption_in == "context":
+            states, seen = text.context if isinstance(text, TextMemory) else self._states(text, mask)  # type: ignore[misc]
+            told.append((rearrange(states, "b m d -> b 1 m d"), seen))
+        if not told:
+            return None
+        tokens = torch.cat([one.expand(-1, frames, -1, -1) for one, _ in told], dim=2)
+        seen = told[-1][1]
+        return Context(tokens, None if seen is None else pad(seen, (tokens.shape[2] - seen.shape[1], 0), value=True))
+
     def _text(self, text: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Projected text b m d and mask b 1 1 m. Where a row has no token, all are seen, and all are zero."""
         if text is None or self.caption_projection is None:
             return None, None
+        text, mask = self._states(text, mask)
+        if mask is None:
+            return text, None
+        empty = ~mask.any(dim=1, keepdim=True)
+        text = torch.where(rearrange(empty, "b m -> b m 1"), 0.0, text)
+        return text, rearrange(mask | empty, "b m -> b 1 1 m")
+
+    def _states(self, text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Projected text b m d, and which tokens are there, b m; None: all."""
         mask = None if mask is None else mask.bool()
         if self.config.caption_length:
             text, mask = at_length(text, mask, self.config.caption_length), None
         elif self.config.null_caption_length and mask is not None:
             text, mask = told_nothing(text, mask, self.null_caption)
         text = self.caption_projection(text.to(self.caption_projection.linear_1.weight.dtype))
-        text = text.to(self.patch_embed.proj.weight.dtype)
-        if mask is None:
-            return text, None
-        empty = ~mask.any(dim=1, keepdim=True)
-        text = torch.where(rearrange(empty, "b m -> b m 1"), 0.0, text)
-        return text, rearrange(mask | empty, "b m -> b 1 1 m")
+        return text.to(self.patch_embed.proj.weight.dtype), mask

@@ -63,12 +63,14 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
         caption_length: every text is of so many tokens: zeros stand behind a shorter one, and are seen (Wan: 512).
             None: of any number, and what a mask leaves out is not seen.
         null_caption_length: tokens of a learned text that stands for none (Open-Sora: 300). None: zeros do.
+        caption_in: `cross`, blocks look at the text; or `context`, its tokens lie among each frame's own (U-ViT).
         cross_attention_axes: the axes whose blocks look at the text (None: all; Latte: space alone).
         cross_attention_norm: layer-normalize, with weights, what looks at the text (Wan).
         cross_attention_qk_norm: RMS-normalize queries and keys there too.
-        num_classes: for a model told a class instead of a text, besides "none" (needs `ada_norm_zero`).
-        norm_type: `ada_norm_single`, one modulation for all blocks and a table each (PixArt-alpha), or `ada_norm_zero`,
-            a projection in each block (DiT).
+        num_classes: for a model told a class instead of a text, besides "none" (not with `ada_norm_single`).
+        norm_type: `ada_norm_single`, one modulation for all blocks and a table each (PixArt-alpha); `ada_norm_zero`, a
+            projection in each block (DiT); or `layer_norm`, norms and gates with weights of their own, which are told
+            nothing: time and class are a token among each frame's own (U-ViT).
         shared_embedder: with `ada_norm_zero`, one embedding of time and class for all blocks, or one a block.
         use_additional_conditions: embed resolution and aspect ratio too (PixArt-alpha at 1024; `ada_norm_single`).
         fps_embedding: embed the frame rate too, times this: frames of the clip a latent one (Open-Sora; likewise).
@@ -114,6 +116,7 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
         caption_channels: int | None = None,
         caption_length: int | None = None,
         null_caption_length: int | None = None,
+        caption_in: str = "cross",
         cross_attention_axes: tuple[str, ...] | None = None,
         cross_attention_norm: bool = False,
         cross_attention_qk_norm: bool = False,
@@ -160,7 +163,10 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
                 TimeEmbedding(dim, num_classes, timestep_freq_shift)
                 for _ in range(1 if shared_embedder else num_layers * len(axes))
             )
-            self.modulation_out = nn.Linear(dim, 2 * dim)
+            if norm_type == "ada_norm_zero":
+                self.modulation_out = nn.Linear(dim, 2 * dim)
+            else:
+                self.scale_shift_table = nn.Parameter(torch.zeros(2, dim))
         self.fps_embedder = TimeEmbedding(dim, None, 0) if fps_embedding else None
         self.delta_embedder = None if flow_map_gate is None else TimestepEmbedding(freq_dim, dim)
         self.guidance_embedder = TimeEmbedding(dim, None, 0) if guidance_embeds else None
@@ -170,7 +176,7 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
         self.caption_projection = PixArtAlphaTextProjection(caption_channels, dim) if caption_channels else None
         if null_caption_length:
             self.null_caption = nn.Parameter(torch.zeros(null_caption_length, caption_channels or 0))
-        reads_text = (cross_attention_axes or axes) if caption_channels else ()
+        reads_text = (cross_attention_axes or axes) if caption_channels and caption_in == "cross" else ()
         normed = (axes if qk_norm else ()) if isinstance(qk_norm, bool) else qk_norm
         plain = AttentionShape(num_attention_heads, attention_bias)
         cross = CrossShape(
@@ -295,16 +301,20 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
         if self.places is not None:
             x = x + self.places(at).to(x.dtype)
         ends = timestep if r_timestep is None else r_timestep
-        modulations, shift_scale = self._times(
+        modulations, shift_scale, token = self._times(
             timestep, ends, frame_mask, class_labels, added_cond_kwargs, rate, guidance, vectors
         )
         rotary = {} if self.rotary is None else self.rotary(at)
         later = self._frames(at, x.dtype) if f > 1 or self.past is not None else None
+        context = self._context(token, text, encoder_attention_mask, x.shape[1])
+        states, mask = None, None
+        memories: tuple[tuple[Tensor, Tensor] | None, ...] = (None,) * len(self.blocks)
         if isinstance(text, TextMemory):
-            states, mask, memories = None, text.mask, text.blocks
-        else:
+            mask, memories = text.mask, text.blocks
+        elif self.config.caption_in == "cross":
             states, mask = self._text(text, encoder_attention_mask)
-            memories = (None,) * len(self.blocks)
+        if context is not None:
+            x, routed = context.lay(x), context.kept(routed)
         spread = Spread(self.sequence_group, *x.shape[1:3])
         route = Route(routed, len(self.config.axes), len(self.blocks) - len(self.config.axes))
         behind: dict[int, Tensor] = {}  # of blocks that others of the second half look back to
@@ -324,7 +334,7 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
                 behind |= {number: x} if number in wanted else {}
                 continue
             here, across = spread.of_frames(modulation), spread.across(axis)
-            layout = layout_of(self, number, at.columns, len(x))
+            layout = layout_of(self, number, at.columns, len(x)) if context is None else context.layout(axis)
             inputs = (x, here, states, mask, rotary.get(axis), across, memory, layout)
             if torch.is_grad_enabled() and self.gradient_checkpointing and number % self.checkpoint_every == 0:
                 x = self._gradient_checkpointing_func(block, *inputs)
@@ -335,6 +345,7 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
             behind |= {number: x} if number in wanted else {}
         shift, scale = rearrange(spread.of_frames(shift_scale), "b f (k d) -> b f 1 k d", k=2).to(x.dtype).unbind(-2)
         x = spread.whole(self.proj_out(remade(modulate, self.norm_out, x, shift, scale)))
+        x = x if context is None else context.taken(x)
         if self.past is not None:
             self.past.over(at.frames)
         sample = unpatchify(x, self.patch_size, f, h)

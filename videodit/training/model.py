@@ -32,7 +32,10 @@ from videodit.text import TextEncoder, told_in
 from videodit.training import inputs
 
 # keys of `model:` and VideoDiT
-SHAPE = ("num_layers", "axes", "window", "skips", "patch_size", "mlp_ratio", "qk_norm", "time_positions")
+SHAPE = (
+    *("num_layers", "axes", "window", "skips", "patch_size", "mlp_ratio", "qk_norm", "norm_type", "caption_in"),
+    "time_positions",
+)
 
 
 class Model(nn.Module):
@@ -105,17 +108,10 @@ def fresh_shape(config: Run, strides: Strides, text_width: int) -> dict[str, Any
         "size": model.size,
         "in_channels": strides.channels,
         "out_channels": strides.channels * (2 if config.objective.learned_range else 1),
-        "axes": model.axes,
-        "window": model.window,
-        "skips": model.skips,
-        "patch_size": model.patch_size,
         "caption_channels": text_width,
-        "mlp_ratio": model.mlp_ratio,
-        "qk_norm": model.qk_norm,
-        "time_positions": model.time_positions,
         "sample_size": max(data.height, data.width) // strides.space // model.patch_size[1],
         "sample_fps": data.fps / strides.time,
-        **({} if model.num_layers is None else {"num_layers": model.num_layers}),
+        **{key: getattr(model, key) for key in SHAPE if getattr(model, key) is not None},
     }
 
 

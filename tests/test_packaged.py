@@ -33,5 +33,5 @@ def test_names_of_other_places_stay_as_they_are_and_a_path_to_nothing_is_an_erro
 
 
 def test_what_is_not_packaged_is_refused_with_what_is() -> None:
-    with pytest.raises(ValueError, match=r"nothing: no such packaged model; those that are: emoji, shapes"):
+    with pytest.raises(ValueError, match=r"nothing: no such packaged model; those that are: shapes"):
         VideoDiTPipeline.shipped("nothing")

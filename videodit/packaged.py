@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 # the pipeline folder of each packaged model, by its name; the first is meant where none is named
-PACKAGED = {name: Path(__file__).parent / "shipped" / name for name in ("emoji", "shapes")}
+PACKAGED = {name: Path(__file__).parent / "shipped" / name for name in ("shapes",)}
 DEFAULT = next(iter(PACKAGED))
 
 

@@ -175,8 +175,7 @@ class Parts(DiffusionPipeline, Adapters):
         """A model in the package, which works offline.
 
         Args:
-            name: `emoji`: living emoji, 25 frames of 64x64 at 8 frames a second, a loop each; `shapes`: moving shapes,
-                17 frames of 64x64 at 8 frames a second, the world that measures itself.
+            name: `shapes`: moving shapes, 17 frames of 64x64 at 8 frames a second.
 
         Raises:
             ValueError: the package holds none of this name, or it is not there.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock, WanRMS_norm
 from readme import tool
 from runs import SMALL_VAE, TINY, equal, run
 from safetensors.torch import load_file
@@ -22,7 +23,7 @@ from videodit.data.clips import open_data
 from videodit.training import checkpoint
 from videodit.training.inputs import load_codec
 from videodit.training.trainer import Trainer
-from videodit.training.vae import evaluate_vae, learning_rates, train_vae
+from videodit.training.vae import evaluate_vae, learning_rates, quicken, train_vae
 from videodit.video.writer import write_video
 
 
@@ -371,6 +372,25 @@ def test_a_run_whose_text_and_time_are_in_context_makes_clips_and_goes_on(tmp_pa
     wrong = {"start_from": str(folder)}
     with pytest.raises(ValueError, match="a transformer of norm_type layer_norm"):
         Trainer(run(tmp_path / "other", train=wrong, model={"norm_type": "ada_norm_zero", "num_layers": 3}))
+
+
+@pytest.mark.slow
+def test_what_is_compiled_of_a_vae_computes_and_learns_the_same() -> None:
+    torch.manual_seed(0)
+    norm, block = WanRMS_norm(4, images=False), WanResidualBlock(4, 8)
+    states, found = torch.randn(2, 4, 3, 6, 6), []
+    for ready in (lambda _: None, quicken):
+        ready(norm)
+        norm.zero_grad()
+        ours = norm(states)
+        ours.sin().sum().backward()
+        found.append((ours.detach(), norm.gamma.grad))
+    torch.testing.assert_close(found[1], found[0])
+    quicken(torch.nn.Sequential(norm, block))
+    assert all(part._compiled_call_impl is not None for part in (norm, block))
+    assert block.conv1.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    with pytest.raises(ValueError, match=r"vae\.compile: Linear has no blocks that are known to compile"):
+        quicken(torch.nn.Linear(2, 2))
 
 
 def generators(count: int) -> list[torch.Generator]:

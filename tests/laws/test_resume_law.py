@@ -70,6 +70,7 @@ def test_resume_law_three_and_three_steps_are_six(
 
 
 @pytest.mark.slow
+@pytest.mark.cpu("the process that is killed has begun on the CPU")
 def test_resume_law_after_a_kill_while_a_checkpoint_is_written(
     whole: tuple[Path, dict[int, list[str]]], tmp_path: Path
 ) -> None:

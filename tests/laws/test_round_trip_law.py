@@ -14,6 +14,7 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from standin import LEFT_EMPTY
 from tiny import tiny_dit
 
 from videodit import VideoDiT, VideoDiTPipeline
@@ -41,6 +42,7 @@ def test_round_trip_law_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.cpu(LEFT_EMPTY)
 def test_round_trip_law_pipeline_here_and_through_diffusers(tmp_path: Path, tiny_pipe: VideoDiTPipeline) -> None:
     tiny_pipe.save_pretrained(tmp_path)
     expected = sample(tiny_pipe)

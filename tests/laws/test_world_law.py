@@ -111,7 +111,8 @@ def test_accumulation_law_pieces_are_the_whole(alone: tuple[Path, dict[int, floa
         trainer = Trainer(mixed(beside(alone[0], tmp_path / str(pieces)), gradient_accumulation_steps=pieces))
         with torch.no_grad():
             for weight in trainer.weights:
-                weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
+                moved = torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
+                weight.add_(0.02 * moved.to(weight.device))
         kept: list[torch.Tensor] = []
 
         def keep(*_: object, trainer: Trainer = trainer, kept: list[torch.Tensor] = kept) -> bool:

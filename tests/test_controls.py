@@ -14,7 +14,9 @@ from torch import Tensor
 
 from videodit.codec.maps import blurred, map_of
 from videodit.commands import sample
+from videodit.controls import over_windows
 from videodit.data.transforms import to_pixels
+from videodit.geometry import ClipSize
 from videodit.long import long_clip
 from videodit.models import Condition
 from videodit.pipeline import VideoDiTPipeline
@@ -141,10 +143,60 @@ def test_what_is_given_wrongly_is_named(pipe: VideoDiTPipeline, told: dict[str, 
 def test_what_takes_none_says_so(pipe: VideoDiTPipeline) -> None:
     with pytest.raises(ValueError, match="guidance_conditions: 'mask' is not given"):
         made(pipe, conditions={"camera": [1.0, 2.0]}, guidance_conditions=["mask"])
-    with pytest.raises(ValueError, match="window after window"):
-        long_clip(pipe, "a red circle", 33, conditions={"camera": [1.0, 2.0]})
+    with pytest.raises(ValueError, match=r"'mask'\]: 9 frames for a clip of 33; give as many"):
+        long_clip(pipe, "a red circle", 33, conditions={"mask": frames(0)})
+    with pytest.raises(ValueError, match=r"'loud'\]: numbers of shape \(1, 3, 1\); give \(9, 1\)"):
+        long_clip(pipe, "a red circle", 33, conditions={"loud": [0.0, 0.5, 1.0]})
+    with pytest.raises(ValueError, match=r"'masks' is none of what this model is told"):
+        long_clip(pipe, "a red circle", 33, conditions={"masks": frames(0)})
     with pytest.raises(ValueError, match=r"'mask' is none of what this model is told \(none\)"):
         made(tiny_pipeline().to(pipe.device), conditions={"mask": frames(0)})
+
+
+def test_each_window_of_a_long_clip_is_told_what_is_of_its_frames(
+    pipe: VideoDiTPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"mask": frames(3, 15), "loud": [0.1, 0.2, 0.3, 0.4, 0.5], "camera": [1.0, 2.0], "picture": states(0, 3)}
+    seen: list[dict[str, Any]] = []
+    call = VideoDiTPipeline.__call__
+
+    def see(self: VideoDiTPipeline, *args: Any, **options: Any) -> Any:
+        seen.append(options["conditions"])
+        return call(self, *args, **options)
+
+    monkeypatch.setattr(VideoDiTPipeline, "__call__", see)
+    how: dict[str, Any] = {"overlap": 5, "num_inference_steps": 1, "guidance_scale": 1.0}
+    made = list(long_clip(pipe, "a red circle", 15, conditions=told, **how))
+    assert len(made) == 15
+    spans = [range(9), range(4, 13), [*range(8, 15), 14, 14]]  # windows of nine, four new; the last frame stays
+    for number, (span, one) in enumerate(zip(spans, seen, strict=True)):
+        np.testing.assert_array_equal(one["mask"], told["mask"][list(span)])
+        assert one["loud"].flatten().tolist() == pytest.approx(told["loud"][number : number + 3])
+        assert one["camera"] == told["camera"]
+        assert one["picture"] is told["picture"]
+    seen.clear()
+    rounds = list(
+        long_clip(pipe, "a red circle", 13, loop=True, conditions={"mask": frames(3, 13)}, **how | {"overlap": 1})
+    )
+    assert len(rounds) == 13
+    first = [int(np.abs(frames(3, 13).astype(int) - one["mask"][0]).sum(axis=(1, 2, 3)).argmin()) for one in seen]
+    for start, one in zip(first, seen, strict=True):  # goes on from the last frame to the first
+        turned = [n % 13 for n in range(start, start + len(one["mask"]))]
+        np.testing.assert_array_equal(one["mask"], frames(3, 13)[turned])
+    assert first[-1] + len(seen[-1]["mask"]) == 13 + 4
+
+
+def test_windows_that_go_on_from_all_before_are_told_parts_of_one_map(pipe: VideoDiTPipeline) -> None:
+    size = ClipSize(15, 32, 32, 8.0)
+    told = {"depth": frames(1, 15), "loud": [0.1, 0.2, 0.3, 0.4, 0.5]}
+    part = over_windows(pipe.codec, pipe.transformer, told, size, joined=True)
+    padded = np.concatenate([told["depth"], told["depth"][-1:], told["depth"][-1:]])
+    whole = pipe.codec.encode(to_pixels(padded)[None])
+    torch.testing.assert_close(part(0, 9)["depth"], whole[:, :, :3])
+    torch.testing.assert_close(part(3, 9)["depth"], whole[:, :, [3, 4, 4]])
+    assert part(3, 9)["loud"].flatten().tolist() == pytest.approx([0.4, 0.5, 0.5])
+    latents = over_windows(pipe.codec, pipe.transformer, {"depth": whole}, size)
+    assert torch.equal(latents(2, 9)["depth"], whole[:, :, 2:5])
 
 
 @pytest.mark.slow

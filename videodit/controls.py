@@ -7,18 +7,23 @@ Frames are given as those of `pipeline` arguments are (`given.pixels_of`), as ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from videodit.codec import VideoCodec
 from videodit.codec.maps import map_of
 from videodit.conditions import longest, own_names, own_of
+from videodit.data.transforms import to_frames
 from videodit.geometry import ClipSize
 from videodit.given import pixels_of, repeated_clips
 from videodit.models import Condition, VideoModel
+
+Cut = Callable[[int, int], Any]  # what is given from a latent frame on, for so many frames
 
 
 def controls_of(
@@ -30,11 +35,8 @@ def controls_of(
         ValueError: a condition that the model is not told, or one that it cannot do without; another number of frames,
             of clips or of numbers.
     """
-    known, given = {one.name: one for one in own_of(model)}, given or {}
-    if unknown := sorted(set(given) - set(known)):
-        raise ValueError(
-            f"conditions: {unknown[0]!r} is none of what this model is told ({', '.join(known) or 'none'})"
-        )
+    given = given or {}
+    known = _known(model, given)
     if missing := [name for name, one in known.items() if not one.null and given.get(name) is None]:
         raise ValueError(f"conditions: this model was not trained to do without {missing[0]!r}: give it")
     told = {}
@@ -50,15 +52,81 @@ def controls_of(
     return told
 
 
+def over_windows(
+    codec: VideoCodec,
+    model: VideoModel,
+    given: Mapping[str, Any],
+    size: ClipSize,
+    *,
+    around: bool = False,
+    joined: bool = False,
+) -> Cut:
+    """Conditions of a clip that is made window after window -> of one, from a latent frame on, of so many frames.
+
+    Args:
+        given: of the whole clip, of whose `size` they are; behind its last frame that one stays.
+        around: behind the last frame comes the first again.
+        joined: windows are parts of one latent; else each is a clip by itself, whose maps are made of its own frames.
+
+    Raises:
+        ValueError: as `controls_of` does, of the whole clip.
+    """
+    strides, known = codec.strides, _known(model, given)
+    step = strides.frame_step or strides.time
+    whole = replace(size, num_frames=-(-(size.num_frames - 1) // step) * step + 1)
+
+    def places(start: int, count: int, end: int) -> list[int]:
+        return [n % end if around else min(n, end - 1) for n in range(start, start + count)]
+
+    def of_latents(value: Tensor, axis: int) -> Cut:
+        return lambda first, count: value.index_select(
+            axis, torch.tensor(places(first, strides.latent_frames(count), value.shape[axis]), device=value.device)
+        )
+
+    def of_frames(frames: np.ndarray) -> Cut:
+        return lambda first, count: frames[places(first * strides.time, count, len(frames))]
+
+    cuts: dict[str, Cut] = {}
+    for name, value in given.items():
+        one = known[name]
+        if value is None or one.kind == "tokens" or (one.kind == "vectors" and one.per != "frame"):
+            continue
+        if one.kind == "vectors":
+            cuts[name] = of_latents(_vectors(codec, one, value, 1, 1, whole), 1)
+        elif isinstance(value, Tensor) and value.shape[1:2] == (one.width,):
+            cuts[name] = of_latents(_map(codec, one, value, 1, 1, whole), 2)
+        elif joined:
+            pixels = _pixels(one, value, 1, 1, size)
+            rest = pixels[:, :, -1:].expand(-1, -1, whole.num_frames - size.num_frames, -1, -1)
+            cuts[name] = of_latents(map_of(codec, torch.cat([pixels, rest], dim=2), one.of, one.factor), 2)
+        else:
+            cuts[name] = of_frames(to_frames(_pixels(one, value, 1, 1, size))[0])
+    return lambda first, count: {**given, **{name: cut(first, count) for name, cut in cuts.items()}}
+
+
 def _map(codec: VideoCodec, one: Condition, value: Any, count: int, times: int, size: ClipSize) -> Tensor:
     what = f"conditions[{one.name!r}]"
     wanted = (one.width, *size.latent(codec.strides)[1:])
     if isinstance(value, Tensor) and tuple(value.shape[1:]) == wanted:  # made before
         return _rows(value.float(), count, times, what)
+    return map_of(codec, _pixels(one, value, count, times, size), one.of, one.factor)
+
+
+def _pixels(one: Condition, value: Any, count: int, times: int, size: ClipSize) -> Tensor:
+    what = f"conditions[{one.name!r}]"
     pixels = pixels_of(repeated_clips(value, times, what), count, size, what)
     if pixels.shape[2] != size.num_frames:
         raise ValueError(f"{what}: {pixels.shape[2]} frames for a clip of {size.num_frames}; give as many")
-    return map_of(codec, pixels, one.of, one.factor)
+    return pixels
+
+
+def _known(model: VideoModel, given: Mapping[str, Any]) -> dict[str, Condition]:
+    known = {one.name: one for one in own_of(model)}
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(
+            f"conditions: {unknown[0]!r} is none of what this model is told ({', '.join(known) or 'none'})"
+        )
+    return known
 
 
 def _vectors(codec: VideoCodec, one: Condition, value: Any, count: int, times: int, size: ClipSize) -> Tensor:

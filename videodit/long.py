@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from videodit.controls import Cut, over_windows
 from videodit.data.transforms import to_frames
 from videodit.geometry import ClipSize
 from videodit.given import given_frames
@@ -95,7 +96,8 @@ def long_clip(
         window: frames made at once; None: the model's own number.
         loop: the clip goes on from its last frame to its first.
         seed: of the first window, which is the clip that this seed makes alone; later windows draw from it and theirs.
-        options: of the pipeline: sizes, steps, guidance, an `image` or `video` to begin with, an end ...
+        options: of the pipeline: sizes, steps, guidance, an `image` or `video` to begin with, an end, `conditions` (of
+            the whole clip) ...
 
     Raises:
         ValueError: an overlap that leaves nothing to make, a clip that one window makes, or what the pipeline refuses.
@@ -108,8 +110,6 @@ def long_clip(
     if overlap is None:
         overlap = step * (size // (3 * step)) + 1 if strides.time > 1 else max(1, size // 3)
     ends = [name for name in LAST if options.get(name) is not None]
-    if options.get("conditions"):
-        raise ValueError("conditions are of a clip that is made at once, and this one is made window after window")
     if loop and ends:
         raise ValueError(f"{ends[0]}: a loop ends where it begins; give no end")
     if not loop and num_frames <= size:
@@ -130,9 +130,12 @@ def long_clip(
     shown = replace(pipe.default_size, num_frames=size, **sides)
     check_decode(pipe.codec, (1, *shown.latent(strides, pipe.transformer.patch_size)), whole=False)
     pipe.tell_of_size(shown)
+    whole = replace(shown, num_frames=num_frames)
+    given = options.pop("conditions", None) or {}
+    told = over_windows(pipe.codec, pipe.transformer, given, whole, around=loop, joined=overlap == 0)
     if overlap == 0:
-        return _remembered(pipe, prompt, num_frames, size, seed, options)
-    return _made(pipe, prompt, Windows(num_frames, size, overlap, closing, loop, step), shown, seed, options)
+        return _remembered(pipe, prompt, num_frames, size, seed, told, options)
+    return _made(pipe, prompt, Windows(num_frames, size, overlap, closing, loop, step), shown, seed, told, options)
 
 
 def _check_past(pipe: VideoDiTPipeline, has_end: bool) -> None:
@@ -148,12 +151,20 @@ def _check_past(pipe: VideoDiTPipeline, has_end: bool) -> None:
 
 
 def _remembered(
-    pipe: VideoDiTPipeline, prompt: str | None, num_frames: int, size: int, seed: int, options: dict[str, Any]
+    pipe: VideoDiTPipeline,
+    prompt: str | None,
+    num_frames: int,
+    size: int,
+    seed: int,
+    told: Cut,
+    options: dict[str, Any],
 ) -> Iterator[np.ndarray]:
     carry: list[Any] = []
     made = number = 0
+    length = pipe.codec.strides.latent_frames(size)
     with with_past(pipe.transformer):
         while made < num_frames:
+            options = options | {"conditions": told(number * length, size)}
             new = _window(pipe, prompt, size, 0, carry, _seed(seed, number), options)
             yield from new[: num_frames - made]
             made, number = made + len(new), number + 1
@@ -161,8 +172,15 @@ def _remembered(
 
 
 def _made(
-    pipe: VideoDiTPipeline, prompt: str | None, windows: Windows, shown: ClipSize, seed: int, options: dict[str, Any]
+    pipe: VideoDiTPipeline,
+    prompt: str | None,
+    windows: Windows,
+    shown: ClipSize,
+    seed: int,
+    told: Cut,
+    options: dict[str, Any],
 ) -> Iterator[np.ndarray]:
+    time = pipe.codec.strides.time
     end = {name: options.get(name) for name in LAST}
     options = options | dict.fromkeys(LAST)
     overlap, closing = windows.overlap, windows.closing
@@ -173,6 +191,7 @@ def _made(
     while made < body:
         shared = overlap if number else 0
         count = min(windows.size, body - made + shared) if closing else windows.size
+        options = options | {"conditions": told((made - shared) // time, count)}
         new = _window(pipe, prompt, count, shared, carry, _seed(seed, number), options)
         yield from new[: body - made]
         last = np.concatenate([last, new])[-overlap:] if last is not None else new[-overlap:]
@@ -182,6 +201,7 @@ def _made(
     if closing:
         end = {"last_video": first} if windows.loop else end
         count = overlap + windows.fresh + closing
+        options = options | {"conditions": told((body - overlap) // time, count)}
         yield from _window(pipe, prompt, count, overlap, carry, _seed(seed, number), options | end)[:-closing]
     if closing and not windows.loop:  # as they are given
         given = given_frames(pipe.codec, 1, replace(shown, num_frames=count), pipe.transformer.patch_size, **end)

@@ -14,9 +14,11 @@ from networks import save_clip
 from standin import LEFT_EMPTY
 
 from videodit.commands import evaluate as tool
+from videodit.evaluation.judge.sampled import correlation
 from videodit.evaluation.judge.world import held_out_scenes
 from videodit.evaluation.report.results import load_results
 from videodit.geometry import ClipSize, Strides
+from videodit.models import Condition
 from videodit.pipeline import VideoDiTPipeline
 from videodit.shapes import render, rng_for
 from videodit.video.writer import write_video
@@ -43,6 +45,7 @@ class GrayPipeline:
 
     default_size = ClipSize(9, 64, 64, 8)
     codec = SimpleNamespace(strides=Strides(4, 8, 16))
+    transformer = SimpleNamespace(conditions=[])
     config = SimpleNamespace(default_num_inference_steps=9, default_guidance_scale=1.5, default_skipped_blocks=None)
 
     def __init__(self) -> None:
@@ -233,6 +236,44 @@ def test_a_model_is_given_frames_of_the_worlds_own_clips(
     assert json.loads((tmp_path / "results.json").read_text())["settings"]["given"] == kind
 
 
+class Obedient(GrayPipeline):
+    """Makes the maps it is told, brighter and paler, and gray clips where it is told none."""
+
+    transformer = SimpleNamespace(conditions=[Condition("light", "channels", 64, True, of="luma")])
+
+    def __call__(self, prompt: list[str], **kwargs: object) -> SimpleNamespace:
+        made = super().__call__(prompt, **kwargs)
+        if kwargs["conditions"]:
+            made.frames = np.stack(kwargs["conditions"]["light"]).astype(np.float32) / 255 / 2 + 0.25
+        return made
+
+
+def test_how_far_a_map_leads_is_measured_against_clips_without_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = Obedient()
+    monkeypatch.setattr(VideoDiTPipeline, "from_pretrained", lambda folder: pipe)
+    words = ("--world", "shapes", "--prompts", 4, "--told", "light", "--num-frames", 13)
+    assert run(monkeypatch, *words, "--out", tmp_path) == 0
+    assert "light: correlation with the true clip's 1.000" in (out := capsys.readouterr().out)
+    assert "made without it 0.000" in out
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["settings"]["told"] == ["light"]
+    np.testing.assert_allclose(results["agreement"]["light"], [[1.0, 0.0]] * 5, atol=2e-4)
+    assert [call["conditions"] is None for call in pipe.calls] == [False, True]
+    with_map, without = pipe.calls
+    assert [one.initial_seed() for one in with_map["generator"]] == [one.initial_seed() for one in without["generator"]]
+    assert run(monkeypatch, *words, "edges", "--out", tmp_path) == 2
+    assert "--told edges: this model is told maps of light" in capsys.readouterr().err
+
+
+def test_correlation_is_numpys() -> None:
+    one, other = np.random.default_rng(0).standard_normal((2, 3, 4, 5))
+    assert correlation(one, other) == pytest.approx(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+    assert correlation(one, 3 - 2 * one) == pytest.approx(-1)
+    assert correlation(one, np.ones_like(one)) == 0
+
+
 @pytest.mark.slow
 def test_mistakes_exit_2_with_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_pipe: VideoDiTPipeline
@@ -264,6 +305,7 @@ def test_mistakes_exit_2_with_one_line(
         ((clips, "--report-clips", -1), "--report-clips -1"),
         (("--world", "shapes", "--out", tmp_path / "file"), "cannot be written to"),
         ((clips, "--given", "first"), "--given goes with --world"),
+        ((clips, "--told", "edges"), "--told goes with --world"),
         (("--world", "shapes", "--prompts", "many"), "--prompts many"),
         (("--world", "shapes", "--prompts", "0"), "--prompts 0 must be greater than 0"),
         (("--world", "shapes", "--model", tmp_path / "empty"), "model_index.json"),

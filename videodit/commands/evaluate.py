@@ -136,6 +136,12 @@ def parse() -> argparse.Namespace:
         choices=list(GIVEN),
         help="with --world: frames of the true clip that the model is given, as in objective.given_frames",
     )
+    model.add_argument(
+        "--told",
+        nargs="+",
+        metavar="NAME",
+        help="with --world: maps of the true clip that the model is told, of its conditions; and how far they lead",
+    )
     model.add_argument("--num-frames", type=COUNT, help="of the clips made (default: the model's own)")
     model.add_argument("--seed", type=argument(Seed), default=0, help="of prompts and noise (default 0)")
     model.add_argument("--seeds", type=COUNT, default=1, help="clips a prompt, each from another seed (default 1)")
@@ -193,6 +199,8 @@ def evaluate_clips(args: argparse.Namespace) -> str:
 
     if args.model:
         raise ValueError("--model goes with --world; a model to sample from stands in the place of CLIPS")
+    if args.told:
+        raise ValueError("--told goes with --world")
     if args.given:
         raise ValueError("--given goes with --world; rows of --prompts name files of their own (image, video ...)")
     weights = {name: getattr(args, name) for name in (*NETWORKS, "raft")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from videodit.disk import replace_text
 from videodit.packaged import PACKAGED, named_folder
 
 if TYPE_CHECKING:
+    from videodit.models import Condition, VideoModel
     from videodit.pipeline import VideoDiTPipeline
 
 SHEET_CLIPS = 24
@@ -31,7 +33,7 @@ def evaluate_world(args: argparse.Namespace) -> str:
 
     from videodit.clipset import Sampling
     from videodit.evaluation.judge import emoji, world
-    from videodit.evaluation.judge.sampled import ByPipeline, spread
+    from videodit.evaluation.judge.sampled import ByPipeline, agreement_text, spread
     from videodit.memory import place
     from videodit.video.writer import contact_sheet
 
@@ -41,8 +43,8 @@ def evaluate_world(args: argparse.Namespace) -> str:
         raise ValueError(f"--prompts {error}: with --world it is a number, of prompts") from None
     if (args.world == "emoji") != bool(args.art):
         raise ValueError("--world emoji and --art go together: --art names the folders that videodit make-emoji wrote")
-    if args.world == "emoji" and args.given:
-        raise ValueError("--given goes with --world shapes")
+    if args.world == "emoji" and (args.given or args.told):
+        raise ValueError(f"{'--given goes' if args.given else '--told goes'} with --world shapes")
     true = emoji.load_gallery(*args.art) if args.art else None
     model = args.model or (args.world if args.world in PACKAGED else "shipped")
     pipe = load_pipeline(model)
@@ -51,8 +53,9 @@ def evaluate_world(args: argparse.Namespace) -> str:
     sampling = Sampling(args.steps, args.guidance_scale).resolved(pipe)
     size = replace(pipe.default_size, num_frames=args.num_frames or pipe.default_size.num_frames)
     given = GIVEN.get(args.given or "", ())
+    told = maps_of(pipe.transformer, args.told or ())
     total = count + count // 4 if true is None else sum(len(emoji.questions(kind, count)) for kind in emoji.KINDS)
-    generate = ByPipeline(pipe, size, given, sampling.steps, sampling.guidance_scale, spread(total, SHEET_CLIPS))
+    generate = ByPipeline(pipe, size, given, sampling.steps, sampling.guidance_scale, spread(total, SHEET_CLIPS), told)
     if true is not None:
         answers = emoji.evaluate_emoji(generate, true, count=count, seed=args.seed, batch_size=args.batch_size)
         found, text = emoji.to_dict(answers), emoji.to_text(answers)
@@ -61,12 +64,25 @@ def evaluate_world(args: argparse.Namespace) -> str:
         results = world.evaluate_world(generate, prompts=count, seed=args.seed, batch_size=args.batch_size, size=size)
         found, text = results.to_dict(), results.summary()
         labels = [results.model[index].label for index in generate.shown]
+    if told:
+        found["agreement"] = generate.agreement
+        text += "\n\n" + agreement_text(generate.agreement)
     contact_sheet(list(generate.shown.values()), args.out / "contact_sheet.png", labels=labels)
     settings = {"model": model, "world": args.world, "prompts": count}
-    settings |= {name: getattr(args, name) for name in ("given", "num_frames", "seed")}
+    settings |= {name: getattr(args, name) for name in ("given", "told", "num_frames", "seed")}
     settings |= {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
     replace_text(args.out / "results.json", json.dumps({"settings": settings, **found}, indent=1) + "\n")
     return text
+
+
+def maps_of(model: VideoModel, names: Sequence[str]) -> list[Condition]:
+    """The model's conditions of these names, which a clip can be a map for; ValueError: another."""
+    from videodit.conditions import own_of
+
+    known = {one.name: one for one in own_of(model) if one.kind == "channels"}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"--told {unknown[0]}: this model is told maps of {', '.join(known) or 'nothing'}")
+    return [known[name] for name in names]
 
 
 def load_pipeline(model: str) -> VideoDiTPipeline:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from videodit.attention_maps import sample_with_attention
-    from videodit.codec import VideoCodec
+    from videodit.codec import AutoencoderKLPatch, VideoCodec
     from videodit.extending import extend_in_time
     from videodit.models.extended import TimeExtended
     from videodit.models.formats.files import from_diffusers
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from videodit.text.learned import LearnedCaptions
 
 __all__ = [
+    "AutoencoderKLPatch",
     "LearnedCaptions",
     "TextEncoder",
     "TimeExtended",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "AutoencoderKLPatch": "codec",
     "LearnedCaptions": "text.learned",
     "TextEncoder": "text",
     "TimeExtended": "models.extended",

@@ -1,5 +1,6 @@
 """Pixels <-> latents over any of diffusers' VAEs: one class, one set of rules, a row a VAE of pictures."""
 
 from videodit.codec.codec import DECODER, FRAMEWISE, VIDEO, VideoCodec
+from videodit.codec.patch_vae import AutoencoderKLPatch
 
-__all__ = ["DECODER", "FRAMEWISE", "VIDEO", "VideoCodec"]
+__all__ = ["DECODER", "FRAMEWISE", "VIDEO", "AutoencoderKLPatch", "VideoCodec"]

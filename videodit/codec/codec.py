@@ -30,6 +30,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from einops import rearrange
 from torch import Tensor
 
+from videodit.codec.patch_vae import AutoencoderKLPatch
 from videodit.codec.pictures import PICTURES, row_of
 from videodit.geometry import Strides
 from videodit.weights import check_finite, loading
@@ -37,6 +38,7 @@ from videodit.weights import check_finite, loading
 FRAMEWISE = tuple(PICTURES)
 VIDEO = (
     AutoencoderKLWan,
+    AutoencoderKLPatch,
     AutoencoderKLCogVideoX,
     AutoencoderKLLTXVideo,
     AutoencoderKLHunyuanVideo,
@@ -55,6 +57,7 @@ class VideoCodec:
     | `AutoencoderKL`, `...KLFlux2`, `...KLQwenImage`, `...DC` | any | yes | frame by frame, exact |
     | `AutoencoderKLTemporalDecoder` | any | encode yes, decode no | whole |
     | `AutoencoderKLWan` | 4k + 1 | yes, bit for bit | latent frame by latent frame, exact |
+    | `AutoencoderKLPatch` (ours) | (time stride) k + 1 | yes | latent frame by latent frame, exact |
     | `AutoencoderKLCogVideoX` | 8k + 1 | no | whole |
     | `AutoencoderKLLTXVideo` | (time stride) k + 1 | with `decoder_causal` | whole |
     | `AutoencoderKLHunyuanVideo`, `...15` | 4k + 1 | 1.0 no, 1.5 yes | whole |
@@ -111,7 +114,7 @@ class VideoCodec:
         if folder.exists() and not (folder / "config.json").is_file():
             raise ValueError(f"{folder}: no config.json here; give the folder of a saved VAE or of a pipeline")
         name = str(folder) if folder.exists() else str(name_or_folder)
-        config = AutoencoderKLWan.load_config(name)
+        config = AutoencoderKLWan.load_config(name)  # of any class
         class_name = config.get("_class_name", "")
         known = {c.__name__: c for c in FRAMEWISE + VIDEO}
         if class_name not in known:
@@ -133,9 +136,9 @@ class VideoCodec:
     def streams(self) -> bool:
         """Whether a clip is decoded piece by piece, so that a longer one takes no more memory."""
         row = row_of(self.vae)
-        return (row is not None and row.decode is not None) or (
-            isinstance(self.vae, AutoencoderKLWan) and not self.vae.use_tiling
-        )
+        if isinstance(self.vae, AutoencoderKLWan):
+            return not self.vae.use_tiling
+        return isinstance(self.vae, AutoencoderKLPatch) or (row is not None and row.decode is not None)
 
     # --- raw and normalized ------------------------------------------------------------------------------------------
 
@@ -219,6 +222,11 @@ class VideoCodec:
             yield rearrange(frames, "(b f) c h w -> b c f h w", b=raw.shape[0])
         elif isinstance(vae, AutoencoderKLWan) and not vae.use_tiling:
             yield from _wan_chunks(vae, raw, [] if carry is None else carry)
+        elif isinstance(vae, AutoencoderKLPatch):
+            carry = [] if carry is None else carry
+            at_once = raw.shape[2] if torch.is_grad_enabled() else 1
+            for part in raw.split(at_once, dim=2):
+                yield vae.decode(part, carry=carry).sample
         elif isinstance(vae, AutoencoderKLLTXVideo) and vae.config.timestep_conditioning:
             yield vae.decode(raw, torch.zeros(raw.shape[0], device=raw.device, dtype=raw.dtype)).sample
         else:

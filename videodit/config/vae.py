@@ -41,6 +41,27 @@ class VaeStage(Section):
         return self
 
 
+class Patches(Section):
+    """A VAE of patches (`codec.AutoencoderKLPatch`), which is fitted before it is trained, and quicker on a CPU."""
+
+    patch_size: tuple[Positive, Positive, Positive] = Field(
+        (4, 8, 8), strict=False, description="frames, rows and columns a latent place"
+    )
+    dim: Positive = Field(256, multiple_of=4, description="width of its blocks")
+    encoder_layers: Count = 4
+    decoder_layers: Count = 6
+    mlp_ratio: Positive = 3
+
+    @model_validator(mode="after")
+    def _square(self) -> Patches:
+        if self.patch_size[1] != self.patch_size[2]:
+            raise ValueError(f"patch_size={self.patch_size}: patches have as many rows as columns")
+        return self
+
+
+CONVOLUTIONS = ("encoder_dim", "decoder_dim", "dim_mult", "res_blocks", "patch_size")  # read without `patches`
+
+
 class Vae(Section):
     """The small causal video VAE and how it is trained: reconstruction L1 + MSE, KL; features and a critic by stage."""
 
@@ -51,6 +72,7 @@ class Vae(Section):
     dim_mult: tuple[Positive, ...] = Field((2, 4, 4), strict=False)
     res_blocks: Positive = 1
     patch_size: Positive = 2
+    patches: Patches | None = Field(None, description="in place of convolutions")
     stages: tuple[VaeStage, ...] = Field((VaeStage(steps=4000),), strict=False)
     optimizer: Literal["adamw", "muon"] = Field("muon", description="muon: for the kernels, AdamW for the rest")
     warmup_steps: Count = 100
@@ -68,10 +90,18 @@ class Vae(Section):
     image_share: Share = 0.2
     precision: Precision = "bf16"
     compile: bool = Field(
-        False, description="compile residual blocks and norms, convolve with channels last (VAEs of Wan's class)"
+        False, description="compile blocks and norms, convolve with channels last (VAEs of Wan's class, and of patches)"
     )
     checkpoint_every: Positive = 500
     log_every: Positive = 25
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Vae:
+        if self.patches and (mixed := [name for name in CONVOLUTIONS if name in self.model_fields_set]):
+            raise ValueError(f"{mixed[0]} is of a VAE of convolutions; leave it out, or patches")
+        if self.patches and self.start_from:
+            raise ValueError("patches is of a fresh VAE, and start_from names one: leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def _has_an_encoder(self) -> Vae:

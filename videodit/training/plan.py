@@ -144,6 +144,8 @@ def strides_of(config: Run) -> Strides:
     if config.vae.start_from:
         with inputs.named(config.vae.start_from, "VAE"):
             return VideoCodec.strides_of(named_folder(config.vae.start_from))
+    if config.vae.patches:
+        return Strides(*config.vae.patches.patch_size[:2], config.vae.channels)
     return Strides(4, config.vae.patch_size * 2 ** (len(config.vae.dim_mult) - 1), config.vae.channels)
 
 

@@ -1,7 +1,8 @@
 """Training a small causal video VAE from scratch: reconstruction + KL (Kingma & Welling 2014), on clips and images.
 
 The VAE is diffusers' `AutoencoderKLWan` with residual shortcuts across its changes of resolution (Wan 2.2, DC-AE):
-4 frames x 8 x 8 pixels a latent step, causal, so that an image is exactly a clip's first frame. Training goes in
+4 frames x 8 x 8 pixels a latent step, causal, so that an image is exactly a clip's first frame. Or it is one of
+patches, `codec.AutoencoderKLPatch`, whose linear maps are fitted to clips before the first step. Training goes in
 stages, small detailed crops first, whole clips last. At the end the mean and deviation of each latent channel are
 measured on the training clips and stored in the VAE's own configuration, where every diffusers user looks for them.
 
@@ -33,7 +34,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock, W
 from torch import Tensor
 from tqdm import tqdm
 
-from videodit.codec import DECODER, VideoCodec
+from videodit.codec import DECODER, AutoencoderKLPatch, VideoCodec
+from videodit.codec.patch_vae import PatchBlock
 from videodit.config import Run, Vae, VaeStage
 from videodit.data.clips import Clips, open_data
 from videodit.data.transforms import detailed_crop, to_frames, to_pixels
@@ -49,12 +51,15 @@ from videodit.training.parallel import check_launcher
 from videodit.training.precision import tell_of_bfloat16
 
 log = logging.getLogger(__name__)
-COMPILED = (WanResidualBlock, WanRMS_norm)
+COMPILED = (WanResidualBlock, WanRMS_norm, PatchBlock)
+FITTED_TO = 512  # clips at most
 STREAM = 11  # of the counter-based randomness, see `rng_for`
 
 
-def build_vae(config: Vae) -> AutoencoderKLWan:
-    """A fresh `AutoencoderKLWan` of the configured widths, latent statistics 0 and 1."""
+def build_vae(config: Vae) -> AutoencoderKLWan | AutoencoderKLPatch:
+    """A fresh VAE as configured, latent statistics 0 and 1."""
+    if config.patches:
+        return AutoencoderKLPatch(latent_channels=config.channels, **config.patches.model_dump())
     pixels = 3 * config.patch_size**2
     levels = len(config.dim_mult)
     return AutoencoderKLWan(
@@ -76,7 +81,7 @@ def build_vae(config: Vae) -> AutoencoderKLWan:
 
 
 def quicken(vae: torch.nn.Module) -> None:
-    """Compiles residual blocks and norms, and lays kernels channels last, as AMX and tensor cores want them.
+    """Compiles blocks and norms, and lays kernels channels last, as AMX and tensor cores want them.
 
     Raises:
         ValueError: a VAE that has no such blocks.
@@ -146,6 +151,8 @@ def train_vae(config: Run) -> Path:
         trackers=config.train.trackers,
     )
     loop.resume(state, load_state)
+    if vae_config.patches and not loop.at:
+        vae.fit(to_pixels(frames)[None].to(accelerator.device) for frames in _some(data.train, FITTED_TO))
     for step, batch in loop.run(lambda steps: _ahead(_batch(data.train, config, walk[s][0], s) for s in steps)):
         pixels, (stage, number) = batch.to(accelerator.device), walk[step]
         alone = stage.decoder_only
@@ -225,6 +232,12 @@ def _batch(clips: Clips, config: Run, stage: VaeStage, step: int) -> Tensor:
     return torch.stack([to_pixels(crop) for crop in crops])
 
 
+def _some(clips: Clips, count: int) -> Iterator[np.ndarray]:
+    """So many clips, or all there are, at even distances."""
+    for index in tqdm(range(min(count, len(clips))), desc="looking at clips", dynamic_ncols=True):
+        yield clips.read(index * max(1, len(clips) // count), 0)
+
+
 def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
     """The same batches, the next of which is read while one is trained on."""
     with ThreadPoolExecutor(1) as pool:
@@ -235,7 +248,9 @@ def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def last_layer(vae: torch.nn.Module) -> Tensor:
-    """The weights of the decoder's last convolution."""
+    """The weights that make the decoder's pixels: of its last convolution, or of the map to a patch."""
+    if isinstance(vae, AutoencoderKLPatch):
+        return vae.decoder.others.weight
     return [weight for name, weight in vae.named_parameters() if name.startswith("decoder.") and weight.ndim > 2][-1]
 
 
@@ -262,7 +277,7 @@ def reconstruct(
 
 
 @torch.no_grad()
-def store_statistics(vae: AutoencoderKLWan, clips: Clips, config: Run, count: int = 256) -> None:
+def store_statistics(vae: AutoencoderKLWan | AutoencoderKLPatch, clips: Clips, config: Run, count: int = 256) -> None:
     """Measures mean and deviation of each raw latent channel over training clips, and writes them into the config.
 
     The deviation counts the posterior's own noise, so that a channel the VAE leaves unused has unit variance too
@@ -271,8 +286,7 @@ def store_statistics(vae: AutoencoderKLWan, clips: Clips, config: Run, count: in
     codec = VideoCodec(vae)
     first = second = torch.zeros(codec.strides.channels, dtype=torch.float64)
     seen = 0
-    for index in tqdm(range(min(count, len(clips))), desc="latent statistics", dynamic_ncols=True):
-        frames = clips.read(index * max(1, len(clips) // count), 0)
+    for frames in _some(clips, count):
         posterior = codec.posterior(to_pixels(frames)[None])
         mean, var = posterior.mean.double().cpu(), posterior.var.double().cpu()
         first = first + mean.sum(dim=(0, 2, 3, 4))

@@ -1,0 +1,221 @@
+"""A causal video VAE of patches: a linear map of each, its principal axes at first, and what blocks add to it.
+
+    pixels -> patches (the first frame's p x p; then t x p x p) -> axes + blocks -> latents -> axes + blocks -> pixels
+
+Convolutions at full resolution are what a VAE costs, and here there are none: all is computed on the latent's places,
+as products of matrices (as ViTok does, Hansen-Estruch et al. 2025, arXiv 2501.09755, with attention; here each place
+sees its neighbours, so that pictures of any size are taken). The linear map is fitted, not learned, so that training
+starts where principal components are and can but gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+FIRST_LOGVAR = -9.0  # of the posterior before training: hardly any noise
+
+
+class PatchBlock(nn.Module):
+    """x + what a place makes of its neighbours; x + MLP(x): b f h w d -> the same. Silent before training.
+
+    A place sees 3 x 3 places of its frame and of the two before; before the first frame there is that frame again.
+    """
+
+    def __init__(self, dim: int, mlp_ratio: float):
+        super().__init__()
+        inner, hidden = dim // 4, round(dim * mlp_ratio)
+        self.norm1, self.squeeze = nn.RMSNorm(dim), nn.Linear(dim, inner)
+        self.mix, self.widen = nn.Conv3d(inner, inner, 3, padding=(0, 1, 1)), nn.Linear(inner, dim)
+        self.norm2, self.up, self.down = nn.RMSNorm(dim), nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        for last in (self.widen, self.down):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """past: b 2 h w d/4, what it gave for the frames before; None: there are none. It is the second result too."""
+        narrow = self.squeeze(self.norm1(x))
+        narrow = torch.cat([narrow[:, :1].expand(-1, 2, -1, -1, -1) if past is None else past, narrow], dim=1)
+        mixed = rearrange(self.mix(rearrange(narrow, "b f h w c -> b c f h w")), "b c f h w -> b f h w c")
+        x = x + self.widen(gelu(mixed, approximate="tanh"))
+        return x + self.down(gelu(self.up(self.norm2(x)), approximate="tanh")), narrow[:, -2:]
+
+
+class Side(nn.Module):
+    """What encoder and decoder share: blocks on the latent's places."""
+
+    def __init__(self, dim: int, num_layers: int, mlp_ratio: float):
+        super().__init__()
+        self.blocks = nn.ModuleList(PatchBlock(dim, mlp_ratio) for _ in range(num_layers))
+        self.norm = nn.RMSNorm(dim)
+
+    def walk(self, x: Tensor, carry: list[Tensor] | None = None) -> Tensor:
+        """carry: of each block what is kept for the frames that follow; empty: x begins a clip."""
+        pasts: list[Any] = carry or [None] * len(self.blocks)
+        kept = []
+        for block, past in zip(self.blocks, pasts, strict=True):
+            x, last = block(x, past)
+            kept.append(last)
+        if carry is not None:
+            carry[:] = kept
+        return self.norm(x)
+
+
+class PatchEncoder(Side):
+    """Patches of the first frame b 1 h w p, of the others b f h w p' -> moments b f+1 h w 2c."""
+
+    def __init__(self, first: int, others: int, channels: int, dim: int, num_layers: int, mlp_ratio: float):
+        super().__init__(dim, num_layers, mlp_ratio)
+        self.first, self.others = nn.Linear(first, dim), nn.Linear(others, dim)
+        self.axes_first, self.axes_others = nn.Linear(first, channels), nn.Linear(others, channels)
+        self.out = nn.Linear(dim, 2 * channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        nn.init.constant_(self.out.bias[channels:], FIRST_LOGVAR)
+
+    def forward(self, first: Tensor, others: Tensor) -> Tensor:
+        x = self.walk(torch.cat([self.first(first), self.others(others)], dim=1))
+        mean, logvar = self.out(x).chunk(2, dim=-1)
+        return torch.cat([mean + torch.cat([self.axes_first(first), self.axes_others(others)], dim=1), logvar], dim=-1)
+
+
+class PatchDecoder(Side):
+    """Latents b f h w c -> patches of the first frame (none where `carry` holds what came before) and of the others."""
+
+    def __init__(self, first: int, others: int, channels: int, dim: int, num_layers: int, mlp_ratio: float):
+        super().__init__(dim, num_layers, mlp_ratio)
+        self.enter = nn.Linear(channels, dim)
+        self.first, self.others = nn.Linear(dim, first), nn.Linear(dim, others)
+        self.axes_first, self.axes_others = nn.Linear(channels, first), nn.Linear(channels, others)
+        for last in (self.first, self.others):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, latents: Tensor, carry: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        alone = 0 if carry else 1  # frames that begin a clip
+        x = self.walk(self.enter(latents), carry)
+        first = self.first(x[:, :alone]) + self.axes_first(latents[:, :alone])
+        return first, self.others(x[:, alone:]) + self.axes_others(latents[:, alone:])
+
+
+class AutoencoderKLPatch(ModelMixin, ConfigMixin):
+    """A causal video VAE of patches of `patch_size` frames, rows and columns; an image is a clip's first frame.
+
+    Args:
+        latent_channels: numbers of a place. dim, mlp_ratio: width of the blocks, and of their MLPs over it.
+        encoder_layers, decoder_layers: of blocks.
+        latents_mean, latents_std: of each channel over training clips; None: 0 and 1.
+    """
+
+    _no_split_modules: ClassVar[list[str]] = ["PatchBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 3,
+        latent_channels: int = 96,
+        patch_size: tuple[int, int, int] = (4, 8, 8),
+        dim: int = 256,
+        encoder_layers: int = 4,
+        decoder_layers: int = 6,
+        mlp_ratio: float = 3.0,
+        latents_mean: list[float] | None = None,
+        latents_std: list[float] | None = None,
+    ):
+        super().__init__()
+        time, rows, columns = patch_size
+        if rows != columns:
+            raise ValueError(f"patch_size={tuple(patch_size)}: patches have as many rows as columns")
+        first = in_channels * rows * columns
+        sides = (first, first * time, latent_channels, dim)
+        self.encoder = PatchEncoder(*sides, encoder_layers, mlp_ratio)
+        self.decoder = PatchDecoder(*sides, decoder_layers, mlp_ratio)
+        self.temporal_compression_ratio, self.spatial_compression_ratio = time, rows
+
+    def patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels b c f h w -> patches of the first frame, b 1 h w (c p p), and of the others, b f h w (c t p p)."""
+        t, p = self.temporal_compression_ratio, self.spatial_compression_ratio
+        first, others = pixels[:, :, :1], pixels[:, :, 1:]
+        return (
+            rearrange(first, "b c f (h p) (w q) -> b f h w (c p q)", p=p, q=p),
+            rearrange(others, "b c (f t) (h p) (w q) -> b f h w (c t p q)", t=t, p=p, q=p),
+        )
+
+    def pixels(self, first: Tensor, others: Tensor) -> Tensor:
+        """The inverse of `patches`."""
+        t, p = self.temporal_compression_ratio, self.spatial_compression_ratio
+        return torch.cat(
+            [
+                rearrange(first, "b f h w (c p q) -> b c f (h p) (w q)", p=p, q=p),
+                rearrange(others, "b f h w (c t p q) -> b c (f t) (h p) (w q)", t=t, p=p, q=p),
+            ],
+            dim=2,
+        )
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
+        """Pixels b 3 f h w in [-1, 1] -> the distribution of latents b c f' h' w', of which 1 + (f - 1) / t frames."""
+        moments = rearrange(self.encoder(*self.patches(x)), "b f h w c -> b c f h w")
+        posterior = DiagonalGaussianDistribution(moments)
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def decode(
+        self, z: Tensor, return_dict: bool = True, carry: list[Tensor] | None = None
+    ) -> DecoderOutput | tuple[Tensor]:
+        """Latents b c f h w -> pixels b 3 f' h' w'.
+
+        carry: an empty list with a clip's first frames, then the same with those that follow: joined, what comes is
+        what the whole decodes to.
+        """
+        sample = self.pixels(*self.decoder(rearrange(z, "b c f h w -> b f h w c"), carry))
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    def forward(self, sample: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None) -> Any:
+        posterior: Any = self.encode(sample, return_dict=False)[0]
+        return self.decode(posterior.sample(generator) if sample_posterior else posterior.mode())
+
+    @torch.no_grad()
+    def fit(self, clips: Iterable[Tensor]) -> None:
+        """Sets the linear maps to the principal axes of these clips' patches, each of unit variance.
+
+        Args:
+            clips: pixels b c f h w in [-1, 1], of any sizes, some of them of more than a frame.
+        """
+        sums: list[Any] = [0, 0]  # of rows 1 x: their number, their sum and their products
+        for pixels in clips:
+            for kind, patches in enumerate(self.patches(pixels)):
+                rows = nn.functional.pad(patches.flatten(0, -2).double(), (1, 0), value=1.0)
+                sums[kind] = sums[kind] + rows.T @ rows
+        for name, products in zip(("axes_first", "axes_others"), sums, strict=True):
+            mean, axes, spread = principal_axes(products, self.config.latent_channels)
+            inwards, outwards = getattr(self.encoder, name), getattr(self.decoder, name)
+            inwards.weight.copy_(axes / spread[:, None])
+            inwards.bias.copy_(-(axes @ mean) / spread)
+            outwards.weight.copy_(axes.T * spread)
+            outwards.bias.copy_(mean)
+
+
+def principal_axes(products: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of rows x, d; the `count` axes along which they vary most, m d; their deviation along each, m.
+
+    Axes that rows of fewer numbers do not have are zero, of deviation 1.
+
+    Args:
+        products: of rows 1 x, summed: 1 + d by 1 + d, float64.
+    """
+    seen = products / products[0, 0]
+    mean = seen[0, 1:]
+    variances, axes = torch.linalg.eigh(seen[1:, 1:] - torch.outer(mean, mean))
+    axes, variances = axes.flip(1).T[:count], variances.flip(0)[:count]
+    missing = count - len(axes)
+    axes = torch.cat([axes, axes.new_zeros(missing, axes.shape[1])])
+    spread = torch.cat([variances.clamp(min=1e-8).sqrt(), variances.new_ones(missing)])
+    return mean.float(), axes.float(), spread.float()

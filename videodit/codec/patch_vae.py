@@ -4,8 +4,8 @@
 
 Convolutions at full resolution are what a VAE costs, and here there are none: all is computed on the latent's places,
 as products of matrices (as ViTok does, Hansen-Estruch et al. 2025, arXiv 2501.09755, with attention; here each place
-sees its neighbours, so that pictures of any size are taken). The linear map is fitted, not learned, so that training
-starts where principal components are and can but gain.
+sees its neighbours, so that pictures of any size are taken). The linear maps are fitted and then stay, so that training
+starts where principal components are, and gains from there.
 """
 
 from __future__ import annotations
@@ -20,9 +20,24 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, linear
 
 FIRST_LOGVAR = -9.0  # of the posterior before training: hardly any noise
+
+
+class Axes(nn.Module):
+    """A linear map that is fitted and then stays: ... inward -> ... outward."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, inward: int, outward: int):
+        super().__init__()
+        self.register_buffer("weight", torch.eye(outward, inward))
+        self.register_buffer("bias", torch.zeros(outward))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 class PatchBlock(nn.Module):
@@ -76,7 +91,7 @@ class PatchEncoder(Side):
     def __init__(self, first: int, others: int, channels: int, dim: int, num_layers: int, mlp_ratio: float):
         super().__init__(dim, num_layers, mlp_ratio)
         self.first, self.others = nn.Linear(first, dim), nn.Linear(others, dim)
-        self.axes_first, self.axes_others = nn.Linear(first, channels), nn.Linear(others, channels)
+        self.axes_first, self.axes_others = Axes(first, channels), Axes(others, channels)
         self.out = nn.Linear(dim, 2 * channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -95,7 +110,7 @@ class PatchDecoder(Side):
         super().__init__(dim, num_layers, mlp_ratio)
         self.enter = nn.Linear(channels, dim)
         self.first, self.others = nn.Linear(dim, first), nn.Linear(dim, others)
-        self.axes_first, self.axes_others = nn.Linear(channels, first), nn.Linear(channels, others)
+        self.axes_first, self.axes_others = Axes(channels, first), Axes(channels, others)
         for last in (self.first, self.others):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)

@@ -18,7 +18,7 @@ from diffusers import (
 from einops import rearrange
 from tiny import tiny_wan
 
-from videodit.codec import VideoCodec
+from videodit.codec import AutoencoderKLPatch, VideoCodec
 
 
 def kl() -> AutoencoderKL:
@@ -64,6 +64,13 @@ def hunyuan15() -> AutoencoderKLHunyuanVideo15:
     return AutoencoderKLHunyuanVideo15(latent_channels=4, block_out_channels=(16, 16, 16, 16, 16), layers_per_block=1)
 
 
+def patch() -> AutoencoderKLPatch:
+    vae = AutoencoderKLPatch(latent_channels=4, dim=16, encoder_layers=1, decoder_layers=2)
+    for weight in vae.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    return vae
+
+
 # class, (time, space) stride, legal counts, illegal counts
 CASES = {
     "kl": (kl, (1, 2), (1, 2, 5), ()),
@@ -73,6 +80,7 @@ CASES = {
     "hunyuan": (hunyuan, (4, 8), (1, 5, 9), (4, 6)),
     "hunyuan15": (hunyuan15, (4, 16), (1, 5, 9), (4, 6)),
     "wan": (tiny_wan, (4, 8), (1, 5, 9), (4, 6)),
+    "patch": (patch, (4, 8), (1, 5, 9), (4, 6)),
 }
 
 
@@ -130,7 +138,7 @@ def test_chunks_joined_are_the_whole_decode_of_the_class(case: tuple[str, VideoC
         whole = codec.vae.decode(raw).sample
     chunks = list(codec.decode_chunks(latents))
     torch.testing.assert_close(torch.cat(chunks, dim=2), whole.clamp(-1, 1), rtol=1e-5, atol=1e-5)
-    if name == "wan":
+    if name in ("wan", "patch"):
         assert [chunk.shape[2] for chunk in chunks] == [1, 4, 4]
 
 

@@ -48,8 +48,8 @@ class Patches(Section):
         (4, 8, 8), strict=False, description="frames, rows and columns a latent place"
     )
     dim: Positive = Field(256, multiple_of=4, description="width of its blocks")
-    encoder_layers: Count = 4
-    decoder_layers: Count = 6
+    encoder_layers: Positive = 4
+    decoder_layers: Positive = 6
     mlp_ratio: Positive = 3
 
     @model_validator(mode="after")

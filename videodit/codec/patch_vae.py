@@ -199,7 +199,10 @@ class AutoencoderKLPatch(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def fit(self, clips: Iterable[Tensor]) -> None:
-        """Sets the linear maps to the principal axes of these clips' patches, each of unit variance.
+        """Sets the linear maps to the principal axes of these clips' patches.
+
+        Latents then deviate along each as the square root of what pixels do, 1 in the mean of squares: half way between
+        all alike, where noise hides what is coarse no sooner than what is fine, and pixels, where all is coarse.
 
         Args:
             clips: pixels b c f h w in [-1, 1], of any sizes, some of them of more than a frame.
@@ -211,17 +214,18 @@ class AutoencoderKLPatch(ModelMixin, ConfigMixin):
                 sums[kind] = sums[kind] + rows.T @ rows
         for name, products in zip(("axes_first", "axes_others"), sums, strict=True):
             mean, axes, spread = principal_axes(products, self.config.latent_channels)
+            scale = (spread * spread.mean()).rsqrt()
             inwards, outwards = getattr(self.encoder, name), getattr(self.decoder, name)
-            inwards.weight.copy_(axes / spread[:, None])
-            inwards.bias.copy_(-(axes @ mean) / spread)
-            outwards.weight.copy_(axes.T * spread)
+            inwards.weight.copy_(axes * scale[:, None])
+            inwards.bias.copy_(-(axes @ mean) * scale)
+            outwards.weight.copy_(axes.T / scale)
             outwards.bias.copy_(mean)
 
 
 def principal_axes(products: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """The mean of rows x, d; the `count` axes along which they vary most, m d; their deviation along each, m.
 
-    Axes that rows of fewer numbers do not have are zero, of deviation 1.
+    Axes that rows of fewer numbers do not have are zero, of a deviation of 1e-4.
 
     Args:
         products: of rows 1 x, summed: 1 + d by 1 + d, float64.
@@ -232,5 +236,5 @@ def principal_axes(products: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor
     axes, variances = axes.flip(1).T[:count], variances.flip(0)[:count]
     missing = count - len(axes)
     axes = torch.cat([axes, axes.new_zeros(missing, axes.shape[1])])
-    spread = torch.cat([variances.clamp(min=1e-8).sqrt(), variances.new_ones(missing)])
+    spread = torch.cat([variances.clamp(min=1e-8).sqrt(), variances.new_full((missing,), 1e-4)])
     return mean.float(), axes.float(), spread.float()

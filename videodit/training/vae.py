@@ -281,7 +281,8 @@ def store_statistics(vae: AutoencoderKLWan | AutoencoderKLPatch, clips: Clips, c
     """Measures mean and deviation of each raw latent channel over training clips, and writes them into the config.
 
     The deviation counts the posterior's own noise, so that a channel the VAE leaves unused has unit variance too
-    (its mode then stays near zero instead of being blown up).
+    (its mode then stays near zero instead of being blown up). A VAE of patches, whose channels deviate by how much they
+    show, keeps that: its deviation is one, of all channels together.
     """
     codec = VideoCodec(vae)
     first = second = torch.zeros(codec.strides.channels, dtype=torch.float64)
@@ -293,7 +294,8 @@ def store_statistics(vae: AutoencoderKLWan | AutoencoderKLPatch, clips: Clips, c
         second = second + (mean**2 + var).sum(dim=(0, 2, 3, 4))
         seen += mean[:, 0].numel()
     mean = first / seen
-    std = (second / seen - mean**2).sqrt()
+    variance = second / seen - mean**2
+    std = (variance.mean().expand_as(variance) if isinstance(vae, AutoencoderKLPatch) else variance).sqrt()
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,21 @@ def findable(folder: Path) -> None:
     config = json.loads(index.read_text()) | {"_class_name": ["pipeline", "VideoDiTPipeline"]}
     index.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (folder / "pipeline.py").write_text(STUB)
+
+
+def check_is_pipeline(folder: Path) -> None:
+    """Of a folder that is there: OSError where it holds no pipeline, which says what it does hold."""
+    if not folder.is_dir() or (folder / "model_index.json").is_file():
+        return
+    config, found = folder / "config.json", ""
+    if config.is_file():
+        with suppress(ValueError, KeyError, AttributeError):
+            kind = json.loads(config.read_text())["_class_name"]
+            use = "name it in codec:, to train a model on it" if kind.startswith("Autoencoder") else "a part of one"
+            found = f"; what is here is one {kind}: {use}"
+    elif (folder / "pipeline" / "model_index.json").is_file():
+        found = f"; name {folder / 'pipeline'}"
+    raise OSError(f"{folder}: no pipeline here (no model_index.json){found}")
 
 
 def own_class(index: dict[str, Any], name: str) -> dict[str, Any]:

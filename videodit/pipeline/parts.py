@@ -24,7 +24,7 @@ from videodit.models.extended import TimeExtended
 from videodit.models.handling import Handling
 from videodit.models.transformer import VideoDiT
 from videodit.packaged import DEFAULT, PACKAGED
-from videodit.pipeline.folders import findable, own_class, write_pipeline_sums
+from videodit.pipeline.folders import check_is_pipeline, findable, own_class, write_pipeline_sums
 from videodit.pipeline.lora import Adapters
 from videodit.text import PARTS, FamilyText, TextEncoder
 from videodit.text.learned import LearnedCaptions
@@ -143,8 +143,10 @@ class Parts(DiffusionPipeline, Adapters):
         """Loads a pipeline folder or hub name as diffusers does, in float32 unless `dtype` says otherwise.
 
         Raises:
-            WeightsError: a file of weights is damaged, or holds what is no finite number; names it.
+            OSError: a folder of something else. WeightsError: a file of weights is damaged, or holds what is no finite
+                number; names it.
         """
+        check_is_pipeline(Path(pretrained_model_name_or_path))
         if not {"dtype", "torch_dtype"} & kwargs.keys():
             kwargs["dtype"] = torch.float32
         with loading(pretrained_model_name_or_path):

@@ -49,3 +49,18 @@ def test_a_packaged_vae_is_named_where_models_are_trained_on_it() -> None:
     with torch.no_grad():
         error = (codec.decode(codec.encode(ground)) - ground).square().mean()
     assert 10 * torch.log10(4 / error) > 25
+
+
+def test_a_folder_of_something_else_says_what_it_holds(tiny_pipe: VideoDiTPipeline, tmp_path: Path) -> None:
+    tiny_pipe.save_pretrained(tmp_path / "run" / "pipeline")
+    for folder, holds in (
+        (tmp_path / "run", f"no pipeline here .* name {tmp_path / 'run' / 'pipeline'}"),
+        (tmp_path / "run" / "pipeline" / "vae", "one AutoencoderKLWan: name it in codec:"),
+        (tmp_path / "run" / "pipeline" / "transformer", "one VideoDiT: a part of one"),
+        (tmp_path, r"no pipeline here \(no model_index.json\)$"),
+    ):
+        with pytest.raises(OSError, match=holds):
+            VideoDiTPipeline.from_pretrained(folder)
+    (tmp_path / "config.json").write_text("[1")
+    with pytest.raises(OSError, match=r"no model_index.json\)$"):
+        VideoDiTPipeline.from_pretrained(str(tmp_path))

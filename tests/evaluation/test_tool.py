@@ -263,7 +263,7 @@ def test_how_far_a_map_leads_is_measured_against_clips_without_it(
     assert [call["conditions"] is None for call in pipe.calls] == [False, True]
     with_map, without = pipe.calls
     assert [one.initial_seed() for one in with_map["generator"]] == [one.initial_seed() for one in without["generator"]]
-    assert run(monkeypatch, *words, "edges", "--out", tmp_path) == 2
+    assert run(monkeypatch, "--world", "shapes", "--told", "edges", "--out", tmp_path) == 2
     assert "--told edges: this model is told maps of light" in capsys.readouterr().err
 
 

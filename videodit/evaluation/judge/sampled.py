@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 
 from videodit.codec.maps import map_of
-from videodit.data.transforms import to_pixels
 from videodit.geometry import ClipSize
 from videodit.models import Condition
 
@@ -82,7 +82,7 @@ class ByPipeline:
     def _maps(self, one: Condition, clips: np.ndarray | None) -> np.ndarray:
         if clips is None:
             return np.empty(0)
-        pixels = torch.stack([to_pixels(clip) for clip in clips])
+        pixels = rearrange(torch.from_numpy(clips).float() / 127.5 - 1, "b f h w c -> b c f h w")
         return map_of(self.pipe.codec, pixels, one.of, one.factor).cpu().numpy()
 
 

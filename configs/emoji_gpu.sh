@@ -13,10 +13,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 share=${SHARE:-100} data=${DATA:-runs/emoji_data} out=${OUT:-runs/emoji_gpu}
 steps() { echo $((($1 * share + 99) / 100)); }
 
-# crops, whole clips, and the decoder alone for edges; the warm-up and the critic's start are shares of the steps too
-stages="[{steps: $(steps 2500), decay_steps: $(steps 3500), batch_size: 24, num_frames: 13, crop: 32, learning_rate: 3.0e-3},
-    {steps: $(steps 2000), batch_size: 12, num_frames: 25, crop: null, learning_rate: 1.5e-3},
-    {steps: $(steps 1000), batch_size: 12, num_frames: 25, crop: null, learning_rate: 7.0e-4, decoder_only: true,
+# whole clips, and the decoder alone for edges; the warm-up and the critic's start are shares of the steps too
+stages="[{steps: $(steps 6000), batch_size: 32, num_frames: 25, crop: null, learning_rate: 4.0e-4},
+    {steps: $(steps 2000), batch_size: 16, num_frames: 25, crop: null, learning_rate: 2.0e-4, decoder_only: true,
      perceptual: 0.2, adversarial: 0.2, critic_first: $(steps 100)}]"
 videodit train-vae --config configs/emoji_vae.yaml output="$out" data.source="$data/codec.jsonl" \
     data.validation_source="$data/codec_test.jsonl" vae.precision="${VAE_PRECISION:-bf16}" vae.warmup_steps="$(steps 200)" \

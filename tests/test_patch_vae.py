@@ -84,6 +84,8 @@ def test_what_comes_later_changes_nothing_and_an_image_is_a_clips_first_frame() 
     shown = codec.decode(latents)
     torch.testing.assert_close(codec.decode(latents[:, :, :3]), shown[:, :, :5])
     assert [piece.shape[2] for piece in codec.decode_chunks(latents)] == [1, 2, 2, 2, 2]
+    whole = codec.vae.decode(codec.denormalize(latents)).sample
+    torch.testing.assert_close(shown, whole.clamp(-1, 1))
 
 
 @torch.no_grad()

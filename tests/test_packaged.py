@@ -61,6 +61,7 @@ def test_a_folder_of_something_else_says_what_it_holds(tiny_pipe: VideoDiTPipeli
     ):
         with pytest.raises(OSError, match=holds):
             VideoDiTPipeline.from_pretrained(folder)
-    (tmp_path / "config.json").write_text("[1")
-    with pytest.raises(OSError, match=r"no model_index.json\)$"):
-        VideoDiTPipeline.from_pretrained(str(tmp_path))
+    for damaged in ("[1", "[1]", "{}", '{"_class_name": 3}'):
+        (tmp_path / "config.json").write_text(damaged)
+        with pytest.raises(OSError, match=r"no model_index.json\)$"):
+            VideoDiTPipeline.from_pretrained(str(tmp_path))

@@ -73,6 +73,13 @@ def test_more_channels_than_a_first_frames_patch_has_numbers() -> None:
 
 
 @torch.no_grad()
+def test_of_pictures_alone_the_first_frames_map_is_fitted() -> None:
+    ours, pixels = vae(48, awake=False), clips(40, 3, 1, 8, 8)
+    ours.fit([pixels])
+    torch.testing.assert_close(ours(pixels).sample, pixels, rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
 def test_what_comes_later_changes_nothing_and_an_image_is_a_clips_first_frame() -> None:
     codec, pixels = VideoCodec(vae()), clips(2, 3, 9, 16, 24)
     latents = codec.encode(pixels)

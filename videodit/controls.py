@@ -72,7 +72,7 @@ def over_windows(
         ValueError: as `controls_of` does, of the whole clip.
     """
     strides, known = codec.strides, _known(model, given)
-    step = strides.frame_step or strides.time
+    step = strides.step
     whole = replace(size, num_frames=-(-(size.num_frames - 1) // step) * step + 1)
 
     def places(start: int, count: int, end: int) -> list[int]:
@@ -93,7 +93,7 @@ def over_windows(
             continue
         if one.kind == "vectors":
             cuts[name] = of_latents(_vectors(codec, one, value, 1, 1, whole), 1)
-        elif isinstance(value, Tensor) and value.shape[1:2] == (one.width,):
+        elif _is_made(codec, one, value, whole):
             cuts[name] = of_latents(_map(codec, one, value, 1, 1, whole), 2)
         elif joined:
             pixels = _pixels(one, value, 1, 1, size)
@@ -105,11 +105,14 @@ def over_windows(
 
 
 def _map(codec: VideoCodec, one: Condition, value: Any, count: int, times: int, size: ClipSize) -> Tensor:
-    what = f"conditions[{one.name!r}]"
-    wanted = (one.width, *size.latent(codec.strides)[1:])
-    if isinstance(value, Tensor) and tuple(value.shape[1:]) == wanted:  # made before
-        return _rows(value.float(), count, times, what)
+    if _is_made(codec, one, value, size):
+        return _rows(value.float(), count, times, f"conditions[{one.name!r}]")
     return map_of(codec, _pixels(one, value, count, times, size), one.of, one.factor)
+
+
+def _is_made(codec: VideoCodec, one: Condition, value: Any, size: ClipSize) -> bool:
+    """Whether it is a map already, b c f h w, of a clip of this size."""
+    return isinstance(value, Tensor) and tuple(value.shape[1:]) == (one.width, *size.latent(codec.strides)[1:])
 
 
 def _pixels(one: Condition, value: Any, count: int, times: int, size: ClipSize) -> Tensor:

@@ -23,9 +23,14 @@ class Strides:
     channels: int
     frame_step: int | None = None
 
+    @property
+    def step(self) -> int:
+        """By how many frames legal counts differ."""
+        return self.frame_step or self.time
+
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of a clip of `num_frames`; ValueError names the nearest legal counts."""
-        step = self.frame_step or self.time
+        step = self.step
         if num_frames < 1 or (num_frames - 1) % step:
             below = max(num_frames - 1, 0) // step * step + 1
             legal = f"{below} or {below + step}" if num_frames > 0 else "1"

@@ -169,7 +169,7 @@ def _closing(codec: VideoCodec, pixels: Tensor, size: ClipSize, name: str) -> tu
         raise ValueError(f"{name}: {number} frames given of {size.num_frames}: ask for more frames, or give fewer")
     if time == 1:
         return pixels, number
-    step = codec.strides.frame_step or time
+    step = codec.strides.step
     held = 1 + -number % step
     return torch.cat([pixels[:, :, :1].expand(-1, -1, held, -1, -1), pixels], dim=2), number
 

@@ -103,7 +103,7 @@ def long_clip(
         ValueError: an overlap that leaves nothing to make, a clip that one window makes, or what the pipeline refuses.
     """
     strides = pipe.codec.strides
-    step = strides.frame_step or strides.time
+    step = strides.step
     size = pipe.default_size.num_frames if window is None else window
     if overlap is None and remembers(pipe.transformer):
         overlap = 0

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from videodit.data.transforms import to_frames
+from videodit.data.transforms import to_frames, to_pixels
 from videodit.long import long_clip
+from videodit.models import Condition
 from videodit.models.attention import Attention, AttentionShape
 from videodit.models.growth import grow
 from videodit.models.linear import Running, with_past
@@ -174,15 +175,21 @@ def pipeline(tiny_pipe: VideoDiTPipeline) -> Seeing:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_a_long_clip_goes_on_from_all_that_was(tiny_pipe: VideoDiTPipeline, scale: float) -> None:
+@pytest.mark.parametrize(("scale", "told"), [(1.0, False), (3.0, False), (3.0, True)])
+def test_a_long_clip_goes_on_from_all_that_was(tiny_pipe: VideoDiTPipeline, scale: float, told: bool) -> None:
     """Against a walk in which all frames before are given frames of one clip, and nothing is held."""
     pipe = pipeline(tiny_pipe)
     options: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": scale}
+    if told:
+        pipe.transformer.add_conditions([Condition("depth", "channels", 4, True, of="vae")])
+        awaken(pipe.transformer.condition_embedders)
+        shown = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
+        options["conditions"] = {"depth": shown}
+        maps = pipe.codec.encode(to_pixels(np.concatenate([shown, *[shown[-1:]] * 3]))[None])  # 33 are 9 latents
     frames = np.stack(list(long_clip(pipe, "a red circle", 30, seed=3, **options)))  # nine, twelve, and of twelve nine
     assert pipe.transformer.past is None
     states, mask, null, null_mask = pipe.encode_prompt("a red circle")
-    text = {
+    text: dict[str, Any] = {
         "encoder_hidden_states": torch.cat([states, null]),
         "encoder_attention_mask": torch.cat([mask, null_mask]),
     }
@@ -194,6 +201,9 @@ def test_a_long_clip_goes_on_from_all_that_was(tiny_pipe: VideoDiTPipeline, scal
         pipe.scheduler.set_timesteps(3, device=states.device)
         for t in pipe.scheduler.timesteps:
             both = torch.cat([torch.cat([whole, latents], dim=2)] * 2)
+            if told:
+                text["conditions"] = {"depth": maps[:, :, : both.shape[2]].expand(2, -1, -1, -1, -1)}
+                text["conditions_told"] = {"depth": torch.ones(2, dtype=torch.bool, device=both.device)}
             with torch.no_grad():
                 said = pipe.transformer(both, t.expand(2), **text, fps=2.0, frame_mask=given).sample
             first, other = said[:, :, -3:].chunk(2)

@@ -205,14 +205,16 @@ class AutoencoderKLPatch(ModelMixin, ConfigMixin):
         all alike, where noise hides what is coarse no sooner than what is fine, and pixels, where all is coarse.
 
         Args:
-            clips: pixels b c f h w in [-1, 1], of any sizes, some of them of more than a frame.
+            clips: pixels b c f h w in [-1, 1], of any sizes that it takes.
         """
         sums: list[Any] = [0, 0]  # of rows 1 x: their number, their sum and their products
         for pixels in clips:
             for kind, patches in enumerate(self.patches(pixels)):
-                rows = nn.functional.pad(patches.flatten(0, -2).double(), (1, 0), value=1.0)
+                rows = nn.functional.pad(patches.flatten(0, -2).cpu().double(), (1, 0), value=1.0)
                 sums[kind] = sums[kind] + rows.T @ rows
         for name, products in zip(("axes_first", "axes_others"), sums, strict=True):
+            if not products[0, 0]:  # of pictures alone there are no others
+                continue
             mean, axes, spread = principal_axes(products, self.config.latent_channels)
             scale = (spread * spread.mean()).rsqrt()
             inwards, outwards = getattr(self.encoder, name), getattr(self.decoder, name)

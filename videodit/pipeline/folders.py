@@ -38,7 +38,7 @@ def check_is_pipeline(folder: Path) -> None:
         return
     config, found = folder / "config.json", ""
     if config.is_file():
-        with suppress(ValueError, KeyError, AttributeError):
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
             kind = json.loads(config.read_text())["_class_name"]
             use = "name it in codec:, to train a model on it" if kind.startswith("Autoencoder") else "a part of one"
             found = f"; what is here is one {kind}: {use}"

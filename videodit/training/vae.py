@@ -152,7 +152,7 @@ def train_vae(config: Run) -> Path:
     )
     loop.resume(state, load_state)
     if vae_config.patches and not loop.at:
-        vae.fit(to_pixels(frames)[None].to(accelerator.device) for frames in _some(data.train, FITTED_TO))
+        vae.fit(to_pixels(frames)[None] for frames in _some(data.train, FITTED_TO))
     for step, batch in loop.run(lambda steps: _ahead(_batch(data.train, config, walk[s][0], s) for s in steps)):
         pixels, (stage, number) = batch.to(accelerator.device), walk[step]
         alone = stage.decoder_only
@@ -248,10 +248,8 @@ def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def last_layer(vae: torch.nn.Module) -> Tensor:
-    """The weights that make the decoder's pixels: of its last convolution, or of the map to a patch."""
-    if isinstance(vae, AutoencoderKLPatch):
-        return vae.decoder.others.weight
-    return [weight for name, weight in vae.named_parameters() if name.startswith("decoder.") and weight.ndim > 2][-1]
+    """The weights that make the decoder's pixels: of its last convolution, or of its map to a patch."""
+    return [weight for name, weight in vae.named_parameters() if name.startswith("decoder.") and weight.ndim > 1][-1]
 
 
 def reconstruct(

@@ -79,6 +79,18 @@ def test_of_pictures_alone_the_first_frames_map_is_fitted() -> None:
     torch.testing.assert_close(ours(pixels).sample, pixels, rtol=0, atol=1e-3)
 
 
+def test_pictures_that_are_not_whole_patches_are_named_before_anything_is_learned(tmp_path: Path) -> None:
+    run = {**TINY, "data": TINY["data"] | {"height": 34}, "output": str(tmp_path), "vae": VAE}
+    with pytest.raises(ValueError, match="height=34 is not a multiple of 4; nearest: 32 or 36"):
+        train_vae(Run.model_validate(run))
+    for shape, why in (
+        ((1, 3, 4, 8, 8), "num_frames=4 is not 2k"),
+        ((1, 3, 5, 8, 6), "width=6 is not a multiple of 4"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            vae().fit([clips(*shape)])
+
+
 @torch.no_grad()
 def test_what_comes_later_changes_nothing_and_an_image_is_a_clips_first_frame() -> None:
     codec, pixels = VideoCodec(vae()), clips(2, 3, 9, 16, 24)

@@ -22,6 +22,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
+from videodit.geometry import Strides
+
 FIRST_LOGVAR = -9.0  # of the posterior before training: hardly any noise
 
 
@@ -155,9 +157,16 @@ class AutoencoderKLPatch(ModelMixin, ConfigMixin):
         self.encoder = PatchEncoder(*sides, encoder_layers, mlp_ratio)
         self.decoder = PatchDecoder(*sides, decoder_layers, mlp_ratio)
         self.temporal_compression_ratio, self.spatial_compression_ratio = time, rows
+        self.strides = Strides(time, rows, latent_channels)
 
     def patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels b c f h w -> patches of the first frame, b 1 h w (c p p), and of the others, b f h w (c t p p)."""
+        """Pixels b c f h w -> patches of the first frame, b 1 h w (c p p), and of the others, b f h w (c t p p).
+
+        ValueError: frames or sides that are not whole patches; names the nearest that are.
+        """
+        self.strides.latent_frames(pixels.shape[2])
+        self.strides.latent_side(pixels.shape[3], "height")
+        self.strides.latent_side(pixels.shape[4], "width")
         t, p = self.temporal_compression_ratio, self.spatial_compression_ratio
         first, others = pixels[:, :, :1], pixels[:, :, 1:]
         return (

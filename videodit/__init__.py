@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from videodit.attention_maps import sample_with_attention
-    from videodit.codec import AutoencoderKLPatch, VideoCodec
+    from videodit.codec import AutoencoderKLInflated, AutoencoderKLPatch, VideoCodec
     from videodit.extending import extend_in_time
     from videodit.models.extended import TimeExtended
     from videodit.models.formats.files import from_diffusers
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from videodit.text.learned import LearnedCaptions
 
 __all__ = [
+    "AutoencoderKLInflated",
     "AutoencoderKLPatch",
     "LearnedCaptions",
     "TextEncoder",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "AutoencoderKLInflated": "codec",
     "AutoencoderKLPatch": "codec",
     "LearnedCaptions": "text.learned",
     "TextEncoder": "text",

@@ -30,7 +30,8 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from einops import rearrange
 from torch import Tensor
 
-from videodit.codec.patch_vae import AutoencoderKLPatch
+from videodit.codec.inflated_vae import AutoencoderKLInflated
+from videodit.codec.patch_vae import AutoencoderKLPatch, Patched
 from videodit.codec.pictures import PICTURES, row_of
 from videodit.geometry import Strides
 from videodit.weights import check_finite, loading
@@ -39,6 +40,7 @@ FRAMEWISE = tuple(PICTURES)
 VIDEO = (
     AutoencoderKLWan,
     AutoencoderKLPatch,
+    AutoencoderKLInflated,
     AutoencoderKLCogVideoX,
     AutoencoderKLLTXVideo,
     AutoencoderKLHunyuanVideo,
@@ -57,7 +59,7 @@ class VideoCodec:
     | `AutoencoderKL`, `...KLFlux2`, `...KLQwenImage`, `...DC` | any | yes | frame by frame, exact |
     | `AutoencoderKLTemporalDecoder` | any | encode yes, decode no | whole |
     | `AutoencoderKLWan` | 4k + 1 | yes, bit for bit | latent frame by latent frame, exact |
-    | `AutoencoderKLPatch` (ours) | (time stride) k + 1 | yes | latent frame by latent frame, exact |
+    | `AutoencoderKLPatch`, `...Inflated` (ours) | (time stride) k + 1 | yes | latent frame by latent frame, exact |
     | `AutoencoderKLCogVideoX` | 8k + 1 | no | whole |
     | `AutoencoderKLLTXVideo` | (time stride) k + 1 | with `decoder_causal` | whole |
     | `AutoencoderKLHunyuanVideo`, `...15` | 4k + 1 | 1.0 no, 1.5 yes | whole |
@@ -138,7 +140,7 @@ class VideoCodec:
         row = row_of(self.vae)
         if isinstance(self.vae, AutoencoderKLWan):
             return not self.vae.use_tiling
-        return isinstance(self.vae, AutoencoderKLPatch) or (row is not None and row.decode is not None)
+        return isinstance(self.vae, Patched) or (row is not None and row.decode is not None)
 
     # --- raw and normalized ------------------------------------------------------------------------------------------
 
@@ -222,11 +224,11 @@ class VideoCodec:
             yield rearrange(frames, "(b f) c h w -> b c f h w", b=raw.shape[0])
         elif isinstance(vae, AutoencoderKLWan) and not vae.use_tiling:
             yield from _wan_chunks(vae, raw, [] if carry is None else carry)
-        elif isinstance(vae, AutoencoderKLPatch):
+        elif isinstance(vae, Patched):
             carry = [] if carry is None else carry
             at_once = raw.shape[2] if torch.is_grad_enabled() else 1
             for part in raw.split(at_once, dim=2):
-                yield vae.decode(part, carry=carry).sample
+                yield vae.decode(part, return_dict=False, carry=carry)[0]
         elif isinstance(vae, AutoencoderKLLTXVideo) and vae.config.timestep_conditioning:
             yield vae.decode(raw, torch.zeros(raw.shape[0], device=raw.device, dtype=raw.dtype)).sample
         else:
@@ -257,6 +259,8 @@ def _strides(vae: Any) -> Strides:
     config = vae.config
     if (row := row_of(vae)) is not None:
         return row.strides(config)
+    if isinstance(vae, Patched):
+        return vae.strides
     if isinstance(vae, AutoencoderKLWan):
         time = 2 ** sum(config.temperal_downsample)
         if time != 4:

@@ -124,40 +124,35 @@ class PatchDecoder(Side):
         return first, self.others(x[:, alone:]) + self.axes_others(latents[:, alone:])
 
 
-class AutoencoderKLPatch(ModelMixin, ConfigMixin):
-    """A causal video VAE of patches of `patch_size` frames, rows and columns; an image is a clip's first frame.
-
-    Args:
-        latent_channels: numbers of a place. dim, mlp_ratio: width of the blocks, and of their MLPs over it.
-        encoder_layers, decoder_layers: of blocks.
-        latents_mean, latents_std: of each channel over training clips; None: 0 and 1.
-    """
+class Patched(ModelMixin, ConfigMixin):
+    """A causal video VAE of patches of what it sees; which that is, pixels or not, a class says."""
 
     _no_split_modules: ClassVar[list[str]] = ["PatchBlock"]
 
-    @register_to_config
-    def __init__(
-        self,
-        in_channels: int = 3,
-        latent_channels: int = 96,
-        patch_size: tuple[int, int, int] = (4, 8, 8),
-        dim: int = 256,
-        encoder_layers: int = 4,
-        decoder_layers: int = 6,
-        mlp_ratio: float = 3.0,
-        latents_mean: list[float] | None = None,
-        latents_std: list[float] | None = None,
-    ):
-        super().__init__()
-        time, rows, columns = patch_size
-        if rows != columns:
-            raise ValueError(f"patch_size={tuple(patch_size)}: patches have as many rows as columns")
-        first = in_channels * rows * columns
-        sides = (first, first * time, latent_channels, dim)
+    def _build(
+        self, seen: int, patch: tuple[int, int], side: int, channels: int, rest: tuple[int, int, int, float]
+    ) -> None:
+        """
+        Args:
+            seen: channels of what it sees. patch: frames, and places a side. side: pixels of a latent's.
+            channels: of latents. rest: width, layers of encoder and decoder, MLP ratio.
+        """
+        (time, p), (dim, encoder_layers, decoder_layers, mlp_ratio) = patch, rest
+        first = seen * p * p
+        sides = (first, first * time, channels, dim)
         self.encoder = PatchEncoder(*sides, encoder_layers, mlp_ratio)
         self.decoder = PatchDecoder(*sides, decoder_layers, mlp_ratio)
-        self.temporal_compression_ratio, self.spatial_compression_ratio = time, rows
-        self.strides = Strides(time, rows, latent_channels)
+        self.patch = patch
+        self.temporal_compression_ratio, self.spatial_compression_ratio = time, side
+        self.strides = Strides(time, side, channels)
+
+    def look(self, pixels: Tensor) -> Tensor:
+        """Pixels b 3 f h w -> what patches are made of, b c f h w."""
+        return pixels
+
+    def show(self, seen: Tensor, carry: list[Any] | None) -> Tensor:
+        """The inverse of `look`; `carry` as in `decode`."""
+        return seen
 
     def patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels b c f h w -> patches of the first frame, b 1 h w (c p p), and of the others, b f h w (c t p p).
@@ -167,22 +162,11 @@ class AutoencoderKLPatch(ModelMixin, ConfigMixin):
         self.strides.latent_frames(pixels.shape[2])
         self.strides.latent_side(pixels.shape[3], "height")
         self.strides.latent_side(pixels.shape[4], "width")
-        t, p = self.temporal_compression_ratio, self.spatial_compression_ratio
-        first, others = pixels[:, :, :1], pixels[:, :, 1:]
+        (t, p), seen = self.patch, self.look(pixels)
+        first, others = seen[:, :, :1], seen[:, :, 1:]
         return (
             rearrange(first, "b c f (h p) (w q) -> b f h w (c p q)", p=p, q=p),
             rearrange(others, "b c (f t) (h p) (w q) -> b f h w (c t p q)", t=t, p=p, q=p),
-        )
-
-    def pixels(self, first: Tensor, others: Tensor) -> Tensor:
-        """The inverse of `patches`."""
-        t, p = self.temporal_compression_ratio, self.spatial_compression_ratio
-        return torch.cat(
-            [
-                rearrange(first, "b f h w (c p q) -> b c f (h p) (w q)", p=p, q=p),
-                rearrange(others, "b f h w (c t p q) -> b c (f t) (h p) (w q)", t=t, p=p, q=p),
-            ],
-            dim=2,
         )
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
@@ -192,14 +176,23 @@ class AutoencoderKLPatch(ModelMixin, ConfigMixin):
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(
-        self, z: Tensor, return_dict: bool = True, carry: list[Tensor] | None = None
+        self, z: Tensor, return_dict: bool = True, carry: list[Any] | None = None
     ) -> DecoderOutput | tuple[Tensor]:
         """Latents b c f h w -> pixels b 3 f' h' w'.
 
         carry: an empty list with a clip's first frames, then the same with those that follow: joined, what comes is
         what the whole decodes to.
         """
-        sample = self.pixels(*self.decoder(rearrange(z, "b c f h w -> b f h w c"), carry))
+        (t, p), count = self.patch, len(self.decoder.blocks)
+        own, rest = (None, None) if carry is None else (carry[:count], carry[count:])
+        first, others = self.decoder(rearrange(z, "b c f h w -> b f h w c"), own)
+        frames = [
+            rearrange(first, "b f h w (c p q) -> b c f (h p) (w q)", p=p, q=p),
+            rearrange(others, "b f h w (c t p q) -> b c (f t) (h p) (w q)", t=t, p=p, q=p),
+        ]
+        sample = self.show(torch.cat(frames, dim=2), rest)
+        if carry is not None:
+            carry[:] = [*(own or ()), *(rest or ())]
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def forward(self, sample: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None) -> Any:
@@ -224,13 +217,43 @@ class AutoencoderKLPatch(ModelMixin, ConfigMixin):
         for name, products in zip(("axes_first", "axes_others"), sums, strict=True):
             if not products[0, 0]:  # of pictures alone there are no others
                 continue
-            mean, axes, spread = principal_axes(products, self.config.latent_channels)
+            mean, axes, spread = principal_axes(products, self.strides.channels)
             scale = (spread * spread.mean()).rsqrt()
             inwards, outwards = getattr(self.encoder, name), getattr(self.decoder, name)
             inwards.weight.copy_(axes * scale[:, None])
             inwards.bias.copy_(-(axes @ mean) * scale)
             outwards.weight.copy_(axes.T / scale)
             outwards.bias.copy_(mean)
+
+
+class AutoencoderKLPatch(Patched):
+    """A causal video VAE of patches of `patch_size` frames, rows and columns; an image is a clip's first frame.
+
+    Args:
+        latent_channels: numbers of a place. dim, mlp_ratio: width of the blocks, and of their MLPs over it.
+        encoder_layers, decoder_layers: of blocks.
+        latents_mean, latents_std: of each channel over training clips; None: 0 and 1.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 3,
+        latent_channels: int = 96,
+        patch_size: tuple[int, int, int] = (4, 8, 8),
+        dim: int = 256,
+        encoder_layers: int = 4,
+        decoder_layers: int = 6,
+        mlp_ratio: float = 3.0,
+        latents_mean: list[float] | None = None,
+        latents_std: list[float] | None = None,
+    ):
+        super().__init__()
+        time, rows, columns = patch_size
+        if rows != columns:
+            raise ValueError(f"patch_size={tuple(patch_size)}: patches have as many rows as columns")
+        rest = (dim, encoder_layers, decoder_layers, mlp_ratio)
+        self._build(in_channels, (time, rows), rows, latent_channels, rest)
 
 
 def principal_axes(products: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

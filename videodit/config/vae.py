@@ -59,6 +59,17 @@ class Patches(Section):
         return self
 
 
+class Inflate(Section):
+    """A video VAE around the image VAE in `start_from` (`codec.AutoencoderKLInflated`), which is the image VAE on every
+    frame until it is trained, if `channels` have room for that."""
+
+    time_stride: Positive = Field(4, description="frames a latent's")
+    dim: Positive = Field(128, multiple_of=4, description="width of the blocks that join frames")
+    encoder_layers: Positive = 2
+    decoder_layers: Positive = 2
+    mlp_ratio: Positive = 3
+
+
 CONVOLUTIONS = ("encoder_dim", "decoder_dim", "dim_mult", "res_blocks", "patch_size")  # read without `patches`
 
 
@@ -66,7 +77,10 @@ class Vae(Section):
     """The small causal video VAE and how it is trained: reconstruction L1 + MSE, KL; features and a critic by stage."""
 
     start_from: Place | None = Field(None, description="a saved VAE to start from, or a packaged model (shapes)")
-    channels: Positive = Field(32, description="latent channels")
+    inflate: Inflate | None = Field(None, description="make a video VAE of the image VAE in start_from")
+    channels: Positive = Field(
+        32, description="latent channels; of an inflated VAE by default as many as time_stride of its frames have"
+    )
     encoder_dim: Positive = 16
     decoder_dim: Positive = 16
     dim_mult: tuple[Positive, ...] = Field((2, 4, 4), strict=False)
@@ -101,7 +115,14 @@ class Vae(Section):
             raise ValueError(f"{mixed[0]} is of a VAE of convolutions; leave it out, or patches")
         if self.patches and self.start_from:
             raise ValueError("patches is of a fresh VAE, and start_from names one: leave one of them out")
+        if self.inflate and not self.start_from:
+            raise ValueError("inflate: name the image VAE in start_from")
         return self
+
+    @property
+    def inflated_channels(self) -> int | None:
+        """Of `inflate`; None: as many as its frames have."""
+        return self.channels if "channels" in self.model_fields_set else None
 
     @model_validator(mode="after")
     def _has_an_encoder(self) -> Vae:

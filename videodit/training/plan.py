@@ -143,7 +143,11 @@ def strides_of(config: Run) -> Strides:
         return inputs.strides_of_codec(config)
     if config.vae.start_from:
         with inputs.named(config.vae.start_from, "VAE"):
-            return VideoCodec.strides_of(named_folder(config.vae.start_from))
+            own = VideoCodec.strides_of(named_folder(config.vae.start_from))
+        if config.vae.inflate is None:
+            return own
+        time = config.vae.inflate.time_stride
+        return Strides(time, own.space, config.vae.inflated_channels or time * own.channels)
     if config.vae.patches:
         return Strides(*config.vae.patches.patch_size[:2], config.vae.channels)
     return Strides(4, config.vae.patch_size * 2 ** (len(config.vae.dim_mult) - 1), config.vae.channels)

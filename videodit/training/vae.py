@@ -2,9 +2,10 @@
 
 The VAE is diffusers' `AutoencoderKLWan` with residual shortcuts across its changes of resolution (Wan 2.2, DC-AE):
 4 frames x 8 x 8 pixels a latent step, causal, so that an image is exactly a clip's first frame. Or it is one of
-patches, `codec.AutoencoderKLPatch`, whose linear maps are fitted to clips before the first step. Training goes in
-stages, small detailed crops first, whole clips last. At the end the mean and deviation of each latent channel are
-measured on the training clips and stored in the VAE's own configuration, where every diffusers user looks for them.
+patches, `codec.AutoencoderKLPatch`, whose linear maps are fitted to clips before the first step; or an image VAE that
+is inflated, `codec.AutoencoderKLInflated`, whose maps in time are fitted. Training
+goes in stages, small detailed crops first, whole clips last. At the end the mean and deviation of each latent channel
+are measured on the training clips and stored in the VAE's own configuration, where every diffusers user looks for them.
 
     loss = |x - y| + (x - y)^2 + kl_weight * KL(q(z|x) || N(0, 1))      means over pixels, latent elements
            + perceptual * d(x, y) - adversarial * D(y)                 where a stage has them, see `critics`
@@ -29,13 +30,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKL, AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock, WanRMS_norm
 from torch import Tensor
 from tqdm import tqdm
 
-from videodit.codec import DECODER, AutoencoderKLPatch, VideoCodec
-from videodit.codec.patch_vae import PatchBlock
+from videodit.codec import DECODER, AutoencoderKLInflated, AutoencoderKLPatch, VideoCodec
+from videodit.codec.patch_vae import PatchBlock, Patched
 from videodit.config import Run, Vae, VaeStage
 from videodit.data.clips import Clips, open_data
 from videodit.data.transforms import detailed_crop, to_frames, to_pixels
@@ -105,10 +106,7 @@ def train_vae(config: Run) -> Path:
     data = open_data(config.data, config.seed, latents_folder(config) / "files.json")
     data.tell()
     torch.manual_seed(config.seed)
-    vae: Any = build_vae(vae_config)
-    if vae_config.start_from:
-        with named(vae_config.start_from, "VAE"):
-            vae = VideoCodec.from_pretrained(named_folder(vae_config.start_from)).vae
+    vae: Any = _start(vae_config) if vae_config.start_from else build_vae(vae_config)
     walk = [(stage, number) for stage in vae_config.stages for number in range(stage.steps)]
     accelerator = Accelerator(mixed_precision=vae_config.precision, cpu=not torch.accelerator.is_available())
     tell_of_bfloat16("vae.precision", vae_config.precision, accelerator.device)
@@ -151,7 +149,7 @@ def train_vae(config: Run) -> Path:
         trackers=config.train.trackers,
     )
     loop.resume(state, load_state)
-    if vae_config.patches and not loop.at:
+    if (vae_config.patches or vae_config.inflate) and not loop.at:
         vae.fit(to_pixels(frames)[None] for frames in _some(data.train, FITTED_TO))
     for step, batch in loop.run(lambda steps: _ahead(_batch(data.train, config, walk[s][0], s) for s in steps)):
         pixels, (stage, number) = batch.to(accelerator.device), walk[step]
@@ -204,6 +202,20 @@ def train_vae(config: Run) -> Path:
     named_numbers = [f"{name} {report[name]:.4g}" for name in ("ssim", "perceptual") if name in report]
     log.info("held-out PSNR %.2f dB over %d clips%s", report["psnr"], report["clips"], ", ".join(["", *named_numbers]))
     return folder / "vae"
+
+
+def _start(config: Vae) -> torch.nn.Module:
+    """The VAE that it starts from, inflated where that is asked for."""
+    place = config.start_from or ""
+    with named(place, "VAE"):
+        vae = VideoCodec.from_pretrained(named_folder(place)).vae
+        if config.inflate is None:
+            return vae
+        if not isinstance(vae, AutoencoderKL):
+            raise ValueError(f"vae.inflate is of an image VAE, AutoencoderKL, and this is an {type(vae).__name__}")
+    return AutoencoderKLInflated.from_image(
+        vae, latent_channels=config.inflated_channels, **config.inflate.model_dump()
+    )
 
 
 def learning_rates(config: Vae) -> list[float]:
@@ -275,7 +287,7 @@ def reconstruct(
 
 
 @torch.no_grad()
-def store_statistics(vae: AutoencoderKLWan | AutoencoderKLPatch, clips: Clips, config: Run, count: int = 256) -> None:
+def store_statistics(vae: AutoencoderKLWan | Patched, clips: Clips, config: Run, count: int = 256) -> None:
     """Measures mean and deviation of each raw latent channel over training clips, and writes them into the config.
 
     The deviation counts the posterior's own noise, so that a channel the VAE leaves unused has unit variance too
@@ -293,7 +305,7 @@ def store_statistics(vae: AutoencoderKLWan | AutoencoderKLPatch, clips: Clips, c
         seen += mean[:, 0].numel()
     mean = first / seen
     variance = second / seen - mean**2
-    std = (variance.mean().expand_as(variance) if isinstance(vae, AutoencoderKLPatch) else variance).sqrt()
+    std = (variance.mean().expand_as(variance) if isinstance(vae, Patched) else variance).sqrt()
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
 
 

@@ -70,7 +70,7 @@ def pixels_of(frames: Any, count: int, size: ClipSize, name: str) -> Tensor:
     Raises:
         ValueError: another form, another number of clips, values outside [0, 1].
     """
-    clips = _clips(frames, name)
+    clips = clips_of(frames, name)
     if len(clips) not in (1, count):
         raise ValueError(f"{name}: {len(clips)} given for {count} prompts; give one, or one each")
     fitted = [np.stack([_fitted(frame, size, name) for frame in clip]) for clip in clips]
@@ -84,7 +84,7 @@ def repeated_clips(frames: Any, times: int, name: str) -> Any:
     """Frames as `pixels_of` takes them, each clip so many times over; one clip serves all anyway."""
     if frames is None or times == 1:
         return frames
-    clips = _clips(frames, name)
+    clips = clips_of(frames, name)
     return clips if len(clips) == 1 else [clip for clip in clips for _ in range(times)]
 
 
@@ -210,8 +210,8 @@ def _noised(scheduler: Any, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return scheduler.add_noise(clean, noise, times)
 
 
-def _clips(frames: Any, name: str) -> list[list[np.ndarray]]:
-    """Clips of frames, uint8 h w 3."""
+def clips_of(frames: Any, name: str) -> list[list[np.ndarray]]:
+    """Frames in the forms that `pixels_of` takes, as clips of frames, uint8 h w 3."""
     if (
         isinstance(frames, Sequence)
         and not isinstance(frames, str)

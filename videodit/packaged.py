@@ -24,3 +24,9 @@ def named_folder(name: str) -> str:
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise FileNotFoundError(f"{name}: there is no such file or folder, and it is no name on the hub")
     return name
+
+
+def is_quantized(model: str | None) -> bool:
+    """Whether the weights in a model's folder were quantized before they were saved."""
+    config = Path(model or "", "transformer", "config.json")
+    return config.is_file() and "quantization_config" in config.read_text(encoding="utf-8")

@@ -36,6 +36,7 @@ def test_whatever_makes_another_latent_is_in_its_name() -> None:
         replace(span, place=(0.0, 0.5)),
         replace(span, place=(0.5, 0.0)),
         replace(span, background="white"),
+        replace(span, zoom=2.0),
     ]
     names = [name(one) for one in clips] + [name(span, "other"), name(span, maker=("vae", "bf16"))]
     assert len(set(names)) == len(names)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from videodit.config import Data
-from videodit.data.buckets import fill
+from videodit.data.buckets import choose, fill
 from videodit.data.clips import guarded_reader, open_data
+from videodit.data.files import Facts
 from videodit.data.source import Span
 from videodit.data.transforms import detailed_crop, fit, to_frames, to_pixels
 from videodit.geometry import ClipSize
@@ -169,6 +171,25 @@ def test_a_smaller_picture_is_not_enlarged_unasked(tmp_path: Path) -> None:
         open_data(Data(source=str(tmp_path), validation=0, **size), seed=0).train.read(0, 0)
     clips = open_data(Data(source=str(tmp_path), validation=0, upscale=True, **size), seed=0).train
     assert clips.read(0, 0).shape == (3, 32, 16, 3)
+
+
+def test_parts_of_larger_pictures_are_drawn_and_the_file_must_have_their_pixels(tmp_path: Path) -> None:
+    numbered(tmp_path, "a.mkv", 3)
+    size = SIZE | {"height": 8, "width": 8}
+    parts = open_data(Data(source=str(tmp_path), validation=0, zoom=2.0, crop="random", **size), seed=0).train
+    spans = [parts.span(0, draw) for draw in range(8)]
+    assert len({span.place for span in spans}) == 8
+    whole = open_data(Data(source=str(tmp_path), validation=0, **SIZE), seed=0).train.read(0, 0)
+    for span, frames in zip(spans, parts.read_ahead(spans), strict=True):
+        top, left = (int(8 * share) for share in span.place)
+        assert frames is not None
+        np.testing.assert_array_equal(frames, whole[:, top : top + 8, left : left + 8])
+    with pytest.raises(VideoError, match=r"16x16 pixels, less than the 24x24 asked for"):
+        open_data(Data(source=str(tmp_path), validation=0, zoom=3.0, **size), seed=0).train.read(0, 0)
+    zoomed = Data(source=str(tmp_path), zoom=3.0)
+    assert choose(Facts(height=16, width=16, is_image=True), [parts.size], zoomed) == "16x16 pixels are less than 24x24"
+    with pytest.raises(ValidationError, match="zoom: is of clips of yours"):
+        Data(zoom=2.0)
 
 
 def test_fit_keeps_the_middle_and_never_stretches() -> None:

@@ -35,6 +35,14 @@ def test_what_is_cut_out_begins_where_the_place_says(
     np.testing.assert_array_equal(cut, places(*shape)[:, corner[0] : corner[0] + 20, corner[1] : corner[1] + 20])
 
 
+@pytest.mark.parametrize(("place", "corner"), [((0.0, 1.0), (0, 40)), ((0.5, 0.25), (20, 10)), ((1.0, 0.0), (40, 0))])
+def test_of_a_picture_three_times_as_large_a_part_is_cut_to_the_pixel(
+    place: tuple[float, float], corner: tuple[int, int]
+) -> None:
+    cut = fit(places(60, 60), 20, 20, place, zoom=3.0)
+    np.testing.assert_array_equal(cut, places(60, 60)[:, corner[0] : corner[0] + 20, corner[1] : corner[1] + 20])
+
+
 @pytest.mark.parametrize("shape", [(24, 80), (80, 24)])
 def test_a_larger_picture_is_scaled_until_it_just_covers_and_keeps_its_proportions(shape: tuple[int, int]) -> None:
     """A ramp stays a ramp, half as many pixels long, so twice as steep."""

@@ -143,7 +143,7 @@ def test_every_flag_is_given_to_the_command_by_a_test() -> None:
         Path(__file__).with_name("test_sampling_families.py"),
         Path(__file__).parents[1] / "test_words.py",
         Path(__file__).parents[1] / "test_attention_maps.py",
-        *(Path(__file__).parents[1] / f"test_{name}.py" for name in ("skip_layers", "pruning", "controls")),
+        *(Path(__file__).parents[1] / f"test_{name}.py" for name in ("skip_layers", "pruning", "controls", "tiles")),
     )
     calls = "".join(file.read_text() for file in files)
     assert [flag for flag in flags if f'"{flag}"' not in calls] == []

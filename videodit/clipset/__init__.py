@@ -11,11 +11,13 @@ from videodit.clipset.making import Sampling, make_clips, weights_digest
 from videodit.clipset.outputs import output_paths
 from videodit.clipset.requests import Request, read_requests
 from videodit.clipset.texts import prompts_of, read_texts, write_texts
+from videodit.clipset.upscaling import SecondStage, second_stage
 
 __all__ = [
     "ClipFile",
     "Request",
     "Sampling",
+    "SecondStage",
     "find_clips",
     "is_model",
     "make_clips",
@@ -24,6 +26,7 @@ __all__ = [
     "prompts_of",
     "read_requests",
     "read_texts",
+    "second_stage",
     "weights_digest",
     "write_texts",
 ]

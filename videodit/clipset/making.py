@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from videodit.clipset.outputs import check_outputs, clear_left, is_made
 from videodit.clipset.requests import FILES, Request
 from videodit.clipset.texts import Texts, embeds_of, encode_texts, prompts_of
 from videodit.conditions import asked, own_of
-from videodit.config.kinds import Guidance, Share, Steps, check, usable_backend
+from videodit.config.kinds import Guidance, Positive, Share, Steps, check, usable_backend
 from videodit.data.columns import tokens_in
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.disk import replace_text
@@ -42,6 +42,9 @@ from videodit.text import Word
 from videodit.video import check_writable, probe, read_clip, read_frames, write_video
 from videodit.video.index import checked
 from videodit.weights import state_hash
+
+if TYPE_CHECKING:
+    from videodit.clipset.upscaling import SecondStage
 
 # of the pipeline's call, and passed on to it where they are said
 SKIPPING = (
@@ -69,6 +72,7 @@ class Sampling:
     skip_layer_guidance_start: Share | None = None
     skip_layer_guidance_stop: Share | None = None
     skipped_blocks: list | None = None  # by noise level; none: []
+    tile_size: Positive | None = None
     true_cfg_scale: Guidance | None = None  # of a model that is told guidance_scale itself
     conditions: list[str] | None = None  # of one's own, "name=file" or "name=numbers"
     scheduler: str | None = None
@@ -116,6 +120,7 @@ def make_clips(
     preview: int | None = None,
     attention: bool = False,
     watch: Watch | None = None,
+    upscale: SecondStage | None = None,
     inputs: Sequence[str | Path] = (),
     overwrite: bool = False,
     renew: bool = False,
@@ -136,6 +141,7 @@ def make_clips(
             that ends with `.attention`; a clip that is there without them is made again.
         watch: told after each step how many are made of how many, of the clips that are being made (for a long clip: of
             the window); what it raises ends the making, and nothing is left of a clip that was not ready.
+        upscale: makes each clip larger before it is written; None: they stay as they are made.
         inputs: files that must stay as they are, beside those that the requests name.
         overwrite: make again what is there with other settings, or was not made here, instead of an error.
         renew: make again what is there and was made here.
@@ -167,6 +173,7 @@ def make_clips(
         "model_digest": model_digest or weights_digest(pipe.transformer),
     }
     made_by = {name: value for name, value in made_by.items() if value is not None}
+    made_by |= upscale.settings if upscale else {}
     set_cache(pipe, sampling.cache)
     folders = _attention_folders(pipe, requests, paths, texts) if attention else []
     settings = [_settings(pipe, request) | made_by for request in requests]
@@ -195,6 +202,7 @@ def make_clips(
         lacking = [i for i in batch if missing[i]]
         clips = _sample(pipe, [settings[i] for i in lacking], texts, look, [settings[i] for i in batch], words)
         for index, (frames, maps) in zip(lacking, clips, strict=True):
+            frames = upscale(frames, settings[index]) if upscale else frames
             if writes:
                 _write(paths[index], frames, settings[index], maps)
             else:
@@ -283,7 +291,7 @@ def _sample(
         "guidance_rescale": one["guidance_rescale"],
         "guidance_interval": tuple(one["guidance_interval"]),
         "image_guidance_scale": one["image_guidance_scale"],
-        **{name: one[name] for name in (*SKIPPING, "skipped_blocks") if name in one},
+        **{name: one[name] for name in (*SKIPPING, "skipped_blocks", "tile_size") if name in one},
         "conditions": _conditions(pipe, one),
         "callback_on_step_end": look,
         **{name: [_frames_of(name, each) for each in batch] for name in FILES if name in one},

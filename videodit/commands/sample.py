@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from videodit.command import command, import_torchao, load_without_bars
 from videodit.config.kinds import Count, File, Guidance, Place, Positive, Rate, Seed, Share, Steps, Strength, argument
+from videodit.packaged import is_quantized, named_folder
 from videodit.terminal import Parser, log_to_terminal, shown
 
 if TYPE_CHECKING:
@@ -88,6 +89,23 @@ def parse() -> argparse.Namespace:
         action="append",
         metavar="NAME=FILE or NUMBERS",
         help="of a model that is told more than a prompt: frames of a file, or numbers; may be said for several",
+    )
+    parser.add_argument(
+        "--tile-size",
+        type=argument(Positive),
+        metavar="PIXELS",
+        help="for clips far larger than the model's own: predict them in tiles of this side, blended (default: whole)",
+    )
+    parser.add_argument(
+        "--upscale",
+        nargs="?",
+        const="own",
+        type=argument(Place),
+        metavar="MODEL",
+        help="make the clip larger by a second model that learned it (without a name: the model's own second stage)",
+    )
+    parser.add_argument(
+        "--upscale-height", type=argument(Positive), metavar="PIXELS", help="of that (default: by that model's factor)"
     )
     parser.add_argument(
         "--skip-guidance-layers",
@@ -234,7 +252,6 @@ def main() -> int:
 
 
 def list_words(model: str) -> int:
-    from videodit.packaged import named_folder
     from videodit.text import words_of
 
     words = words_of(named_folder(model))
@@ -249,33 +266,26 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
 
     from videodit.clipset import (
         Sampling,
+        SecondStage,
         make_clips,
         output_paths,
         prompts_of,
         read_texts,
+        second_stage,
         weights_digest,
         write_texts,
     )
     from videodit.conditions import asked
     from videodit.memory import place, return_large_blocks, tile
     from videodit.models.quantized import quantization
-    from videodit.packaged import named_folder
     from videodit.pipeline import VideoDiTPipeline
     from videodit.text import PARTS, load_text
 
     return_large_blocks()
     requests, folder, dtype = requested(args), named_folder(args.model or "shipped"), getattr(torch, args.dtype)
     if args.encode_text:
-        return iter(
-            [
-                write_texts(
-                    args.encode_text,
-                    load_text(folder, dtype=dtype),
-                    *prompts_of(requests),
-                    overwrite=args.overwrite,
-                )
-            ]
-        )
+        text = load_text(folder, dtype=dtype)
+        return iter([write_texts(args.encode_text, text, *prompts_of(requests), overwrite=args.overwrite)])
     for option, given in (("--compile", args.compile), ("--cache", args.cache), ("--text-states", args.text_states)):
         if args.attention_maps and given:
             raise ValueError(f"--attention-maps looks at every word in every block and step: take {option} out")
@@ -301,6 +311,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         skip_layer_guidance_start=args.skip_layer_guidance_start,
         skip_layer_guidance_stop=args.skip_layer_guidance_stop,
         skipped_blocks=[] if args.all_blocks else None,
+        tile_size=args.tile_size,
         true_cfg_scale=args.true_cfg_scale,
         conditions=args.condition,
         scheduler=args.scheduler,
@@ -320,6 +331,13 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         options["quantization_config"] = PipelineQuantizationConfig(quant_mapping={"transformer": how})
     pipe: Any = VideoDiTPipeline.from_pretrained(folder, dtype=dtype, **options)
     pipe.adapt(args.lora or [])
+    upscale = None
+    if args.upscale is not None:
+        larger = VideoDiTPipeline.from_pretrained(second_stage(args.model or "shipped", args.upscale), dtype=dtype)
+        upscale = SecondStage(larger, args.upscale, args.upscale_height)
+        place(larger, args.offload)
+    elif args.upscale_height is not None:
+        raise ValueError("--upscale-height is of --upscale: say that too, or leave it out")
     texts, encoder = None, None
     if args.text_states:
         texts, encoder = read_texts(args.text_states, *prompts_of(requests), asked(pipe.transformer, "text") or 0)
@@ -346,6 +364,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         batch_size=args.batch_size,
         preview=args.preview,
         attention=args.attention_maps,
+        upscale=upscale,
         inputs=[
             *(file for file in (args.prompts_file, args.text_states) if file is not None),
             *(said.partition("=")[2] for said in args.condition or () if Path(said.partition("=")[2]).is_file()),
@@ -354,11 +373,6 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         renew=one,
         writes=processes.is_main_process,
     )
-
-
-def is_quantized(model: str | None) -> bool:
-    config = Path(model or "", "transformer", "config.json")
-    return config.is_file() and "quantization_config" in config.read_text(encoding="utf-8")
 
 
 def requested(args: argparse.Namespace) -> list[Request]:

@@ -58,6 +58,9 @@ class Data(Section):
     buckets: tuple[Bucket, ...] = Field((), strict=False, description="sizes to train on; none: the one above")
     upscale: bool = Field(False, description="enlarge what is smaller than a bucket, rather than leave it out")
     crop: Literal["center", "random"] = Field("center", description="what of a picture of another shape is kept")
+    zoom: float = Field(
+        1.0, ge=1, le=64, description="show a part, which `crop` chooses, of pictures so many times as large as a clip"
+    )
     background: Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_grounds)] = Field(
         ("white",),
         strict=False,
@@ -102,6 +105,12 @@ class Data(Section):
             raise ValueError(
                 f"more: is of source 'shapes' alone; {self.source} shows each clip as often as it lists it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_parts(self) -> Data:
+        if self.zoom != 1 and self.source == "shapes":
+            raise ValueError("zoom: is of clips of yours; source 'shapes' draws whole ones")
         return self
 
     @model_validator(mode="after")

@@ -82,8 +82,9 @@ def choose(facts: Facts, sizes: Sequence[ClipSize], data: Data) -> ClipSize | st
 
 def _lacks(facts: Facts, size: ClipSize, data: Data) -> str:
     """What a file has too little of for a size; nothing: it fills it."""
-    if not data.upscale and (facts.height < size.height or facts.width < size.width):
-        return f"{facts.height}x{facts.width} pixels are less than {size.height}x{size.width}"
+    height, width = round(data.zoom * size.height), round(data.zoom * size.width)
+    if not data.upscale and (facts.height < height or facts.width < width):
+        return f"{facts.height}x{facts.width} pixels are less than {height}x{width}"
     if size.num_frames == 1:
         return ""
     if facts.fps * 1.01 < size.fps and data.slower == "leave_out":

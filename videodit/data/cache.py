@@ -288,7 +288,7 @@ def _name(clips: Clips, span: Span, maker: tuple[str, ...], column: str | None =
     size = span.size.image() if image else span.size
     rate = 0.0 if size.num_frames == 1 else size.fps
     facts = (size.num_frames, size.height, size.width, rate, span.start, *span.place)
-    laid = (span.background,) if span.background else ()
+    laid = (*((span.background,) if span.background else ()), *((span.zoom,) if span.zoom != 1 else ()))
     return _hash(clips.source.content(span.index, column), *facts, *laid, *maker)
 
 

@@ -58,13 +58,13 @@ class Clips:
         rng = rng_for(self.seed, SPAN, draw, index)
         start = float(rng.random()) * max(0.0, spare_seconds(facts, size)) if self.data.start == "random" else 0.0
         place = (float(rng.random()), float(rng.random())) if self.data.crop == "random" else (0.5, 0.5)
-        if facts.height * size.width == facts.width * size.height:
+        if facts.height * size.width == facts.width * size.height and self.data.zoom == 1:
             place = (0.5, 0.5)  # nothing is cut off
         background = None
         if facts.transparent:
             choice = self.source.backgrounds(index)
             background = choice[int(rng.integers(len(choice)))]
-        return Span(index, size, start, place, background)
+        return Span(index, size, start, place, background, self.data.zoom)
 
     def read_ahead(self, spans: Sequence[Span], column: str | None = None) -> Iterator[np.ndarray | None]:
         """Frames uint8 f h w c of each span, in their order, the next of which are read meanwhile; with a column those

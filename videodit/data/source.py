@@ -34,7 +34,8 @@ from videodit.video.reader import read_clip
 
 @dataclass(frozen=True)
 class Span:
-    """What is shown of clip `index`: from `start` seconds on, at `size`, the crop at `place` (0 top or left, 1 end).
+    """What is shown of clip `index`: from `start` seconds on, at `size`, the crop at `place` (0 top or left, 1 end) of
+    the clip at `zoom` times that size.
 
     What is transparent is laid on `background` (`config.ground`); None: nothing is.
     """
@@ -44,6 +45,7 @@ class Span:
     start: float = 0.0
     place: tuple[float, float] = (0.5, 0.5)
     background: str | None = None
+    zoom: float = 1.0
 
 
 class Source(Protocol):
@@ -198,7 +200,7 @@ class FileSource:
         )  # each made when it is its turn: its file may be bad by then
         for span, frames in zip(spans, self.files.reader.map(read_clip, calls), strict=True):
             is_bad = isinstance(frames, VideoError)
-            yield frames if is_bad else fit(frames, span.size.height, span.size.width, span.place)
+            yield frames if is_bad else fit(frames, span.size.height, span.size.width, span.place, span.zoom)
 
     def numbers(self, index: int, condition: Condition) -> np.ndarray:
         return numbers_of(self.items[index], condition)
@@ -226,13 +228,13 @@ class FileSource:
             if abs(facts.width * clip.height - facts.height * clip.width) > 0.02 * facts.height * clip.width:
                 shapes = f"{facts.height}x{facts.width}, its clip {clip.height}x{clip.width}"
                 return UnsuitableError(f"{path} ({column}) is {shapes}: both must be of one shape, to be cut alike")
-        if not self.data.upscale and (facts.height < size.height or facts.width < size.width):
+        cover = (round(span.zoom * size.height), round(span.zoom * size.width))
+        if not self.data.upscale and (facts.height < cover[0] or facts.width < cover[1]):
             return UnsuitableError(
-                f"{path} has {facts.height}x{facts.width} pixels, less than the {size.height}x{size.width} "
+                f"{path} has {facts.height}x{facts.width} pixels, less than the {cover[0]}x{cover[1]} "
                 f"asked for: set data.upscale: true, or leave it out"
             )
         slower = "repeat" if self.data.slower == "repeat" else "error"
-        cover = (size.height, size.width)
         ground, begin = span.background or WHITE, item.start + span.start
         return path, size.num_frames, size.fps, begin, slower, self.data.reader, cover, ground
 

@@ -11,15 +11,17 @@ from torch.nn.functional import interpolate
 from videodit.geometry import covering
 
 
-def fit(frames: np.ndarray, height: int, width: int, place: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
-    """Scales uint8 f h w c until it covers height x width (bicubic, antialiased), then cuts that out.
+def fit(
+    frames: np.ndarray, height: int, width: int, place: tuple[float, float] = (0.5, 0.5), zoom: float = 1.0
+) -> np.ndarray:
+    """Scales uint8 f h w c until it covers `zoom` times height x width (bicubic, antialiased), then cuts that out.
 
     `place` is where: 0 at the top or left, 1 at the bottom or right, one half in the middle.
     """
     _, h, w, _ = frames.shape
-    if (h, w) == (height, width):
+    rows, columns = covering(h, w, round(zoom * height), round(zoom * width))
+    if (h, w) == (rows, columns) == (height, width):
         return frames
-    rows, columns = covering(h, w, height, width)
     if (h, w) != (rows, columns):
         pixels = rearrange(torch.from_numpy(frames).float(), "f h w c -> f c h w")
         pixels = interpolate(pixels, (rows, columns), mode="bicubic", antialias=True).round().clamp(0, 255)

@@ -11,8 +11,6 @@ nothing but import this class.
 from __future__ import annotations
 
 import inspect
-import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -23,7 +21,6 @@ from torch import Tensor
 
 from videodit.caching import check_cache, forget
 from videodit.conditions import (
-    TEXT,
     Told,
     asked,
     check_class,
@@ -41,7 +38,6 @@ from videodit.geometry import ClipSize
 from videodit.given import given_frames, noised_video, repeated_clips
 from videodit.memory import check_decode
 from videodit.pipeline.ends import VideoDiTPipelineOutput, check_call, each_of, noise_of, present
-from videodit.pipeline.parts import Parts
 from videodit.pipeline.passes import (
     check_left_out,
     check_skipped,
@@ -50,82 +46,13 @@ from videodit.pipeline.passes import (
     remember,
     with_text_memory,
 )
+from videodit.pipeline.state import State
+from videodit.pipeline.tiles import Tiles
+from videodit.pipeline.upsampling import upsampled
 
-log = logging.getLogger(__name__)
 
-
-class VideoDiTPipeline(Parts):
+class VideoDiTPipeline(State):
     """Text to video with a `VideoDiT`; the parts are those of `Parts`."""
-
-    _current_timestep: Tensor | None = None
-    _guidance_scale: float | Sequence[float] = 1.0
-    _true_cfg_scale: float | Sequence[float] | None = None  # None: guidance_scale is between the passes
-    _num_timesteps = 0
-    _interrupt = False
-
-    @property
-    def _callback_tensor_inputs(self) -> list[str]:
-        texts = TEXT if self.transformer is not None and asked(self.transformer, "pooled") is not None else TEXT[:2]
-        return ["latents", "pred_original_sample", *texts, *(f"negative_{name}" for name in texts)]
-
-    @property
-    def guidance_scale(self) -> float | Sequence[float]:
-        """Of the call that is being made; read in each step, so that a callback may set `_guidance_scale`."""
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        """Whether there is guidance in the steps to come; at a scale of 1 or less there is none."""
-        scale = self._between
-        return max(scale) > 1 if isinstance(scale, Sequence) else scale > 1
-
-    @property
-    def _between(self) -> float | Sequence[float]:
-        """The scale between the passes."""
-        return self._guidance_scale if self._true_cfg_scale is None else self._true_cfg_scale
-
-    @property
-    def num_timesteps(self) -> int:
-        """Steps of the call that is being made, or was last."""
-        return self._num_timesteps
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the steps to come are left out: a callback sets `_interrupt`."""
-        return self._interrupt
-
-    @property
-    def current_timestep(self) -> Tensor | None:
-        """Of the scheduler, in the step that is being made, or was last."""
-        return self._current_timestep
-
-    def _set_scales(self, scale: Any, true_cfg_scale: Any, against: bool) -> None:
-        """Keeps a call's scales; `against`: a negative prompt of words is given, for which there must be a pass.
-        States may be the empty one's, as `encode_prompt` gives them beside any prompt."""
-        told = asked(self.transformer, "guidance") is not None
-        if not told and true_cfg_scale != 1.0:
-            raise ValueError("true_cfg_scale is of a model that is told guidance_scale itself; set guidance_scale")
-        if asked(self.transformer, "until") is not None and true_cfg_scale != 1.0:
-            raise ValueError("true_cfg_scale: this model, a flow map, has its guidance in itself; set guidance_scale")
-        if told and not isinstance(scale, int | float):
-            raise ValueError("this model is told guidance_scale itself, one for all steps: give one number")
-        if told and against and true_cfg_scale == 1.0:
-            raise ValueError(
-                "negative_prompt has no effect at true_cfg_scale=1, for this model is told guidance_scale itself: set "
-                "true_cfg_scale above 1, or leave the negative prompt out"
-            )
-        low, high = self.config.trained_guidance or (0.0, math.inf)
-        if told and not self._size_is_told and not low <= float(scale) <= high:  # type: ignore[arg-type]
-            log.warning(
-                "guidance_scale=%g: this model learned %g to %g, and beyond that says anything", scale, low, high
-            )
-        self._guidance_scale, self._true_cfg_scale = scale, true_cfg_scale if told else None
-
-    def _shown_scale(self, rows: int) -> Tensor | None:
-        """What a model is told that learned to be told a scale; None: it did not."""
-        if self._true_cfg_scale is None:
-            return None
-        return torch.full((rows,), float(self._guidance_scale), device=self._execution_device)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def __call__(
@@ -154,6 +81,8 @@ class VideoDiTPipeline(Parts):
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
         num_videos_per_prompt: int = 1,
+        tile_size: int | None = None,
+        tile_overlap_factor: float = 0.25,
         image: Any = None,
         last_image: Any = None,
         video: Any = None,
@@ -204,6 +133,9 @@ class VideoDiTPipeline(Parts):
             conditions: by name, what it is told besides (`models.Condition`): as many frames as the clip has, in the
                 forms that `image` takes, or numbers; for all clips, or one each.
             guidance_conditions: names of those that the pass without the prompt is not told either.
+            tile_size: side in pixels, for sizes far above the model's own: each step is predicted tile by tile, and the
+                tiles blended (MultiDiffusion, Bar-Tal et al. 2023, arXiv 2302.08113). None: all at once.
+            tile_overlap_factor: how much of a tile's side it shares with the next, above 0 and below 1.
             timesteps, sigmas: those of the steps, in place of their number, where the scheduler takes them.
             num_videos_per_prompt: clips a prompt (or class), beside each other in the batch.
             image: the clip's first frame, which stays as it is (`given.pixels_of` says in which forms).
@@ -266,6 +198,7 @@ class VideoDiTPipeline(Parts):
         if asked(model, "until") is not None:
             check_flow_map(self.scheduler)
         check_cache(model, shape[2])
+        tiles = None if tile_size is None else Tiles.of_call(self, tile_size, tile_overlap_factor)
         first, last = skip_layer_guidance_start * steps, skip_layer_guidance_stop * steps
         skipping = [step for step in range(steps) if first < step < last]
         skipped = config.default_skipped_blocks or () if skipped_blocks is None else skipped_blocks
@@ -371,7 +304,18 @@ class VideoDiTPipeline(Parts):
                 until = times[index + 1] if index + 1 < len(times) else 0.0
                 left_out = [one for low, high, out in skipped if low < where["sigma"] <= high for one in out]
                 prediction = guided_prediction(
-                    model, self.scheduler, latents, t, told_of, three, given, noise, where, skip, until, left_out
+                    tiles.over(model) if tiles else model,
+                    self.scheduler,
+                    latents,
+                    t,
+                    told_of,
+                    three,
+                    given,
+                    noise,
+                    where,
+                    skip,
+                    until,
+                    left_out,
                 )
                 clean = latents
                 if "pred_original_sample" in watched:
@@ -398,3 +342,25 @@ class VideoDiTPipeline(Parts):
             made = present(given.close(pixels) if given else pixels, output_type)
         self.maybe_free_model_hooks()
         return VideoDiTPipelineOutput(frames=made) if return_dict else (made,)
+
+    def upsample(
+        self,
+        video: Any,
+        prompt: str | list[str] | None = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        **options: Any,
+    ) -> VideoDiTPipelineOutput | tuple[Any]:
+        """Makes a clip larger, with a model that learned to (a condition that is `of: small`, a second stage).
+
+        Args:
+            video: in the forms that `conditions` take; one, or one a prompt.
+            prompt: what it shows, as it was made of.
+            height, width: of the large clip; None: the clip's own, times the model's factor.
+            options: of a call; `tile_size` is, where the large clip is larger than the model's own, that size.
+
+        Raises:
+            ValueError: the model did not learn it; or as a call.
+        """
+        return self(prompt, **upsampled(self, video, height, width, options))

@@ -1,0 +1,163 @@
+"""Tiles of a large picture: blended without a seam; a second stage that makes clips larger."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from tiny import awaken, tiny_pipeline
+from torch import Tensor
+
+from videodit.caching import set_cache
+from videodit.codec.maps import blurred
+from videodit.commands import sample
+from videodit.models import Condition
+from videodit.pipeline import VideoDiTPipeline
+from videodit.pipeline.tiles import Tiles
+from videodit.video import read_clip
+
+FAST: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "latent", "num_frames": 5}
+
+
+@pytest.fixture
+def pipe(tiny_pipe: VideoDiTPipeline) -> VideoDiTPipeline:
+    pipe = tiny_pipeline().to(tiny_pipe.device)
+    pipe.transformer.add_conditions([Condition("low", "channels", 4, True, of="small", factor=2)])
+    awaken(pipe.transformer, seed=5)
+    return pipe
+
+
+def frames(seed: int, count: int = 5, side: int = 16) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def made(pipe: VideoDiTPipeline, **options: Any) -> Tensor:
+    return pipe("a red circle", generator=torch.Generator().manual_seed(0), **FAST | options).frames
+
+
+@pytest.mark.parametrize(
+    ("length", "side", "overlap", "patch"), [(24, 8, 2, 1), (9, 8, 2, 1), (20, 8, 2, 2), (8, 8, 2, 2)]
+)
+def test_tiles_cover_a_side_and_share_enough(length: int, side: int, overlap: int, patch: int) -> None:
+    starts = Tiles(side, overlap, patch).starts(length)
+    assert (starts[0], starts[-1] + side) == (0, length)
+    assert all(start % patch == 0 for start in starts)
+    shared = [before + side - after for before, after in pairwise(starts)]
+    assert all(overlap <= one + patch - 1 for one in shared)
+    assert len(starts) == max(1, -(-(length - overlap) // (side - overlap)))
+
+
+def test_what_looks_at_each_place_alone_gives_what_it_gives_of_the_whole() -> None:
+    """Each place with its latent, its map and its clip's time; and no two tiles of a place are told apart."""
+    latents, low = torch.randn(2, 3, 4, 11, 21), torch.randn(2, 3, 4, 11, 21)
+    pose = torch.tensor([2.0, 3.0])
+
+    def model(x: Tensor, times: Tensor, conditions: dict[str, Tensor], **_: Any) -> tuple[Tensor]:
+        assert max(x.shape[-2:]) <= 8
+        return (x * conditions["pose"].reshape(-1, 1, 1, 1, 1) + conditions["low"] * times.reshape(-1, 1, 1, 1, 1),)
+
+    told = {"conditions": {"low": low, "pose": pose}}
+    times = torch.tensor([0.5, 0.25])
+    whole = latents * pose.reshape(-1, 1, 1, 1, 1) + low * times.reshape(-1, 1, 1, 1, 1)
+    torch.testing.assert_close(Tiles(8, 3).over(model)(latents, times, **told)[0], whole)
+
+
+def test_between_two_tiles_the_one_gives_way_to_the_other_bit_by_bit() -> None:
+    """Of tiles that say 0, 1, 2 ... along a row what is made is level, then a ramp, then level."""
+    numbers = iter(range(10))
+
+    def model(x: Tensor, times: Tensor) -> tuple[Tensor]:
+        return (torch.full_like(x, next(numbers)),)
+
+    row = Tiles(8, 4).over(model)(torch.zeros(1, 1, 1, 8, 12), torch.zeros(1))[0][0, 0, 0, 3]
+    torch.testing.assert_close(row, torch.tensor([0.0] * 4 + [1 / 5, 2 / 5, 3 / 5, 4 / 5] + [1.0] * 4))
+
+
+def test_tiles_as_large_as_the_clip_change_nothing_and_smaller_ones_do(pipe: VideoDiTPipeline) -> None:
+    size = {"height": 48, "width": 32}
+    whole = made(pipe, **size)
+    assert torch.equal(made(pipe, **size, tile_size=48), whole)
+    tiled = made(pipe, **size, tile_size=32, tile_overlap_factor=0.5)
+    assert tiled.isfinite().all()
+    assert (tiled - whole).abs().max() > 1e-3
+
+
+def test_a_second_stage_is_told_the_small_clip_by_its_name_and_size(pipe: VideoDiTPipeline) -> None:
+    clip = frames(1)
+    large = np.stack(
+        [np.asarray(PIL.Image.fromarray(one).resize((32, 32), PIL.Image.Resampling.BICUBIC)) for one in clip]
+    )
+    options = {k: v for k, v in FAST.items() if k != "num_frames"} | {"generator": torch.Generator().manual_seed(0)}
+    ours = pipe.upsample(clip, "a red circle", **options).frames
+    assert ours.shape[-2:] == (4, 4)
+    assert torch.equal(ours, made(pipe, height=32, width=32, conditions={"low": large}))
+    generator = torch.Generator().manual_seed(0)
+    wide = pipe.upsample([frames(1), frames(2)], ["a red circle"] * 2, height=64, **options | {"generator": generator})
+    assert wide.frames.shape == (2, 4, 2, 8, 8)
+    assert blurred(torch.zeros(1, 3, 1, 32, 32), 2).shape[-1] == 32
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"tile_size": 20}, "tile_size=20 is not a multiple of 16; nearest: 16 or 32"),
+        ({"tile_size": 32, "tile_overlap_factor": 1.0}, "tile_overlap_factor=1.0 must be above 0 and below 1"),
+        ({"tile_size": 16}, "tile_size=16: a tile of one patch shares all"),
+    ],
+)
+def test_tiles_that_cannot_be_are_named(pipe: VideoDiTPipeline, options: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        made(pipe, **options)
+
+
+def test_what_does_not_go_together_is_named(tiny_pipe: VideoDiTPipeline, pipe: VideoDiTPipeline) -> None:
+    with pytest.raises(ValueError, match="one condition that is `of: small`; none of this one's"):
+        tiny_pipe.upsample(frames(1), "a red circle")
+    set_cache(pipe, "taylorseer")
+    with pytest.raises(ValueError, match="tile_size does not go with a feature cache"):
+        made(pipe, tile_size=32)
+
+
+@pytest.mark.slow
+def test_the_command_makes_larger_what_it_made_with_a_model_or_its_own_second_stage(
+    pipe: VideoDiTPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = tiny_pipeline()
+    first.register_to_config(default_num_inference_steps=2)
+    first.save_pretrained("model")
+    pipe.register_to_config(default_num_inference_steps=2)
+    pipe.save_pretrained("second")
+
+    def run(out: str, *said: str) -> int:
+        monkeypatch.setattr(
+            "sys.argv", ["sample", "--model", "model", "--prompt", "a red circle", "--seed", "3", "--out", out, *said]
+        )
+        return sample.main()
+
+    assert run("none.mkv", "--upscale") == 2
+    assert "model has no second stage of its own (model/upsampler); name one" in capsys.readouterr().err
+    assert run("none.mkv", "--upscale-height", "64") == 2
+    assert "--upscale-height is of --upscale" in capsys.readouterr().err
+    assert run("none.mkv", "--upscale", "model") == 2
+    assert "none of this one's" in capsys.readouterr().err
+    assert run("small.mkv") == run("large.mkv", "--upscale", "second") == 0
+    assert json.loads(Path("large.json").read_text())["upscale"] == "second"
+    small, large = read_clip("small.mkv", 9, 8.0), read_clip("large.mkv", 9, 8.0)
+    assert small.shape == (9, 32, 32, 3)
+    made = VideoDiTPipeline.from_pretrained("second").upsample(
+        small, "a red circle", fps=8.0, generator=[torch.Generator().manual_seed(3)]
+    )
+    assert made.frames[0].shape == large.shape == (9, 64, 64, 3)
+    np.testing.assert_allclose(large, made.frames[0] * 255, atol=1)
+
+    Path("second").rename("model/upsampler")
+    Path("small.mkv").unlink()
+    assert run("own.mkv", "--upscale", "--upscale-height", "96", "--num-frames", "17", "--tile-size", "32") == 0
+    assert read_clip("own.mkv", 17, 8.0).shape == (17, 96, 96, 3)  # window after window

@@ -9,19 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 
 from videodit.codec import VideoCodec
 from videodit.codec.maps import map_of
+from videodit.codec.sounds import SOUNDS, sound_rows
+from videodit.codec.states import states_encoder
 from videodit.conditions import longest, own_names, own_of
+from videodit.data.columns import sound_at
 from videodit.data.transforms import to_frames
 from videodit.geometry import ClipSize
-from videodit.given import pixels_of, repeated_clips
+from videodit.given import clips_of, pixels_of, repeated_clips
 from videodit.models import Condition, VideoModel
+from videodit.video import read_frames
+from videodit.video.sound import read_sound
 
 Cut = Callable[[int, int], Any]  # what is given from a latent frame on, for so many frames
 
@@ -134,6 +141,10 @@ def _known(model: VideoModel, given: Mapping[str, Any]) -> dict[str, Condition]:
 
 def _vectors(codec: VideoCodec, one: Condition, value: Any, count: int, times: int, size: ClipSize) -> Tensor:
     what = f"conditions[{one.name!r}]"
+    files = value if isinstance(value, list | tuple) else [value]
+    if one.of in SOUNDS and all(isinstance(file, str | Path) for file in files):
+        sounds = (torch.from_numpy(sound_rows(read_sound(file), one.of, one.width)) for file in files)
+        value = torch.stack([sound_at(rows, one, 0.0, size, codec.strides)[0] for rows in sounds])
     own: tuple[int, ...] = (one.width,)
     if one.per == "frame":
         own = (codec.strides.latent_frames(size.num_frames), one.width)
@@ -150,8 +161,11 @@ def _vectors(codec: VideoCodec, one: Condition, value: Any, count: int, times: i
 
 def _tokens(one: Condition, value: Any, count: int, times: int) -> tuple[Tensor, Tensor]:
     what = f"conditions[{one.name!r}]"
-    several = isinstance(value, list | tuple) or getattr(value, "ndim", 2) == 3
-    given = [torch.as_tensor(each, dtype=torch.float32) for each in (value if several else [value])]
+    several = isinstance(value, list | tuple) or (getattr(value, "ndim", 2) == 3 and not _is_picture(value))
+    each_one = value if several else [value]
+    if one.encoder:
+        each_one = [_encoded(one, each, what) for each in each_one]
+    given = [torch.as_tensor(each, dtype=torch.float32) for each in each_one]
     for each in given:
         if each.ndim != 2 or each.shape[1] != one.width or not len(each) or not each.isfinite().all():
             raise ValueError(
@@ -159,6 +173,26 @@ def _tokens(one: Condition, value: Any, count: int, times: int) -> tuple[Tensor,
             )
     values, there = longest(given)
     return _rows(values, count, times, what), _rows(there, count, times, what)
+
+
+def _is_picture(value: Any) -> bool:
+    return isinstance(value, PIL.Image.Image) or (isinstance(value, np.ndarray) and value.dtype == np.uint8)
+
+
+def _encoded(one: Condition, value: Any, what: str) -> Any:
+    """States of a picture or a sound, by the condition's encoder; what are states already stays.
+
+    value: a file; a picture too as PIL has it, or uint8 h w 3; a sound too as float n, at its encoder's rate.
+    """
+    is_file = isinstance(value, str | Path)
+    if not is_file and not _is_picture(value) and getattr(value, "ndim", 2) == 2:
+        return value
+    encoder = states_encoder(one.encoder)
+    if encoder.rate is None and not is_file:
+        return encoder(clips_of(value, what)[0][0])
+    if encoder.rate is None:
+        return encoder(read_frames(value, [0.0])[0])
+    return encoder(read_sound(value, encoder.rate) if is_file else np.asarray(value, dtype=np.float32))
 
 
 def _rows(value: Tensor, count: int, times: int, what: str) -> Tensor:

@@ -251,7 +251,10 @@ def test_the_world_of_shapes_tells_of_its_own_frames(tmp_path: Path) -> None:
         ({"data": {"encode": "each_step"}}, "encoded once, with the clips"),
         ({"conditions": {"Mask": {"kind": "channels"}}}, "conditions"),
         ({"conditions": {"mask": {"kind": "channels", "width": 3}}}, "width is not of channels"),
-        ({"conditions": {"camera": {"kind": "vectors", "of": "luma"}}}, "of is not of vectors"),
+        (
+            {"conditions": {"camera": {"kind": "vectors", "of": "luma"}}},
+            "vectors are made of numbers, loudness, mel, and not of luma",
+        ),
         ({"conditions": {"low": {"kind": "channels", "factor": 2}}}, "factor is of `of: small`"),
     ],
 )

@@ -26,12 +26,12 @@ from videodit.attention_maps import (
 )
 from videodit.caching import set_cache
 from videodit.clipset.decoding import Preview, Watch, decoded
+from videodit.clipset.files import conditions_of, frames_of, sound_of
 from videodit.clipset.outputs import check_outputs, clear_left, is_made
 from videodit.clipset.requests import FILES, Request
 from videodit.clipset.texts import Texts, embeds_of, encode_texts, prompts_of
-from videodit.conditions import asked, own_of
+from videodit.conditions import asked
 from videodit.config.kinds import Guidance, Positive, Share, Steps, check, usable_backend
-from videodit.data.columns import tokens_in
 from videodit.diffusion.schedulers import scheduler_named
 from videodit.disk import replace_text
 from videodit.geometry import ClipSize
@@ -39,7 +39,7 @@ from videodit.long import long_clip
 from videodit.memory import check_decode, free_text_encoder
 from videodit.pipeline import VideoDiTPipeline
 from videodit.text import Word
-from videodit.video import check_writable, probe, read_clip, read_frames, write_video
+from videodit.video import check_writable, write_video
 from videodit.video.index import checked
 from videodit.weights import state_hash
 
@@ -204,7 +204,7 @@ def make_clips(
         for index, (frames, maps) in zip(lacking, clips, strict=True):
             frames = upscale(frames, settings[index]) if upscale else frames
             if writes:
-                _write(paths[index], frames, settings[index], maps)
+                _write(paths[index], frames, settings[index], sound_of(pipe, settings[index], paths[index]), maps)
             else:
                 deque(frames, maxlen=0)  # they are made as they are asked for
         yield from paths[done : batch[-1] + 1]
@@ -292,9 +292,9 @@ def _sample(
         "guidance_interval": tuple(one["guidance_interval"]),
         "image_guidance_scale": one["image_guidance_scale"],
         **{name: one[name] for name in (*SKIPPING, "skipped_blocks", "tile_size") if name in one},
-        "conditions": _conditions(pipe, one),
+        "conditions": conditions_of(pipe, one),
         "callback_on_step_end": look,
-        **{name: [_frames_of(name, each) for each in batch] for name in FILES if name in one},
+        **{name: [frames_of(name, each) for each in batch] for name in FILES if name in one},
     }
     if _windowed(one):
         how = {name: one.get(name) for name in ("overlap", "window")}
@@ -323,45 +323,6 @@ def _sample(
             yield np.rint(clip * 255).astype(np.uint8) if ends else decoded(pipe.codec, clip), own
 
 
-def _conditions(pipe: VideoDiTPipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model is told besides: frames of a file, from its first on at the clip's rate, or numbers as JSON."""
-    known = {one.name: one for one in own_of(pipe.transformer)}
-    found: dict[str, Any] = {}
-    for said in settings.get("conditions", ()):
-        name, is_said, value = said.partition("=")
-        if not is_said or name in found:
-            raise ValueError(f"condition {said!r}: say each once, as name=file or name=numbers")
-        if name not in known:
-            raise ValueError(f"condition {name!r} is none of what this model is told ({', '.join(known) or 'none'})")
-        if known[name].kind == "channels" and settings["num_frames"] == 1:
-            found[name] = read_frames(value, [0.0])
-        elif known[name].kind == "tokens":
-            found[name] = tokens_in(Path(value), known[name].width)
-        elif known[name].kind == "channels":
-            found[name] = read_clip(value, settings["num_frames"], settings["fps"])
-        else:
-            try:
-                found[name] = json.loads(value)
-            except ValueError:
-                raise ValueError(f"condition {said!r} holds no numbers: write them as 0.5, or [0.5, 1]") from None
-    return found
-
-
-def _frames_of(name: str, settings: Mapping[str, Any]) -> np.ndarray:
-    """Of a file that frames are given from: a picture, or of a video at the clip's rate all that is to be remade, the
-    last ones, to go on from, or the first ones, to lead to."""
-    file, fps = settings[name], settings["fps"]
-    if name in ("image", "last_image"):
-        return read_frames(file, [0.0])
-    if name == "video" and "strength" in settings:
-        return read_clip(file, settings["num_frames"], fps)
-    count = settings["given_frames" if name == "video" else "last_given_frames"]
-    start = probe(file).duration - count / fps
-    if start < -0.5 / fps:
-        raise ValueError(f"{file}: too short to give {count} frames at {fps:g} a second; give fewer")
-    return read_clip(file, count, fps, start=max(0.0, start) if name == "video" else 0.0)
-
-
 def _attention_folders(
     pipe: VideoDiTPipeline, requests: Sequence[Request], paths: Sequence[Path], texts: Texts | None
 ) -> list[Path]:
@@ -381,6 +342,7 @@ def _write(
     path: Path,
     frames: np.ndarray | Iterator[np.ndarray],
     settings: Mapping[str, Any],
+    sound: str | None,
     maps: Sequence[WordMap] = (),
 ) -> None:
     if maps:
@@ -388,7 +350,7 @@ def _write(
         write_overlays(path.with_suffix(ATTENTION), frames, maps, settings["fps"])
     metadata = {"comment": json.dumps(settings), "title": settings["prompt"]}
     path.with_suffix(".json").unlink(missing_ok=True)  # the clip is made when its settings stand beside it
-    write_video(path, frames, settings["fps"], metadata=metadata)
+    write_video(path, frames, settings["fps"], metadata=metadata, sound=sound)
     _write_settings(path, settings)
 
 

@@ -33,27 +33,48 @@ class Told(Section):
         description="channels: a file of frames, laid beside the latent; vectors: numbers, beside the time; tokens: a "
         "file of states, which are read beside the text"
     )
-    of: Literal["vae", "small", "luma", "edges"] = Field(
-        "vae",
-        description="of channels: frames as the VAE has them; small: as it has them with no more detail than sides of "
-        "a `factor`th hold; their brightness to the pixel (masks, scribbles); or how fast that changes",
+    of: Literal["vae", "small", "luma", "edges", "numbers", "loudness", "mel"] | None = Field(
+        None,
+        description="of channels: frames as the VAE has them (vae, if nothing is said); small: as it has them with no "
+        "more detail than sides of a `factor`th hold; their brightness to the pixel (masks, scribbles); or how fast "
+        "that changes. Of vectors: numbers (if nothing is said), or a file's sound: how loud it is (loudness), or how "
+        "loud `width` bands of pitch are (mel)",
     )
     factor: Annotated[int, Field(ge=2, le=16)] = Field(4, description="of small")
     noise: Share = Field(0.0, description="of channels: at most so much noise is laid on them, at random, in training")
-    from_clip: bool = Field(False, description="of channels: of the clip's own frames, so that no column is needed")
+    from_clip: bool = Field(
+        False, description="of channels and sounds: of the clip's own frames or sound, so that no column is needed"
+    )
+    encoder: Place | None = Field(
+        None,
+        description="of tokens: folder or hub name of a model of transformers that makes them of pictures or sounds",
+    )
     width: Positive = Field(1, description="of vectors and tokens: how many numbers each has")
     per: Literal["clip", "frame"] = Field("clip", description="of vectors: once, or a row for each of many frames")
     dropout: Share = Field(0.1, description="share of samples that are not told it, so that clips can be made without")
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Told:
-        others = {"channels": ("width", "per"), "vectors": ("of", "from_clip", "noise")}
+        others = {"channels": ("width", "per", "encoder"), "vectors": ("noise", "encoder")}
         for key in others.get(self.kind, ("of", "from_clip", "noise", "per")):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} is not of {self.kind}; take it out")
+        made = {"channels": ("vae", "small", "luma", "edges"), "vectors": ("numbers", "loudness", "mel")}
+        if self.of is not None and self.of not in made[self.kind]:
+            raise ValueError(f"of: {self.kind} are made of {', '.join(made[self.kind])}, and not of {self.of}")
+        if self.kind == "vectors" and not self.is_sound and self.from_clip:
+            raise ValueError("from_clip is of channels, and of vectors that are of a sound; take it out")
+        if self.is_sound and self.per != "frame":
+            raise ValueError(f"of: {self.of} is per frame; say `per: frame`")
+        if self.of == "loudness" and self.width != 1:
+            raise ValueError("of: loudness is one number; leave width out, or take `of: mel`")
         if self.of != "small" and self.factor != type(self).model_fields["factor"].default:
             raise ValueError("factor is of `of: small`; take it out")
         return self
+
+    @property
+    def is_sound(self) -> bool:
+        return self.of in ("loudness", "mel")
 
 
 class Model(Section):

@@ -29,8 +29,9 @@ from videodit.codec import VideoCodec
 from videodit.codec.maps import map_of
 from videodit.data.buckets import Buckets
 from videodit.data.clips import Clips
-from videodit.data.columns import tokens_in, vectors_at
+from videodit.data.columns import sound_at, tokens_in, vectors_at
 from videodit.data.source import Span
+from videodit.data.states import is_made, made_of_files, rows_in
 from videodit.data.transforms import to_pixels
 from videodit.disk import whole, writing
 from videodit.geometry import ClipSize
@@ -215,22 +216,35 @@ def encode_clips(
             if (why := store.failed.get(clip)) and span.index not in clips.skips:
                 clips.skip(span.index, why)
     clips.recall(span.index for span, *_ in named[""])
+    every = [span.index for span, *_ in named[""]]
+    made = {one.name: made_of_files(clips, every, one, folder) for one in conditions if is_made(one)}
     samples = []
     for at, (span, clip, image) in enumerate(named[""]):
         if span.index in clips.skips:
             continue  # the whole file is left out, as it will be when the run goes on
         words = (clips.source.captions(span, False), clips.source.captions(span, True))
         maps = {one.name: named[one.name][at][1:] for one in told}
-        vectors = {one.name: _vectors(clips, span, one, codec) for one in conditions if one.kind == "vectors"}
-        tokens = {one.name: clips.source.states(span.index, one) for one in conditions if one.kind == "tokens"}
+        files = {name: places[span.index] for name, places in made.items()}
+        vectors = {one.name: _vectors(clips, span, one, codec, files) for one in conditions if one.kind == "vectors"}
+        tokens = {one.name: _tokens(clips, span, one, files) for one in conditions if one.kind == "tokens"}
         samples.append(Sample(clips.source.name(span.index), span.size, *words, clip, image, maps, vectors, tokens))
     return Latents(samples, store)
 
 
-def _vectors(clips: Clips, span: Span, one: Condition, codec: VideoCodec) -> tuple[Tensor, Tensor]:
+def _vectors(
+    clips: Clips, span: Span, one: Condition, codec: VideoCodec, made: Mapping[str, Path]
+) -> tuple[Tensor, Tensor]:
+    if one.name in made:
+        begin = clips.source.file(span.index, one)[2] + span.start
+        return sound_at(rows_in(made[one.name]), one, begin, span.size, codec.strides)
     facts = clips.source.facts(span.index)
     assert facts is not None  # of a file
     return vectors_at(clips.source.numbers(span.index, one), one, facts, span, codec.strides)
+
+
+def _tokens(clips: Clips, span: Span, one: Condition, made: Mapping[str, Path]) -> tuple[Path, int, str]:
+    file, content, _ = clips.source.file(span.index, one)
+    return made.get(one.name, file), one.width, content
 
 
 CLIP = Condition("clips", "channels", 0, of="vae", from_clip=True)  # what is encoded of a clip itself

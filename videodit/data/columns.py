@@ -13,15 +13,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from videodit.codec.sounds import SOUNDS, rows_at
 from videodit.data.files import Facts
 from videodit.data.rows import Item, found_file
-from videodit.geometry import Strides
+from videodit.geometry import ClipSize, Strides
 from videodit.models import Condition
 
 if TYPE_CHECKING:
     from videodit.data.source import Span
 
 LARGEST = 1_000_000  # numbers of a row
+STATES = (".npy", ".safetensors")  # what files of states are called
 
 
 def check_columns(source: str, items: Sequence[Item], conditions: Sequence[Condition]) -> None:
@@ -38,7 +40,7 @@ def check_columns(source: str, items: Sequence[Item], conditions: Sequence[Condi
 def _why_not(item: Item, one: Condition) -> str:
     if not item.attributes.get(one.name, "").strip():
         return f"its column {one.name!r} is empty or missing"
-    if one.kind != "vectors":
+    if one.kind != "vectors" or one.of in SOUNDS:
         file = file_of(item, one.name)
         return "" if file is not None and file.is_file() else f"{file or item.attributes[one.name]} is no file here"
     try:
@@ -102,10 +104,19 @@ def vectors_at(
     """
     if one.per == "clip":
         return (torch.from_numpy(numbers[0].copy()),) * 2
-    size = span.size
-    frames = strides.latent_frames(size.num_frames)
+    times = span.start + latent_times(span.size, strides)
     length = max(facts.duration - (1 / facts.fps if facts.fps else 0.0), 1e-9)  # to its last frame
-    times = span.start + np.linspace(0, (size.num_frames - 1) / size.fps, frames)
     known = np.linspace(0, length, len(numbers)) if len(numbers) > 1 else np.zeros(1)
     values = np.stack([np.interp(times, known, column) for column in numbers.T], axis=1).astype(np.float32)
     return torch.from_numpy(values), torch.from_numpy(values[:1])
+
+
+def sound_at(rows: Tensor, one: Condition, begin: float, size: ClipSize, strides: Strides) -> tuple[Tensor, Tensor]:
+    """Likewise of a sound's rows (`codec.sounds`), for a clip that begins so many seconds after them."""
+    values = torch.from_numpy(rows_at(rows.numpy(), begin + latent_times(size, strides), one.of))
+    return values, values[:1]
+
+
+def latent_times(size: ClipSize, strides: Strides) -> np.ndarray:
+    """Seconds of a clip that its latent's frames are of: from the first to the last, at even distances."""
+    return np.linspace(0, (size.num_frames - 1) / size.fps, strides.latent_frames(size.num_frames))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -53,10 +53,11 @@ class Source(Protocol):
 
     `fetch` brings files from elsewhere to this machine, and says where all are; `facts` is None where a clip can have
     any size and length; `backgrounds` are those that a transparent one may be laid on; `content` names what it shows,
-    whatever it is called, or what another column of its row names; `numbers` and `states` are what its row tells a
-    model; `captions` are of a span, which tells its background; `recall` learns what other processes found unreadable,
-    `fail` tells them; `stream` gives the frames uint8 f h w c of many spans, of the clips or of another column's files,
-    or the error that reading one gave, in their order.
+    whatever it is called, or what another column of its row names; `numbers` are what its row tells a model, `file`
+    the file that does, with what names its content and the second at which the clip begins in it; `call` calls a
+    function with files, each with limits; `captions` are of a span, which tells its background; `recall` learns what
+    other processes found unreadable, `fail` tells them; `stream` gives the frames uint8 f h w c of many spans, of the
+    clips or of another column's files, or the error that reading one gave, in their order.
     """
 
     def __len__(self) -> int: ...
@@ -64,7 +65,8 @@ class Source(Protocol):
     def name(self, index: int) -> str: ...
     def content(self, index: int, column: str | None = None) -> str: ...
     def numbers(self, index: int, condition: Condition) -> np.ndarray: ...
-    def states(self, index: int, condition: Condition) -> tuple[Path, int, str]: ...
+    def file(self, index: int, condition: Condition) -> tuple[Path, str, float]: ...
+    def call(self, function: Callable[..., Any], calls: Iterable[Sequence[Any]]) -> Iterator[Any]: ...
     def captions(self, span: Span, image: bool) -> tuple[str, ...]: ...
     def backgrounds(self, index: int) -> tuple[str, ...]: ...
     def facts(self, index: int) -> Facts | None: ...
@@ -97,8 +99,11 @@ class ShapesSource:
     def numbers(self, index: int, condition: Condition) -> np.ndarray:
         raise ValueError(f"the world of shapes has no {condition.name!r}")
 
-    def states(self, index: int, condition: Condition) -> tuple[Path, int, str]:
+    def file(self, index: int, condition: Condition) -> tuple[Path, str, float]:
         raise ValueError(f"the world of shapes has no {condition.name!r}")
+
+    def call(self, function: Callable[..., Any], calls: Iterable[Sequence[Any]]) -> Iterator[Any]:
+        raise ValueError("the world of shapes has no files")
 
     def backgrounds(self, index: int) -> tuple[str, ...]:
         return ()
@@ -205,10 +210,13 @@ class FileSource:
     def numbers(self, index: int, condition: Condition) -> np.ndarray:
         return numbers_of(self.items[index], condition)
 
-    def states(self, index: int, condition: Condition) -> tuple[Path, int, str]:
-        """The file of its states, their width, and what names its content."""
-        file = self._file(self.items[index], condition.name)
-        return file, condition.width, self.files.sha256(file)
+    def file(self, index: int, condition: Condition) -> tuple[Path, str, float]:
+        item = self.items[index]
+        file = self._file(item, None if condition.from_clip else condition.name)
+        return file, self.files.sha256(file), item.start
+
+    def call(self, function: Callable[..., Any], calls: Iterable[Sequence[Any]]) -> Iterator[Any]:
+        return self.files.reader.map(function, calls)
 
     def _file(self, item: Item, column: str | None) -> Path:
         return item.path if column is None else file_of(item, column) or item.path
@@ -268,9 +276,12 @@ class Joined:
         source, own = self._of(index)
         return source.numbers(own, condition)
 
-    def states(self, index: int, condition: Condition) -> tuple[Path, int, str]:
+    def file(self, index: int, condition: Condition) -> tuple[Path, str, float]:
         source, own = self._of(index)
-        return source.states(own, condition)
+        return source.file(own, condition)
+
+    def call(self, function: Callable[..., Any], calls: Iterable[Sequence[Any]]) -> Iterator[Any]:
+        return self.files.call(function, calls)
 
     def captions(self, span: Span, image: bool) -> tuple[str, ...]:
         source, own = self._of(span.index)

@@ -21,8 +21,9 @@ class Condition:
     Of one's own (`VideoDiT.add_conditions`): "channels" (b `width` f h w, laid beside the latent), "vectors" (b
     `width`, or with `per` "frame" b f `width`) and "tokens" (b m `width`, read between the blocks). of: what such a one
     is made of (`codec.maps`): frames, as the VAE has them ("vae"), as it has them without what pictures of a `factor`th
-    of their sides cannot hold ("small"), their brightness ("luma") or how fast it changes ("edges"); "numbers"; or
-    "states" of an encoder of one's own. null: it was trained to be left out.
+    of their sides cannot hold ("small"), their brightness ("luma") or how fast it changes ("edges"); "numbers"; a
+    sound ("loudness", "mel": `codec.sounds`); or "states" of an encoder of one's own: `encoder`, a folder or hub name,
+    which makes them of pictures or sounds; none: files hold them. null: it was trained to be left out.
     """
 
     name: str
@@ -32,13 +33,14 @@ class Condition:
     reads_padding: bool = False
     tokens: int | None = None
     per: Literal["clip", "frame"] = "clip"
-    of: Literal["", "vae", "small", "luma", "edges", "numbers", "states"] = ""
+    of: Literal["", "vae", "small", "luma", "edges", "numbers", "loudness", "mel", "states"] = ""
     factor: int = 1  # of "small"
-    from_clip: bool = False  # of channels, in training: of the clip's own frames, not of another column's
+    from_clip: bool = False  # in training: of the clip's own frames or sound, not of another column's
+    encoder: str = ""  # of "states"
 
     def to_dict(self) -> dict[str, Any]:
         """What of one's own conditions a configuration holds."""
-        kept = ("name", "kind", "width", "null", "per", "of", "factor")
+        kept = ("name", "kind", "width", "null", "per", "of", "factor", "encoder")
         return {name: value for name, value in asdict(self).items() if name in kept}
 
 

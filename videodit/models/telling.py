@@ -6,6 +6,7 @@ Axes: `b` batch, `f` frames, `s` places, `m` text tokens, `d` width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,8 +58,10 @@ class Telling:
         known, patch_embed = {one.name: one for one in self.own_conditions}, self.patch_embed
         width, like = patch_embed.proj.out_features, patch_embed.proj.weight
         for one in conditions:
-            if known.setdefault(one.name, one).to_dict() != one.to_dict():
-                raise ValueError(f"condition {one.name}: this model knows it as {known[one.name]}, not as {one}")
+            before = known.setdefault(one.name, one)
+            if replace(before, encoder=one.encoder).to_dict() != one.to_dict():
+                raise ValueError(f"condition {one.name}: this model knows it as {before}, not as {one}")
+            known[one.name] = one  # whose encoder may lie elsewhere by now
             if f"of_{one.name}" not in self.condition_embedders:  # with a prefix: a module is called by it
                 made: nn.Module = VectorEmbed(one.width, width)
                 if one.kind == "channels":

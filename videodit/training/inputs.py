@@ -105,13 +105,16 @@ def conditions_of(config: Run, strides: Strides | None) -> list[Condition]:
     found = []
     for name, told in config.model.conditions.items():
         if told.kind == "channels":
-            width = 0 if strides is None else map_width(told.of, strides)
-            one = Condition(name, "channels", width, told.dropout > 0, of=told.of, from_clip=told.from_clip)
+            of = told.of or "vae"
+            width = 0 if strides is None else map_width(of, strides)
+            one = Condition(name, "channels", width, told.dropout > 0, of=of, from_clip=told.from_clip)
             found.append(replace(one, factor=told.factor) if told.of == "small" else one)
         elif told.kind == "tokens":
-            found.append(Condition(name, "tokens", told.width, told.dropout > 0, of="states"))
+            encoder = str(told.encoder or "")
+            found.append(Condition(name, "tokens", told.width, told.dropout > 0, of="states", encoder=encoder))
         else:
-            found.append(Condition(name, "vectors", told.width, told.dropout > 0, per=told.per, of="numbers"))
+            how: Any = {"per": told.per, "of": told.of or "numbers", "from_clip": told.from_clip}
+            found.append(Condition(name, "vectors", told.width, told.dropout > 0, **how))
     return found
 
 

@@ -84,7 +84,9 @@ class Index:
         return np.maximum(after - 1, 0).tolist()
 
 
-def checked(path: str | Path) -> Path:
+def checked(
+    path: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES + VIDEO_SUFFIXES, what: str = "video or image"
+) -> Path:
     """The absolute path of a file that has something in it; VideoError says what is wrong with another."""
     path = Path(path)
     if path.is_dir():
@@ -97,9 +99,9 @@ def checked(path: str | Path) -> Path:
         raise VideoError(f"{path} is no regular file (a pipe, socket or device): copy what it gives to a file")
     if size == 0:
         raise VideoError(f"{path} is empty (0 bytes): copy or download it again")
-    if path.suffix.lower() not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
-        known = " ".join(sorted(IMAGE_SUFFIXES + VIDEO_SUFFIXES))
-        raise VideoError(f"{path} is no video or image by its name: rename or convert it to one of {known}")
+    if path.suffix.lower() not in suffixes:
+        known = " ".join(sorted(suffixes))
+        raise VideoError(f"{path} is no {what} by its name: rename or convert it to one of {known}")
     return path.absolute()  # FFmpeg takes what precedes a colon in a relative path for a protocol
 
 

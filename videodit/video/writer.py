@@ -33,6 +33,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from videodit.disk import held, scratch_beside
 from videodit.video.index import CONTAINERS, VideoError, opened_image
+from videodit.video.sound import SOUNDING, Track
 
 OUTPUT_SUFFIXES = (".mp4", ".mkv", ".gif", ".webp", ".png")
 _CONTAINER_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time"}
@@ -49,6 +50,7 @@ def write_video(
     metadata: Mapping[str, str] | None = None,
     crf: int = 18,
     keyframe_every: int | None = None,
+    sound: str | Path | None = None,
 ) -> Path:
     """Write `uint8 f h w c` RGB frames at `fps` (frames a second); returns the path written.
 
@@ -59,7 +61,8 @@ def write_video(
 
     `metadata` goes into the file (every PNG of a folder) and comes back by `read_metadata`; its keys are made of
     a-z, 0-9 and _. Of .mp4 only: `crf` is H.264's quality, 0 (best) to 51; `keyframe_every` closes a group of pictures
-    after so many frames at most (None: H.264's usual 250), so that a reader that jumps has less to decode.
+    after so many frames at most (None: H.264's usual 250), so that a reader that jumps has less to decode. Of .mp4 and
+    .mkv: `sound`, a file of which the clip gets as much as it is long, one channel (AAC; FLAC).
 
     Raises `ValueError` for an unknown suffix, no frames, frames that are not uint8 RGB of one size, odd sizes
     for .mp4, or bad fps, crf or keys; `VideoError` when the file cannot be written. Nothing is left behind then.
@@ -71,13 +74,15 @@ def write_video(
         raise ValueError(f"keyframe_every={keyframe_every} must be 1 or more frames")
     codec_options = {"crf": str(crf), "x264-params": STEADY} | ({"g": str(keyframe_every)} if keyframe_every else {})
     writers: dict[str, Callable[[Path, Iterator[np.ndarray]], None]] = {
-        ".mp4": partial(_write_mp4, rate=rate, metadata=metadata, codec_options=codec_options),
-        ".mkv": partial(_write_mkv, rate=rate, metadata=metadata),
+        ".mp4": partial(_write_mp4, rate=rate, metadata=metadata, codec_options=codec_options, sound=sound),
+        ".mkv": partial(_write_mkv, rate=rate, metadata=metadata, sound=sound),
         ".gif": partial(_write_gif, rate=rate, metadata=metadata),
         ".webp": partial(_write_webp, rate=rate, metadata=metadata),
         ".png": partial(_write_png, metadata=metadata),
     }
     suffix = _known_suffix(path)
+    if sound is not None and suffix not in SOUNDING:
+        raise ValueError(f"{path}: a {suffix} has no sound; write {' or '.join(SOUNDING)}")
     checked = _checked_frames(frames)
     head = list(islice(checked, 2))
     if not head:
@@ -233,6 +238,7 @@ def _write_mp4(
     rate: Fraction,
     metadata: dict[str, str],
     codec_options: dict[str, str],
+    sound: str | Path | None,
 ) -> None:
     first = next(frames)
     height, width = first.shape[:2]
@@ -243,7 +249,7 @@ def _write_mp4(
             f"sizes ({even}), or write .mkv"
         )
     container_options = {"movflags": "+faststart+use_metadata_tags"}
-    with _encoder(path, first, "libx264", rate, codec_options, container_options, metadata) as (stream, encode):
+    with _encoder(path, first, "libx264", rate, codec_options, container_options, metadata, sound) as (stream, encode):
         stream.pix_fmt = "yuv420p"
         stream.codec_context.colorspace = Colorspace.ITU709
         stream.codec_context.color_range = ColorRange.MPEG
@@ -259,9 +265,11 @@ def _write_mp4(
             )
 
 
-def _write_mkv(path: Path, frames: Iterator[np.ndarray], *, rate: Fraction, metadata: dict[str, str]) -> None:
+def _write_mkv(
+    path: Path, frames: Iterator[np.ndarray], *, rate: Fraction, metadata: dict[str, str], sound: str | Path | None
+) -> None:
     first = next(frames)
-    with _encoder(path, first, "ffv1", rate, {}, BITEXACT, metadata) as (stream, encode):
+    with _encoder(path, first, "ffv1", rate, {}, BITEXACT, metadata, sound) as (stream, encode):
         stream.pix_fmt = "bgr0"
         for frame in chain([first], frames):
             encode(frame, format="bgr0")
@@ -276,6 +284,7 @@ def _encoder(
     codec_options: dict[str, str],
     container_options: dict[str, str],
     metadata: dict[str, str],
+    sound: str | Path | None,
 ) -> Iterator[tuple[VideoStream, Callable[..., None]]]:
     """The stream to set up, and a function that takes the next `uint8 h w c` frame and how to reformat it."""
     reformatter = VideoReformatter()
@@ -285,7 +294,7 @@ def _encoder(
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = first.shape[:2]
         stream.codec_context.thread_count = 1  # by their number the file would be another on another machine
-        count = 0
+        track, count = Track(container, sound, path.suffix) if sound is not None else None, 0
 
         def encode(frame: np.ndarray, **target: Any) -> None:
             nonlocal count
@@ -297,6 +306,8 @@ def _encoder(
 
         yield stream, encode
         container.mux(stream.encode())
+        if track is not None:
+            track.write(float(count / rate))
 
 
 def _write_gif(path: Path, frames: Iterator[np.ndarray], *, rate: Fraction, metadata: dict[str, str]) -> None:

@@ -1,0 +1,73 @@
+"""Pictures and sounds -> states, by an encoder of transformers that is not trained: what tokens of one's own are.
+
+ViT, DINOv2, SigLIP and CLIP (of which the half that sees is taken), ResNet and ConvNeXt, wav2vec 2, HuBERT, Whisper
+(its encoder), the audio spectrogram transformer ...: whatever `AutoModel` loads and gives a `last_hidden_state`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoModel
+
+from videodit.packaged import named_folder
+from videodit.weights import check_finite, loading, state_hash
+
+
+class StatesEncoder:
+    """An encoder and what prepares its input.
+
+    rate: samples a second of sounds; None: it sees pictures.
+    """
+
+    def __init__(self, model: Any, prepare: Any):
+        self.model, self.prepare = model.eval(), prepare
+        self.rate: int | None = getattr(prepare, "sampling_rate", None)
+
+    @classmethod
+    def from_pretrained(cls, place: str) -> StatesEncoder:
+        """Of a folder or hub name. ValueError: there is no such encoder, or not all of its weights."""
+        name = named_folder(place)
+        try:
+            with loading(name):
+                model, told = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+            try:
+                prepare = AutoImageProcessor.from_pretrained(name)
+            except (OSError, ValueError):
+                prepare = AutoFeatureExtractor.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{place}: no encoder of pictures or sounds ({reason})") from error
+        check_finite(model, name)
+        for weight in sorted(told["missing_keys"]):
+            if "pooler" not in weight:  # which states do not go through
+                raise ValueError(f"{place}: the weights of {weight} are not there")
+            model.get_parameter(weight).data.zero_()
+        half: Any = getattr(model, "vision_model", None) or getattr(model, "audio_model", None)
+        if half is None and model.config.is_encoder_decoder:
+            half = model.get_encoder()
+        return cls(half or model, prepare)
+
+    @torch.no_grad()
+    def __call__(self, one: np.ndarray) -> Tensor:
+        """A picture uint8 h w 3, or a sound float32 n at its rate -> states m c, float32."""
+        how = {} if self.rate is None else {"sampling_rate": self.rate}
+        inputs = self.prepare(one, return_tensors="pt", **how)
+        wanted = {name: x for name, x in inputs.items() if name in ("pixel_values", "input_values", "input_features")}
+        states = self.model(**wanted).last_hidden_state[0].float()
+        return states.flatten(1).T.contiguous() if states.ndim == 3 else states  # c h w of convolutions
+
+    def fingerprint(self) -> str:
+        said = self.model.config.to_json_string() + self.prepare.to_json_string()
+        return hashlib.sha256((said + state_hash(self.model.state_dict())).encode()).hexdigest()
+
+
+@lru_cache(maxsize=2)
+def states_encoder(place: str) -> StatesEncoder:
+    """Loaded once."""
+    return StatesEncoder.from_pretrained(place)

@@ -28,6 +28,8 @@ API = {  # what the public surface is, room by room
         "videodit.extending.extend_in_time",
         "videodit.models.growth.grow",
         "videodit.models.formats.files.from_diffusers",
+        "videodit.models.branches.load_control",
+        "videodit.models.branches.save_control",
         "videodit.models.time_blocks.load_time_blocks",
         "videodit.models.time_blocks.save_time_blocks",
     ],

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from videodit.attention_maps import sample_with_attention
     from videodit.codec import AutoencoderKLInflated, AutoencoderKLPatch, VideoCodec
     from videodit.extending import extend_in_time
+    from videodit.models.branches import load_control, save_control
     from videodit.models.extended import TimeExtended
     from videodit.models.formats.files import from_diffusers
     from videodit.models.growth import grow
@@ -31,8 +32,10 @@ __all__ = [
     "extend_in_time",
     "from_diffusers",
     "grow",
+    "load_control",
     "load_time_blocks",
     "sample_with_attention",
+    "save_control",
     "save_time_blocks",
 ]
 
@@ -48,8 +51,10 @@ _ROOMS = {
     "extend_in_time": "extending",
     "from_diffusers": "models.formats.files",
     "grow": "models.growth",
+    "load_control": "models.branches",
     "load_time_blocks": "models.time_blocks",
     "sample_with_attention": "attention_maps",
+    "save_control": "models.branches",
     "save_time_blocks": "models.time_blocks",
 }
 

@@ -34,15 +34,27 @@ Cut = Callable[[int, int], Any]  # what is given from a latent frame on, for so 
 
 
 def controls_of(
-    codec: VideoCodec, model: VideoModel, given: Mapping[str, Any] | None, count: int, times: int, size: ClipSize
+    codec: VideoCodec,
+    model: VideoModel,
+    given: Mapping[str, Any] | None,
+    count: int,
+    times: int,
+    size: ClipSize,
+    scales: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """By the names that `conditions.Told` has for them: of so many clips, each given value serving `times` of them.
 
+    Args:
+        scales: of those that a branch reads, by how much of what it adds.
+
     Raises:
         ValueError: a condition that the model is not told, or one that it cannot do without; another number of frames,
-            of clips or of numbers.
+            of clips or of numbers; a scale of what is not given, or of no branch.
     """
-    given = given or {}
+    given, scales = given or {}, scales or {}
+    for name in scales:
+        if given.get(name) is None or not _known(model, given)[name].branch:
+            raise ValueError(f"condition_scale: {name!r} is no condition that is given and that a branch reads")
     known = _known(model, given)
     if missing := [name for name, one in known.items() if not one.null and given.get(name) is None]:
         raise ValueError(f"conditions: this model was not trained to do without {missing[0]!r}: give it")
@@ -55,7 +67,7 @@ def controls_of(
                 continue
             make = _map if one.kind == "channels" else _vectors
             told[values] = make(codec, one, value, count, times, size)
-            told[rows] = torch.ones(count, dtype=torch.bool)
+            told[rows] = torch.full((count,), float(scales.get(name, 1.0))) if one.branch else torch.ones(count).bool()
     return told
 
 

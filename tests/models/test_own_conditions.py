@@ -99,7 +99,7 @@ def test_tokens_that_are_not_there_are_not_read() -> None:
     torch.testing.assert_close(some[1:], call(model, {"picture": told[:, :2]})[1:])
     with pytest.raises(ValueError, match="read behind blocks of a number"):
         without_blocks(model, [1])
-    with pytest.raises(ConversionError, match="reads them behind blocks"):
+    with pytest.raises(ConversionError, match="reads behind blocks"):
         grow(model, num_layers=3)
 
 

@@ -144,6 +144,7 @@ def test_every_flag_is_given_to_the_command_by_a_test() -> None:
         Path(__file__).parents[1] / "test_words.py",
         Path(__file__).parents[1] / "test_attention_maps.py",
         *(Path(__file__).parents[1] / f"test_{name}.py" for name in ("skip_layers", "pruning", "controls", "tiles")),
+        Path(__file__).parents[1] / "training" / "test_branches.py",
     )
     calls = "".join(file.read_text() for file in files)
     assert [flag for flag in flags if f'"{flag}"' not in calls] == []

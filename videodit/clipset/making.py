@@ -75,6 +75,7 @@ class Sampling:
     tile_size: Positive | None = None
     true_cfg_scale: Guidance | None = None  # of a model that is told guidance_scale itself
     conditions: list[str] | None = None  # of one's own, "name=file" or "name=numbers"
+    condition_scale: dict[str, float] | None = None  # of those that a branch reads
     scheduler: str | None = None
     cache: str | None = None  # of features: a name of `caching.CACHES`, with or without a number
     dtype: str | None = None  # this and what follows: what was done to the pipeline, for the clips' settings
@@ -291,7 +292,7 @@ def _sample(
         "guidance_rescale": one["guidance_rescale"],
         "guidance_interval": tuple(one["guidance_interval"]),
         "image_guidance_scale": one["image_guidance_scale"],
-        **{name: one[name] for name in (*SKIPPING, "skipped_blocks", "tile_size") if name in one},
+        **{name: one[name] for name in (*SKIPPING, "skipped_blocks", "tile_size", "condition_scale") if name in one},
         "conditions": conditions_of(pipe, one),
         "callback_on_step_end": look,
         **{name: [frames_of(name, each) for each in batch] for name in FILES if name in one},

@@ -5,6 +5,7 @@
   videodit convert --from DIR --to DIR --format wan               ours -> diffusers' class, where the structure allows
   videodit convert --from DIR --to wan.safetensors --format wan   ours -> the project's own names, as ComfyUI reads them
   videodit convert --from DIR --to DIR --dtype float16            half the size on disk
+  videodit convert --from DIR --to DIR --control NAME             a branch of it alone, for others of its model
   videodit convert --verify DIR                                   nothing: are all its weights whole and as saved?
 
 A model in half precision becomes float32 again when loaded (`VideoDiTPipeline.from_pretrained(folder)`), unless
@@ -14,6 +15,7 @@ A model in half precision becomes float32 again when loaded (`VideoDiTPipeline.f
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from videodit.command import command
 from videodit.config.kinds import Amount, File, Place, Positive, argument
@@ -41,6 +43,7 @@ def main() -> int:
         type=argument(Place),
         help="read a folder's weights: whole, finite, and as their checksums say",
     )
+    parser.add_argument("--control", metavar="NAME", help="write a branch alone: what a condition of that name tells")
     parser.add_argument("--format", choices=("videodit", *FORMATS), default="videodit", help="(videodit)")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the weights")
     parser.add_argument(
@@ -68,12 +71,16 @@ def main() -> int:
 
     from videodit import VideoDiTPipeline
     from videodit.exchange import open_model, pipeline_to_diffusers, save_file, save_whole
+    from videodit.models.branches import save_control
     from videodit.models.formats.files import to_diffusers
 
     unsaid = ("num_attention_heads", "interpolation_scale", "sample_size", "partial")
     file = {name: getattr(args, name) for name in unsaid}
     model, report = open_model(args.source, dtype=getattr(torch, args.dtype), **file)
-    if args.target.suffix == ".safetensors":
+    if args.control is not None:
+        whole: Any = getattr(model, "transformer", model)
+        save_control(whole, args.control, args.target)
+    elif args.target.suffix == ".safetensors":
         save_file(model, args.format, args.target)
     else:
         if args.format != "videodit":

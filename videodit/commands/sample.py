@@ -91,6 +91,13 @@ def parse() -> argparse.Namespace:
         help="of a model that is told more than a prompt: frames of a file, or numbers; may be said for several",
     )
     parser.add_argument(
+        "--control",
+        action="append",
+        metavar="FOLDER[=WEIGHT]",
+        type=argument(Place),
+        help="a branch by which the model is told a map: then --condition NAME=FILE; may be said for several",
+    )
+    parser.add_argument(
         "--tile-size",
         type=argument(Positive),
         metavar="PIXELS",
@@ -300,29 +307,18 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         raise ValueError(
             f"--compile: {cutting[0]} works inside of the blocks and cuts compiled ones apart; take one out"
         )
-    sampling = Sampling(
-        steps=args.steps,
-        guidance_scale=args.guidance_scale,
-        guidance_rescale=args.guidance_rescale,
-        guidance_interval=tuple(args.guidance_interval),
-        image_guidance_scale=args.image_guidance_scale,
-        skip_guidance_layers=args.skip_guidance_layers,
-        skip_layer_guidance_scale=args.skip_layer_guidance_scale,
-        skip_layer_guidance_start=args.skip_layer_guidance_start,
-        skip_layer_guidance_stop=args.skip_layer_guidance_stop,
-        skipped_blocks=[] if args.all_blocks else None,
-        tile_size=args.tile_size,
-        true_cfg_scale=args.true_cfg_scale,
-        conditions=args.condition,
-        scheduler=args.scheduler,
-        cache=args.cache,
-        dtype=args.dtype if args.dtype != "float32" else None,
-        compile=args.compile or None,
-        layerwise_casting=args.layerwise_casting or None,
-        quantize=args.quantize,
-        vae_tiling=args.vae_tiling or None,
-        lora=args.lora,
-    )
+    same = {field.name: getattr(args, field.name) for field in fields(Sampling) if hasattr(args, field.name)}
+    other = {
+        "guidance_interval": tuple(args.guidance_interval),
+        "skipped_blocks": [] if args.all_blocks else None,
+        "conditions": args.condition,
+        "dtype": args.dtype if args.dtype != "float32" else None,
+        "compile": args.compile or None,
+        "layerwise_casting": args.layerwise_casting or None,
+        "vae_tiling": args.vae_tiling or None,
+        "text_states": None,  # which is set to what encoded them
+    }
+    sampling = Sampling(**(same | other))
     one = len(requests) == 1
     paths = output_paths(args.out or Path("sample.mp4" if one else "samples"), len(requests))
     options: dict[str, Any] = dict.fromkeys(PARTS) if args.text_states else {}
@@ -330,6 +326,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         how = quantization(args.quantize, f"--quantize {args.quantize}", dtype)
         options["quantization_config"] = PipelineQuantizationConfig(quant_mapping={"transformer": how})
     pipe: Any = VideoDiTPipeline.from_pretrained(folder, dtype=dtype, **options)
+    sampling = replace(sampling, condition_scale=pipe.control(args.control or []) or None)
     pipe.adapt(args.lora or [])
     upscale = None
     if args.upscale is not None:

@@ -49,14 +49,19 @@ class Told(Section):
         None,
         description="of tokens: folder or hub name of a model of transformers that makes them of pictures or sounds",
     )
+    branch: Positive | None = Field(
+        None,
+        description="of channels: so many of the first blocks get a copy that reads them, in place of laying them "
+        "beside the latent (ControlNet); train it alone by train.weights: [transformer.condition_embedders*]",
+    )
     width: Positive = Field(1, description="of vectors and tokens: how many numbers each has")
     per: Literal["clip", "frame"] = Field("clip", description="of vectors: once, or a row for each of many frames")
     dropout: Share = Field(0.1, description="share of samples that are not told it, so that clips can be made without")
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Told:
-        others = {"channels": ("width", "per", "encoder"), "vectors": ("noise", "encoder")}
-        for key in others.get(self.kind, ("of", "from_clip", "noise", "per")):
+        others = {"channels": ("width", "per", "encoder"), "vectors": ("noise", "encoder", "branch")}
+        for key in others.get(self.kind, ("of", "from_clip", "noise", "per", "branch")):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} is not of {self.kind}; take it out")
         made = {"channels": ("vae", "small", "luma", "edges"), "vectors": ("numbers", "loudness", "mel")}

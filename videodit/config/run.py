@@ -57,6 +57,12 @@ class Run(Section):
             raise ValueError(
                 "model.conditions begin silent, and train.lora trains no more than adapters: train without"
             )
+        branches = [name for name, told in self.model.conditions.items() if told.branch]
+        if branches and (self.train.routing or self.train.sequence_parallel > 1):
+            raise ValueError(
+                f"model.conditions.{branches[0]}.branch goes neither with train.routing nor with "
+                "train.sequence_parallel: leave one of them out"
+            )
         if self.train.routing and self.train.sequence_parallel > 1:
             raise ValueError("train.routing does not go with train.sequence_parallel: leave one of them out")
         frozen = self.text.source or self.train.lora or self.train.start_from  # of a family's, which is never trained

@@ -8,7 +8,8 @@ Axes: `b` batch, `f` frames, `s` places of a frame, `m` text tokens, `d` width, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from diffusers.models.attention import AttentionModuleMixin
@@ -62,21 +63,27 @@ class TextMemory:
     """What the blocks' cross-attention sees of a text, made once for all calls about it: `VideoDiT.text_memory`.
 
     mask: b 1 1 m, True = attend; None: all. blocks: each block's keys and values, b m h e; None where it reads no text.
+    branches: likewise, of each branch's copies (`models.branches`), by its condition's name.
     context: of a model that has the text among a frame's tokens, its states b m d and which are seen, b m.
     """
 
     mask: Tensor | None
     blocks: tuple[tuple[Tensor, Tensor] | None, ...]
     context: tuple[Tensor, Tensor | None] | None = None
+    branches: Mapping[str, tuple[tuple[Tensor, Tensor] | None, ...]] = field(default_factory=dict)
 
     def __getitem__(self, rows: slice | list[int]) -> TextMemory:
         """That of some rows of the batch."""
         mask = None if self.mask is None else self.mask[rows]
-        blocks = tuple(kv and (kv[0][rows], kv[1][rows]) for kv in self.blocks)
-        if self.context is None:
-            return TextMemory(mask, blocks)
-        states, seen = self.context
-        return TextMemory(mask, blocks, (states[rows], None if seen is None else seen[rows]))
+        blocks, *branches = (
+            tuple(kv and (kv[0][rows], kv[1][rows]) for kv in several)
+            for several in (self.blocks, *self.branches.values())
+        )
+        context = None
+        if self.context is not None:
+            states, seen = self.context
+            context = states[rows], None if seen is None else seen[rows]
+        return TextMemory(mask, blocks, context, dict(zip(self.branches, branches, strict=True)))
 
 
 class AttnProcessor:

@@ -127,7 +127,7 @@ def check_call(
 ) -> None:
     """ValueError where what a call gives does not fit the model, or each other; names what."""
     (b, c, f, h, w), config = latent.shape, model.config
-    _check_own(model, own or {}, (b, f, h, w))
+    _check_own(model, own or {}, (b, f, h, w), routed is not None)
     if c != config.in_channels:
         raise ValueError(f"hidden_states has {c} channels, this model takes {config.in_channels}")
     if h % model.patch_size[1] or w % model.patch_size[2]:
@@ -171,7 +171,7 @@ def check_call(
         raise ValueError(f"class_labels has shape {tuple(labels.shape)} of {labels.dtype}; it must be ({b},) integers")
 
 
-def _check_own(model: VideoDiT, given: Mapping[str, Tensor], sizes: tuple[int, int, int, int]) -> None:
+def _check_own(model: VideoDiT, given: Mapping[str, Tensor], sizes: tuple[int, int, int, int], routed: bool) -> None:
     b, f, h, w = sizes
     known = {one.name: one for one in model.own_conditions}
     if unknown := sorted(set(given) - set(known)):
@@ -186,7 +186,12 @@ def _check_own(model: VideoDiT, given: Mapping[str, Tensor], sizes: tuple[int, i
             wanted = (b, f, one.width) if one.per == "frame" else (b, one.width)
         if tuple(value.shape) != wanted:
             raise ValueError(f"condition {name} has shape {tuple(value.shape)}; it must be {wanted}")
-        if one.kind == "tokens" and model.is_cache_enabled:
+        if one.branch and (routed or model.past is not None or model.sequence_group is not None):
+            raise ValueError(
+                f"condition {name} is read by a branch, which goes neither with routing, nor with a sequence group, "
+                f"nor with what is held of the past: take one of them out"
+            )
+        if (one.kind == "tokens" or one.branch) and model.is_cache_enabled:
             raise ValueError(
                 f"condition {name} is read between the blocks that a feature cache leaves out: take it out"
             )

@@ -109,9 +109,9 @@ def grow(
         ),
         (had - _normed(qk_norm, axes), f"{qk_norm=}: this model has QK-norm along {sorted(had)}, which would be lost"),
         (
-            any(one.kind == "tokens" for one in image_model.own_conditions)
+            any(one.kind == "tokens" or one.branch for one in image_model.own_conditions)
             and (layers != old.num_layers or tuple(axes) != tuple(old.axes)),
-            "a model that is told tokens reads them behind blocks of a number, which would be others",
+            "a model that is told tokens, or has a branch, reads behind blocks of a number, which would be others",
         ),
         (
             old.skips and (layers != old.num_layers or tuple(axes) != tuple(old.axes)),

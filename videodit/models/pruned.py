@@ -56,7 +56,7 @@ def why_not(model: VideoDiT, numbers: Collection[int]) -> str:
     if not kept:
         return "all blocks: at least one must be left"
     axes = [str(model.blocks[number].axis) for number in kept]
-    if tokens := [one.name for one in model.own_conditions if one.kind == "tokens"]:
+    if tokens := [one.name for one in model.own_conditions if one.kind == "tokens" or one.branch]:
         return f"condition {tokens[0]}: it is read behind blocks of a number, which would be others"
     if model.config.skips:
         return "blocks of a model with long skips (skips) look back to others of a number, which would be others"

@@ -18,6 +18,7 @@ from torch.nn.functional import pad, silu
 
 from videodit.models import Condition
 from videodit.models.attention import TextMemory
+from videodit.models.branches import Beside, Branch, check_branch
 from videodit.models.context import Context
 from videodit.models.embeddings import MapEmbed, VectorEmbed, at_length, told_nothing
 from videodit.models.positions import Grid
@@ -64,15 +65,21 @@ class Telling:
             known[one.name] = one  # whose encoder may lie elsewhere by now
             if f"of_{one.name}" not in self.condition_embedders:  # with a prefix: a module is called by it
                 made: nn.Module = VectorEmbed(one.width, width)
+                if one.branch:
+                    check_branch(self, one)  # type: ignore[arg-type]
                 if one.kind == "channels":
-                    made = MapEmbed(patch_embed.patch_size, one.width, width)
+                    embed = MapEmbed(patch_embed.patch_size, one.width, width)
+                    made = Branch(self.blocks[: one.branch], embed, width) if one.branch else embed
                 elif one.kind == "tokens":
                     readers = [number for number, block in enumerate(self.blocks) if block.attn2 is not None]
                     heads = self.config.num_attention_heads
                     made = Reader(one.width, width, heads, readers or list(range(len(self.blocks))))
                 self.condition_embedders[f"of_{one.name}"] = made.to(like.device, like.dtype)
         if conditions:
-            self.register_to_config(own_conditions=[one.to_dict() for one in known.values()])
+            unsaid = [key for key in self.config.get("_use_default_values", ()) if key != "own_conditions"]
+            self.register_to_config(
+                own_conditions=[one.to_dict() for one in known.values()], _use_default_values=unsaid
+            )
 
     def _told(
         self, conditions: Mapping[str, Tensor] | None, told_rows: Mapping[str, Tensor] | None
@@ -83,7 +90,7 @@ class Telling:
         vectors: Tensor | None = None
         read: dict[str, Read] = {}
         for one in self.own_conditions:
-            if (value := (conditions or {}).get(one.name)) is None:
+            if (value := (conditions or {}).get(one.name)) is None or one.branch:
                 continue
             told = (told_rows or {}).get(one.name)
             rows = value.shape[:2] if one.kind == "tokens" else value.shape[:1]
@@ -97,6 +104,24 @@ class Telling:
             else:
                 vectors = made if vectors is None else vectors + made
         return maps, vectors, read
+
+    def _beside(
+        self,
+        conditions: Mapping[str, Tensor] | None,
+        told_rows: Mapping[str, Tensor] | None,
+        x: Tensor,
+        text: Tensor | TextMemory | None,
+    ) -> list[Beside]:
+        """The branches that go along with a call with tokens x, of those maps that it is told."""
+        found = []
+        for one in self.own_conditions:
+            if one.branch and (value := (conditions or {}).get(one.name)) is not None:
+                told = (told_rows or {}).get(one.name)
+                told = torch.ones(len(value), device=value.device) if told is None else told
+                memories = text.branches[one.name] if isinstance(text, TextMemory) else None
+                branch: Any = self.condition_embedders[f"of_{one.name}"]
+                found.append(branch.beside(value, told, x, memories))
+        return found
 
     @apply_forward_hook
     @apply_lora_scale("attention_kwargs")
@@ -123,7 +148,14 @@ class Telling:
             return TextMemory(None, (None,) * len(self.blocks), context)
         states, mask = self._text(encoder_hidden_states, encoder_attention_mask)
         readers: list[Any] = [block.attn2 for block in self.blocks]
-        return TextMemory(mask, tuple(reader and reader.keys_and_values(states) for reader in readers))
+        branches: list[tuple[str, Any]] = [
+            (one.name, self.condition_embedders[f"of_{one.name}"]) for one in self.own_conditions if one.branch
+        ]
+        return TextMemory(
+            mask,
+            tuple(reader and reader.keys_and_values(states) for reader in readers),
+            branches={name: branch.memories(states) for name, branch in branches},
+        )
 
     def _times(
         self,

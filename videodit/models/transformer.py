@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
+from operator import call
 from typing import Any
 
 import torch
@@ -269,9 +270,11 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
             guidance: b, the scale; if and only if the model has `guidance_embeds`.
             attention_kwargs: `{"scale": ...}` for LoRA, as in diffusers.
             text_memory: of the text, in place of it and its mask: what `text_memory` gave.
-            conditions: by their names, of `own_conditions`: "channels" b c' f h w, laid beside the latent, "vectors" b
-                c', or b f c' where they are per frame, "tokens" b m c'. Those that are not there are not told.
-            conditions_told: by their names: which rows are told, b bool, or which tokens are there, b m; None: all.
+            conditions: by their names, of `own_conditions`: "channels" b c' f h w, laid beside the latent or read by a
+                branch, "vectors" b c', or b f c' where they are per frame, "tokens" b m c'. What is not there is not
+                told.
+            conditions_told: by their names: which rows are told, b bool, or which tokens are there, b m; of a branch
+                too by how much of what it adds, b; None: all.
             routed: b k, numbers of places of a frame: the blocks behind the first of each axis and before the last of
                 each see these alone, in all frames, and the others pass them by. In training such blocks cost less, and
                 learn as much (TREAD; Krause et al. 2025, arXiv 2501.04765). None: they see all.
@@ -317,6 +320,7 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
             x, routed = context.lay(x), context.kept(routed)
         spread = Spread(self.sequence_group, *x.shape[1:3])
         route = Route(routed, len(self.config.axes), len(self.blocks) - len(self.config.axes))
+        beside = self._beside(conditions, conditions_told, x, text)
         behind: dict[int, Tensor] = {}  # of blocks that others of the second half look back to
         skips = self.long_skips if self.config.skips else {}
         wanted = set(skips.values())
@@ -327,7 +331,10 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
                 continue
             x = spread.lay(x, axis)
             if axis != "space" and later is not None:
-                x, later = x + spread.of_frames(later), None
+                added, later = spread.of_frames(later), None
+                x = x + added
+                for branch in beside:
+                    branch.y = branch.y + added
             if number in skips:
                 x = self.skip_projections[str(number)](torch.cat([x, behind.pop(skips[number])], dim=-1))
             if number in skip_layers:  # the places in time that stand before it are for those behind it too
@@ -336,10 +343,11 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
             here, across = spread.of_frames(modulation), spread.across(axis)
             layout = layout_of(self, number, at.columns, len(x)) if context is None else context.layout(axis)
             inputs = (x, here, states, mask, rotary.get(axis), across, memory, layout)
-            if torch.is_grad_enabled() and self.gradient_checkpointing and number % self.checkpoint_every == 0:
-                x = self._gradient_checkpointing_func(block, *inputs)
-            else:
-                x = block(*inputs)
+            recomputed = self.gradient_checkpointing and number % self.checkpoint_every == 0
+            run = self._gradient_checkpointing_func if torch.is_grad_enabled() and recomputed else call
+            x = run(block, *inputs)
+            for branch in beside:
+                x = x + branch.behind(number, run, inputs)
             for reader, tokens in read.items():
                 x = self.condition_embedders[reader](number, x, tokens)
             behind |= {number: x} if number in wanted else {}

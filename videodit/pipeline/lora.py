@@ -1,4 +1,5 @@
-"""Low-rank adapters on a pipeline, by diffusers' own surface: load, weigh, fuse, save, unload, several at once."""
+"""Low-rank adapters on a pipeline, by diffusers' own surface: load, weigh, fuse, save, unload, several at once; and
+branches that control it."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from typing import Any, ClassVar
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils.peft_utils import get_adapter_name, unscale_lora_layers
 
+from videodit.models.branches import load_control
+from videodit.models.transformer import VideoDiT
 from videodit.packaged import named_folder
 
 
@@ -17,6 +20,18 @@ class Adapters(LoraBaseMixin):
 
     _lora_loadable_modules: ClassVar[list[str]] = ["transformer", "transformer_2"]
     transformer_name = "transformer"
+
+    def load_control(self, folder: str | Path) -> str:
+        """Puts a branch onto the transformer that was saved of it (`models.branches.save_control`): from then on a call
+        may be told its map, by the name that this gives.
+
+        Raises:
+            WeightsError, ValueError: as `models.branches.load_control`; a transformer that can have none.
+        """
+        model = self.transformer  # type: ignore[attr-defined]
+        if not isinstance(model, VideoDiT):
+            raise ValueError(f"{folder}: a branch goes onto a VideoDiT, and this model is a {type(model).__name__}")
+        return load_control(model, folder)
 
     def load_lora_weights(
         self,
@@ -67,6 +82,14 @@ class Adapters(LoraBaseMixin):
             weights[f"lora_{number}"] = weight
         if weights:
             self.set_adapters(list(weights), list(weights.values()))
+
+    def control(self, folders: Sequence[str]) -> dict[str, float]:
+        """Puts branches on the transformer, each a folder with its weight behind "=" (none: 1); gives weights by name.
+
+        Raises:
+            WeightsError, ValueError: as `load_control`.
+        """
+        return {self.load_control(place): weight for place, weight in map(_weighed, folders)}
 
     def save_lora_weights(
         self,

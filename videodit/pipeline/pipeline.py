@@ -77,6 +77,7 @@ class VideoDiTPipeline(State):
         skip_layer_guidance_stop: float = 0.2,
         skipped_blocks: Sequence[tuple[float, float, Sequence[int]]] | None = None,
         conditions: Mapping[str, Any] | None = None,
+        condition_scale: Mapping[str, float] | None = None,
         guidance_conditions: Sequence[str] = (),
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
@@ -132,6 +133,7 @@ class VideoDiTPipeline(State):
                 from 0 to 1, for the time that they take. (): none; None: the model's own.
             conditions: by name, what it is told besides (`models.Condition`): as many frames as the clip has, in the
                 forms that `image` takes, or numbers; for all clips, or one each.
+            condition_scale: by name, of those that a branch reads, by how much of what it adds; None: 1.
             guidance_conditions: names of those that the pass without the prompt is not told either.
             tile_size: side in pixels, for sizes far above the model's own: each step is predicted tile by tile, and the
                 tiles blended (MultiDiffusion, Bar-Tal et al. 2023, arXiv 2302.08113). None: all at once.
@@ -238,7 +240,7 @@ class VideoDiTPipeline(State):
             guidance=self._shown_scale(rows),
         )
         if conditions or own_of(model):
-            own = controls_of(self.codec, model, conditions, count, num_videos_per_prompt, size)
+            own = controls_of(self.codec, model, conditions, count, num_videos_per_prompt, size, condition_scale)
             told = told.also(**told_rows(own, guided, guidance_conditions, where))
         watched = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
         known = ("latents", "pred_original_sample", *told.texts(count))

@@ -107,7 +107,9 @@ def conditions_of(config: Run, strides: Strides | None) -> list[Condition]:
         if told.kind == "channels":
             of = told.of or "vae"
             width = 0 if strides is None else map_width(of, strides)
-            one = Condition(name, "channels", width, told.dropout > 0, of=of, from_clip=told.from_clip)
+            one = Condition(
+                name, "channels", width, told.dropout > 0, of=of, from_clip=told.from_clip, branch=told.branch or 0
+            )
             found.append(replace(one, factor=told.factor) if told.of == "small" else one)
         elif told.kind == "tokens":
             encoder = str(told.encoder or "")

@@ -25,7 +25,7 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 
 from videodit.codec.sounds import ROWS, rows_at, sound_rows
 from videodit.codec.states import StatesEncoder
-from videodit.video.sound import RATE
+from videodit.geometry import SOUND_RATE
 
 from .video.test_sound import tone
 
@@ -40,7 +40,7 @@ VIT = {
 
 
 def test_a_tone_is_as_loud_as_its_mean_square_says_and_silence_is_nothing() -> None:
-    samples = np.concatenate([np.zeros(RATE, np.float32), tone(1.0, loud=0.5), tone(1.0, loud=1e-5)])
+    samples = np.concatenate([np.zeros(SOUND_RATE, np.float32), tone(1.0, loud=0.5), tone(1.0, loud=1e-5)])
     rows = sound_rows(samples, "loudness")[:, 0]
     assert len(rows) == 3 * ROWS + 1
     np.testing.assert_allclose(rows[ROWS + 2 : 2 * ROWS - 2], 1 + 20 * np.log10(0.5 / np.sqrt(2)) / 60, atol=1e-2)
@@ -49,15 +49,15 @@ def test_a_tone_is_as_loud_as_its_mean_square_says_and_silence_is_nothing() -> N
 
 
 def test_bands_are_those_of_transformers_own_spectrogram() -> None:
-    samples = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.1
+    samples = np.random.default_rng(0).standard_normal(SOUND_RATE).astype(np.float32) * 0.1
     theirs = spectrogram(
         samples,
         window_function(1024, "hann"),
         1024,
-        RATE // ROWS,
+        SOUND_RATE // ROWS,
         power=2.0,
         pad_mode="constant",
-        mel_filters=mel_filter_bank(513, 12, 0.0, RATE / 2, RATE, norm="slaney", mel_scale="slaney"),
+        mel_filters=mel_filter_bank(513, 12, 0.0, SOUND_RATE / 2, SOUND_RATE, norm="slaney", mel_scale="slaney"),
         log_mel="log10",
         mel_floor=1e-10,
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+SOUND_RATE = 16_000  # samples a second of what belongs to a clip: what most encoders of sound learned
+
 
 @dataclass(frozen=True)
 class Strides:

@@ -234,6 +234,65 @@ def test_a_pipeline_takes_several_weighs_fuses_and_unloads_them(tmp_path: Path) 
         pipe.load_lora_weights(tmp_path / "one", load_into_transformer_2=True)
 
 
+def test_biases_of_comfyui_are_read_as_diffusers_reads_them_and_written_again(tmp_path: Path) -> None:
+    theirs = wan()
+    state = {}
+    g = torch.Generator().manual_seed(3)
+    for layer, (down, up) in halves(adapted(wan(), TARGETS)).items():
+        name = f"diffusion_model.{own_name(layer)}"
+        state |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+        state |= {f"{name}.alpha": torch.tensor(5.0), f"{name}.diff_b": torch.randn(len(up), generator=g) * 0.3}
+    state["diffusion_model.blocks.0.norm3.diff"] = torch.zeros(40)  # of norms they are always zero
+    state["diffusion_model.blocks.1.self_attn.norm_q.diff"] = torch.zeros(40)
+    save_file(state, tmp_path / FILE)
+    ours = from_diffusers(wan())[0]
+    before = call(ours)
+    ours.load_lora_adapter(tmp_path, adapter_name="it")
+    with torch.no_grad():
+        for layer in halves(adapted(wan(), TARGETS)):
+            name = f"diffusion_model.{own_name(layer)}"
+            module = theirs.get_submodule(layer)
+            module.weight += 5 / 3 * state[f"{name}.lora_up.weight"] @ state[f"{name}.lora_down.weight"]
+            module.bias += state[f"{name}.diff_b"]
+    expected = call(theirs)
+    assert (call(ours) - expected).norm() < 1e-5 * expected.norm()
+    assert (before - expected).norm() > 1e-2 * expected.norm()
+    for style in ("original", "diffusers"):
+        ours.save_lora_adapter(tmp_path / style, "it", style=style)
+        again = from_diffusers(wan())[0]
+        again.load_lora_adapter(tmp_path / style)
+        torch.testing.assert_close(call(again), call(ours))
+    back = load_file(tmp_path / "original" / FILE)
+    torch.testing.assert_close(
+        back["diffusion_model.blocks.0.ffn.0.diff_b"], state["diffusion_model.blocks.0.ffn.0.diff_b"]
+    )
+    loaded, metadata = WanPipeline.lora_state_dict(tmp_path / "diffusers", return_lora_metadata=True)
+    other = wan()
+    other.load_lora_adapter(loaded, metadata=metadata)
+    assert (call(other) - expected).norm() < 1e-5 * expected.norm()
+    ours.fuse_lora()
+    ours.unload_lora()
+    assert (call(ours) - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_a_bias_alone_and_those_of_a_layer_that_is_three_of_ours(tmp_path: Path) -> None:
+    name, bias = (
+        "diffusion_model.spatial_blocks.0.attn.qkv",
+        torch.randn(72, generator=torch.Generator().manual_seed(0)),
+    )
+    save_file({f"{name}.diff_b": bias}, tmp_path / FILE)
+    ours = open_sora()
+    with torch.no_grad():
+        other = open_sora()
+        for part, own in zip("qkv", bias.chunk(3), strict=True):
+            other.blocks[0].attn1.get_submodule(f"to_{part}").bias += own
+    ours.load_lora_adapter(tmp_path, adapter_name="it")
+    x, t, text = torch.randn(1, 4, 3, 4, 4), torch.tensor([300.0]), torch.randn(1, 5, 10)
+    torch.testing.assert_close(ours(x, t, text).sample, other(x, t, text).sample, rtol=1e-5, atol=1e-6)
+    ours.save_lora_adapter(tmp_path / "back", "it", style="original")
+    torch.testing.assert_close(load_file(tmp_path / "back" / FILE)[f"{name}.diff_b"], bias)
+
+
 HALF = "diffusion_model.blocks.0.self_attn.q"
 DOWN, UP = torch.ones(3, 40), torch.ones(40, 3)
 
@@ -253,7 +312,9 @@ DOWN, UP = torch.ones(3, 40), torch.ones(40, 3)
             {"lora_A": DOWN, "lora_B": UP, "dora_scale": torch.ones(40, 1)},
             r"1 of its 3 tensors have no place .*dora_scale",
         ),
-        ({"lora_A": DOWN, "lora_B": UP, "diff_b": torch.ones(40)}, r"1 of its 3 tensors have no place .*diff_b"),
+        ({"lora_A": DOWN, "lora_B": UP, "diff": torch.ones(40)}, r"1 of its 3 tensors have no place .*diff"),
+        ({"lora_A": DOWN, "lora_B": UP, "diff_b": torch.ones(4)}, r"a bias of torch\.float32 \(4,\) for 40 outputs"),
+        ({"lora_A": DOWN, "diff_b": torch.ones(40)}, "half an adapter"),
         ({"lora_A": DOWN, "lora_B": UP, "lora_down": DOWN}, r"lora_down\.weight: its layer has such a half already"),
         ({"hada_w1_a": torch.ones(40, 3)}, r"1 of its 1 tensors have no place .*hada_w1_a"),
     ],

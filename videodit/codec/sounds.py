@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from videodit.video.sound import RATE
+from videodit.geometry import SOUND_RATE
 
 SOUNDS = ("loudness", "mel")  # what a condition may be made of
 ROWS = 25  # a second
@@ -14,12 +14,12 @@ WINDOW = 1024  # samples of a spectrum
 
 
 def sound_rows(samples: np.ndarray, of: str, width: int = 1) -> np.ndarray:
-    """Samples n, `RATE` a second -> rows r `width`, float32; row k is of the sound around k / `ROWS` seconds.
+    """Samples n, `SOUND_RATE` a second -> rows r `width`, float32; row k is of the sound around k / `ROWS` seconds.
 
     of: "loudness": of two rows' time, from 0 (60 dB below full scale, or less) to 1; "mel": of `width` bands (Slaney's
     scale, as transformers' `mel_filter_bank` has it), (x + 4) / 4 of the power's decimal logarithm x, at least -10.
     """
-    step, audio = RATE // ROWS, torch.from_numpy(samples)
+    step, audio = SOUND_RATE // ROWS, torch.from_numpy(samples)
     if of == "loudness":
         around = torch.nn.functional.pad(audio.double().square(), (step, step + -len(audio) % step))
         parts = around.unfold(0, 2 * step, step).mean(dim=1)
@@ -30,7 +30,7 @@ def sound_rows(samples: np.ndarray, of: str, width: int = 1) -> np.ndarray:
     spectrum = torch.stft(
         audio, WINDOW, step, window=torch.hann_window(WINDOW), center=True, pad_mode="constant", return_complex=True
     )
-    bank = mel_filter_bank(WINDOW // 2 + 1, width, 0.0, RATE / 2, RATE, norm="slaney", mel_scale="slaney")
+    bank = mel_filter_bank(WINDOW // 2 + 1, width, 0.0, SOUND_RATE / 2, SOUND_RATE, norm="slaney", mel_scale="slaney")
     power = torch.from_numpy(bank).float().T @ spectrum.abs().square()
     return ((power.clamp(min=1e-10).log10() + 4) / 4).T.contiguous().numpy()
 

@@ -20,9 +20,10 @@ from videodit.codec.sounds import SOUNDS, sound_rows
 from videodit.codec.states import states_encoder
 from videodit.data.clips import Clips
 from videodit.disk import replace_text, whole, writing
+from videodit.geometry import SOUND_RATE
 from videodit.models import Condition
 from videodit.video import VideoError, read_frames
-from videodit.video.sound import RATE, read_sound
+from videodit.video.sound import read_sound
 
 
 def is_made(one: Condition) -> bool:
@@ -80,7 +81,7 @@ Read = tuple[Callable[..., Any], Sequence[Any]]  # what a process apart does, an
 def _maker(one: Condition, folder: Path) -> tuple[Path, Read, Callable[[Any], Tensor]]:
     if one.of in SOUNDS:
         make = lambda samples: torch.from_numpy(sound_rows(samples, one.of, one.width))  # noqa: E731
-        return folder / f"{one.of}-{one.width}", (read_sound, [RATE]), make
+        return folder / f"{one.of}-{one.width}", (read_sound, [SOUND_RATE]), make
     encoder = states_encoder(one.encoder)
 
     def encoded(read: Any) -> Tensor:

@@ -161,23 +161,32 @@ def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
 def adapter_pairs(model: Any, adapter: str) -> dict[str, Pair]:
     """The adapter of each layer that has it, at its own strength, whatever it is weighed with now.
 
-    ValueError: it is more than two matrices a layer (DoRA's magnitudes, a bias), which its file would lose.
+    ValueError: it is more than two matrices a layer and a bias (DoRA's magnitudes), which its file would lose.
     """
     pairs = {}
     for name, module in model.named_modules():
         if adapter not in getattr(module, "lora_A", {}):
             continue
         own = {key for key in module.state_dict() if key.startswith("lora_") and adapter in key.split(".")}
-        if more := sorted(own - {f"lora_{half}.{adapter}.weight" for half in "AB"}):
-            raise ValueError(f"adapter {adapter!r}: {name}.{more[0]} would be lost; adapters are two matrices a layer")
+        if more := sorted(
+            own - {f"lora_{x}.{adapter}.{y}" for x, y in (("A", "weight"), ("B", "weight"), ("B", "bias"))}
+        ):
+            raise ValueError(
+                f"adapter {adapter!r}: {name}.{more[0]} would be lost; adapters are two matrices a layer, and a bias"
+            )
         down, up = module.lora_A[adapter].weight.detach(), module.lora_B[adapter].weight.detach()
+        bias = module.lora_B[adapter].bias
         root = 0.5 if model.peft_config[adapter].use_rslora else 1.0
-        pairs[name] = Pair(down, up, module.lora_alpha[adapter] / module.r[adapter] ** root)
+        scale = module.lora_alpha[adapter] / module.r[adapter] ** root
+        pairs[name] = Pair(down, up, scale, None if bias is None else bias.detach())
     return pairs
 
 
 def _peft_state(pairs: dict[str, Pair]) -> dict[str, Tensor]:
     halves = {f"{layer}.lora_A.weight": pair.down for layer, pair in pairs.items()}
+    if any(pair.bias is not None for pair in pairs.values()):
+        for layer, pair in pairs.items():
+            halves[f"{layer}.lora_B.bias"] = pair.up.new_zeros(len(pair.up)) if pair.bias is None else pair.bias
     return halves | {f"{layer}.lora_B.weight": pair.up for layer, pair in pairs.items()}
 
 

@@ -11,16 +11,16 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 
+from videodit.geometry import SOUND_RATE
 from videodit.video.index import CONTAINERS, VIDEO_SUFFIXES, VideoError, checked
 
 SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aiff", ".aif")
-RATE = 16_000  # samples a second, what most encoders of sound learned
 _FORMATS = f"{CONTAINERS},aac,aiff,flac,mp3,wav"
 _WRITTEN = {".mp4": ("aac", 48_000), ".mkv": ("flac", 48_000)}  # by what a clip's file is called
 SOUNDING = tuple(_WRITTEN)
 
 
-def read_sound(path: str | Path, rate: int = RATE) -> np.ndarray:
+def read_sound(path: str | Path, rate: int = SOUND_RATE) -> np.ndarray:
     """All of a file's first sound, its channels' mean, float32 n in [-1, 1], `rate` samples a second from the file's
     beginning: what begins later has silence before it.
 

@@ -3,7 +3,9 @@
 A linear layer's weight gets scale * up @ down. Files name the layer as diffusers' class does ("transformer.X.lora_A"),
 as the project's own code does ("diffusion_model.X.lora_A" or "lora_down", ComfyUI), or likewise with "_" for "."
 ("lora_unet_X.lora_down", kohya and musubi-tuner). A layer that is several of ours is cut along its outputs; several
-that are one of theirs become one, whose rank is their sum where they look at different directions.
+that are one of theirs become one, whose rank is their sum where they look at different directions. A layer's bias may
+get something too ("X.diff_b", ComfyUI; "X.lora_B.bias", peft). Differences that are zero, as norms have them in files
+of ComfyUI, are none.
 """
 
 from __future__ import annotations
@@ -38,16 +40,20 @@ def _of_image(name: str, config: Any) -> list[Place]:
 
 EXTENDED = Format("its image model", [], {}, (), more=_of_image)
 PREFIXES = ("transformer.", "unet.", "model.diffusion_model.", "diffusion_model.", "base_model.model.", "lora_unet_")
-PART = re.compile(r"(?P<layer>.+)\.(?:(?P<half>lora_A|lora_B|lora_down|lora_up)(?:\.[^.]+)?\.weight|(?P<alpha>alpha))")
+PART = re.compile(
+    r"(?P<layer>.+)\.(?:(?P<half>lora_A|lora_B|lora_down|lora_up)(?:\.[^.]+)?\.weight|(?P<alpha>alpha)|(?P<whole>diff_b)|"
+    r"lora_B(?:\.[^.]+)?\.(?P<bias>bias))"
+)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """down: r in; up: out r; a layer's weight gets `scale * up @ down`."""
+    """down: r in; up: out r; bias: out. A layer's weight gets `scale * up @ down`, its bias `scale * bias`."""
 
     down: Tensor
     up: Tensor
     scale: float
+    bias: Tensor | None = None
 
     @property
     def alpha(self) -> float:
@@ -89,10 +95,14 @@ def read(
     stray = []
     for key, tensor in state.items():
         name = next((key.removeprefix(prefix) for prefix in PREFIXES if key.startswith(prefix)), key)
+        if key.endswith((".diff", ".diff_b")) and not tensor.any():
+            continue
         if (match := PART.fullmatch(name)) is None:
             stray.append(key)
             continue
-        half = {"lora_A": "down", "lora_down": "down", "lora_B": "up", "lora_up": "up", None: "alpha"}[match["half"]]
+        half = {"lora_A": "down", "lora_down": "down", "lora_B": "up", "lora_up": "up"}.get(
+            match["half"] or ""
+        ) or next(name for name in ("alpha", "whole", "bias") if match[name])
         if half in found.setdefault(match["layer"], {}):
             raise WeightsError(f"{key}: its layer has such a half already, by another name")
         found[match["layer"]][half] = tensor
@@ -103,6 +113,9 @@ def read(
         if layer not in layers:
             stray += keys[layer]
             continue
+        if not {"down", "up"} & halves.keys() and "whole" in halves:
+            outs, ins = layers[layer][0][1].parts * shapes[layers[layer][0][0]][0], shapes[layers[layer][0][0]][1]
+            halves |= {"down": halves["whole"].new_zeros(1, ins), "up": halves["whole"].new_zeros(outs, 1)}
         if not {"down", "up"} <= halves.keys():
             raise WeightsError(f"half an adapter: 1 of its {len(state)} tensors is alone, {keys[layer][0]}")
         down, up = halves["down"], halves["up"]
@@ -110,12 +123,15 @@ def read(
             have = " @ ".join(f"{half.dtype} {tuple(half.shape)}" for half in (up, down))
             raise WeightsError(f"{layer}: {have} is no pair of floating-point matrices")
         scale = _scale(layer, len(down), halves.get("alpha"), metadata)
+        bias = halves["whole"] / scale if "whole" in halves else halves.get("bias")
         for ours, place in layers[layer]:
             outs, ins = shapes[ours]
             if (*up.shape, *down.shape) != (place.parts * outs, len(down), len(down), ins):
                 have = f"{tuple(up.shape)} @ {tuple(down.shape)}"
                 raise WeightsError(f"{layer}: {have} does not fit this model's {ours} {shapes[ours]}: of another base")
-            pairs[ours] = Pair(down, place.take(up, config), scale)
+            if bias is not None and (bias.shape != (len(up),) or not bias.is_floating_point()):
+                raise WeightsError(f"{layer}: a bias of {bias.dtype} {tuple(bias.shape)} for {len(up)} outputs")
+            pairs[ours] = Pair(down, place.take(up, config), scale, None if bias is None else place.take(bias, config))
     return pairs, stray
 
 
@@ -135,7 +151,8 @@ def write(pairs: Mapping[str, Pair], config: Any, style: str) -> tuple[State, di
         place = places[0]
         if len(places) > 1 or not place.layout.rows:
             raise ConversionError(f"{layer}: no linear layer of its own in {where.name}; leave it out of the adapter")
-        given = replace(pair, up=place.layout.give(pair.up, config))
+        bias = None if pair.bias is None else place.layout.give(pair.bias, config)
+        given = replace(pair, up=place.layout.give(pair.up, config), bias=bias)
         groups.setdefault(place.name.removesuffix(".weight"), {})[place.part] = given, place
     state: State = {}
     whole = {layer: _joined(parts) for layer, parts in groups.items()}
@@ -146,6 +163,9 @@ def write(pairs: Mapping[str, Pair], config: Any, style: str) -> tuple[State, di
         state |= {f"{name}.{down}.weight": pair.down.contiguous(), f"{name}.{up}.weight": pair.up.contiguous()}
         if style != "diffusers":
             state[f"{name}.alpha"] = torch.tensor(pair.alpha)
+        if pair.bias is not None:
+            said, bias = (f"{up}.bias", pair.bias) if style == "diffusers" else ("diff_b", pair.bias * pair.scale)
+            state[f"{name}.{said}"] = bias.contiguous()
     return state, peft_config(whole) if style == "diffusers" else {}
 
 
@@ -159,6 +179,7 @@ def peft_config(pairs: Mapping[str, Pair]) -> dict[str, Any]:
         "rank_pattern": dict(ranks) if len(set(ranks.values())) > 1 else {},
         "alpha_pattern": dict(alphas) if len(set(alphas.values())) > 1 else {},
         "target_modules": sorted(ranks),
+        **({"lora_bias": True} if any(pair.bias is not None for pair in pairs.values()) else {}),
     }
 
 
@@ -196,11 +217,22 @@ def _joined(parts: Mapping[int, tuple[Pair, Place]]) -> Pair:
     alike = all(torch.equal(pair.down, first.down) and pair.scale == first.scale for pair, _ in parts.values())
     if alike:  # they look at the same directions
         ups = [parts[i][0].up if i in parts else first.up.new_zeros(first.up.shape) for i in range(place.parts)]
-        return Pair(first.down, torch.cat(ups), first.scale)
+        return Pair(first.down, torch.cat(ups), first.scale, _biases(parts, place.parts))
     ups = [pair.up * (pair.scale / first.scale) for pair, _ in parts.values()]
     up = first.up.new_zeros(place.parts, rows, sum(up.shape[1] for up in ups))
     column = 0
     for part, block in zip(parts, ups, strict=True):
         up[part, :, column : column + block.shape[1]] = block
         column += block.shape[1]
-    return Pair(torch.cat([pair.down for pair, _ in parts.values()]), up.flatten(0, 1), first.scale)
+    down = torch.cat([pair.down for pair, _ in parts.values()])
+    return Pair(down, up.flatten(0, 1), first.scale, _biases(parts, place.parts))
+
+
+def _biases(parts: Mapping[int, tuple[Pair, Place]], count: int) -> Tensor | None:
+    """Of the layer, at the first part's scale; None: none has one."""
+    first = next(iter(parts.values()))[0]
+    if all(pair.bias is None for pair, _ in parts.values()):
+        return None
+    none = first.up.new_zeros(len(first.up))
+    own = {i: none if pair.bias is None else pair.bias * (pair.scale / first.scale) for i, (pair, _) in parts.items()}
+    return torch.cat([own.get(i, none) for i in range(count)])

@@ -15,6 +15,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from diffusers import (
+    AnyFlowPipeline,
     DiffusionPipeline,
     DiTPipeline,
     LattePipeline,
@@ -56,12 +57,14 @@ _WAN = {
 # of Wan 2.2, as its project samples them: TI2V-5B, told a time a frame, and the two experts of A14B
 _TI2V = {"default_num_frames": 121, "default_height": 704, "default_width": 1280, "default_fps": 24.0}
 _EXPERTS = {"default_num_inference_steps": 40, "default_guidance_scale": 4.0}
+_MAP = {"default_num_inference_steps": 4, "default_guidance_scale": 1.0}  # of a flow map, which has it in itself
 PIPELINES = {
     "DiTPipeline": Known(0),
     "PixArtAlphaPipeline": Known(120),
     "PixArtSigmaPipeline": Known(300),
     "LattePipeline": Known(120),
     "WanPipeline": Known(512, lowercase=False, defaults=_WAN),
+    "AnyFlowPipeline": Known(512, lowercase=False, defaults=_WAN | _MAP),
 }
 EXPERTS = ("transformer", "transformer_2")
 NATIVE = ("DiTTransformer2DModel", "PixArtTransformer2DModel")  # image models that a `VideoDiT` is grown from
@@ -165,7 +168,7 @@ def save_file(model: VideoDiT | VideoDiTPipeline, family: str, file: Path) -> No
 
 
 def pipeline_from_diffusers(theirs: DiffusionPipeline) -> tuple[VideoDiTPipeline, Report]:
-    """A diffusers DiT, PixArt-alpha, PixArt-sigma, Latte or Wan pipeline with its own VAE, text encoder and scheduler.
+    """A diffusers DiT, PixArt (alpha, sigma), Latte, Wan or AnyFlow pipeline with its own VAE, text encoder, scheduler.
 
     Of a Wan of two experts, that for the noisier times is `transformer`, the other `transformer_2`.
 
@@ -207,10 +210,10 @@ def pipeline_from_diffusers(theirs: DiffusionPipeline) -> tuple[VideoDiTPipeline
 
 
 def pipeline_to_diffusers(pipe: VideoDiTPipeline, family: str) -> DiffusionPipeline:
-    """The same parts as diffusers' DiT, PixArt, Latte or Wan pipeline.
+    """The same parts as diffusers' DiT, PixArt, Latte, Wan or AnyFlow pipeline.
 
     Args:
-        family: `dit`, `pixart` (sigma where it reads 300 tokens), `latte` or `wan`.
+        family: `dit`, `pixart` (sigma where it reads 300 tokens), `latte`, `wan` or `anyflow`.
 
     Raises:
         ConversionError: the transformer's structure is not that class's; says which part.
@@ -230,6 +233,8 @@ def pipeline_to_diffusers(pipe: VideoDiTPipeline, family: str) -> DiffusionPipel
         second = pipe.transformer_2 and to_diffusers(pipe.transformer_2, family)
         experts = {"transformer_2": second, "boundary_ratio": pipe.config.boundary_ratio}
         return WanPipeline(**parts, **experts, expand_timesteps=strides.space == 16)
+    if family == "anyflow":
+        return AnyFlowPipeline(**parts)
     sigma = pipe.text.max_length == PIPELINES["PixArtSigmaPipeline"].tokens
     cls = LattePipeline if family == "latte" else PixArtSigmaPipeline if sigma else PixArtAlphaPipeline
     return cls(**parts)

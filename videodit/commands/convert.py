@@ -1,6 +1,6 @@
 """Rewrites a model in another form.
 
-  videodit convert --from PIPELINE --to DIR                       diffusers' Wan, Latte, PixArt, DiT -> VideoDiTPipeline
+  videodit convert --from PIPELINE --to DIR                       diffusers' Wan, AnyFlow, Latte ... -> VideoDiTPipeline
   videodit convert --from wan2.1_t2v.safetensors --to DIR         a project's own weights -> VideoDiT
   videodit convert --from DIR --to DIR --format wan               ours -> diffusers' class, where the structure allows
   videodit convert --from DIR --to wan.safetensors --format wan   ours -> the project's own names, as ComfyUI reads them
@@ -22,7 +22,7 @@ from videodit.config.kinds import Amount, File, Place, Positive, argument
 from videodit.terminal import Parser
 
 # of `videodit.models.formats`: diffusers' classes, and files by the projects' own names
-FORMATS = ("dit", "pixart", "latte", "wan", "stdit3")
+FORMATS = ("dit", "pixart", "latte", "wan", "anyflow", "stdit3")
 
 
 @command

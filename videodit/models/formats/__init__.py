@@ -3,7 +3,13 @@
 from videodit.models.formats import dit, latte, pixart, stdit3, wan
 from videodit.models.formats.table import Format
 
-FORMATS: dict[str, Format] = {"dit": dit.FORMAT, "pixart": pixart.FORMAT, "latte": latte.FORMAT, "wan": wan.FORMAT}
+FORMATS: dict[str, Format] = {
+    "dit": dit.FORMAT,
+    "pixart": pixart.FORMAT,
+    "latte": latte.FORMAT,
+    "wan": wan.FORMAT,
+    "anyflow": wan.FLOW_MAP,
+}
 ORIGINALS: dict[str, tuple[Format, ...]] = {  # the projects' own files
     "dit": (dit.ORIGINAL,),
     "pixart": (pixart.ORIGINAL,),

@@ -39,9 +39,9 @@ def from_diffusers(source: str | Path | ModelMixin, subfolder: str | None = None
     """A `VideoDiT` that computes what the diffusers model computes, in its precision.
 
     Args:
-        source: a live `DiTTransformer2DModel`, `PixArtTransformer2DModel`, `LatteTransformer3DModel` or
-            `WanTransformer3DModel`, whose weights it then shares, or the folder or hub name of one (of a whole
-            pipeline, with subfolder="transformer").
+        source: a live `DiTTransformer2DModel`, `PixArtTransformer2DModel`, `LatteTransformer3DModel`,
+            `WanTransformer3DModel` or `AnyFlowTransformer3DModel`, whose weights it then shares, or the folder or hub
+            name of one (of a whole pipeline, with subfolder="transformer").
 
     Returns:
         The model, in evaluation mode, and what became of every tensor. A PixArt or DiT becomes a model of `space`
@@ -61,10 +61,10 @@ def from_diffusers(source: str | Path | ModelMixin, subfolder: str | None = None
 
 
 def to_diffusers(model: VideoDiT, family: str, *, num_frames: int = 16) -> ModelMixin:
-    """The same model as diffusers' DiT, PixArt, Latte or Wan class, bit for bit; it shares its weights.
+    """The same model as diffusers' DiT, PixArt, Latte, Wan or AnyFlow class, bit for bit; it shares its weights.
 
     Args:
-        family: `dit`, `pixart`, `latte` or `wan`.
+        family: `dit`, `pixart`, `latte`, `wan` or `anyflow`.
         num_frames: latent frames of every clip, which Latte's class wants to know (its `video_length`).
 
     Raises:

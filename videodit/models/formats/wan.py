@@ -1,4 +1,5 @@
-"""Wan 2.1 and 2.2 (Wan team 2025): diffusers' `WanTransformer3DModel` (0.42), and the project's own files.
+"""Wan 2.1 and 2.2 (Wan team 2025): diffusers' `WanTransformer3DModel` (0.42), and the project's own files; and AnyFlow,
+a flow map of it (`AnyFlowTransformer3DModel`), which is told a second time.
 
 All tokens see each other, and the text with its padding. What it calls `norm2` (its own files: `norm3`) stands before
 the cross-attention. TI2V-5B differs in sizes, and in times a frame; the two experts of A14B are two models.
@@ -6,11 +7,11 @@ the cross-attention. TI2V-5B differs in sizes, and in times a frame; the two exp
 
 from __future__ import annotations
 
-from diffusers import WanTransformer3DModel
+from diffusers import AnyFlowTransformer3DModel, WanTransformer3DModel
 
 from videodit.models.formats.table import Format, Key, reads_text, rows, width
 
-KEYS = [
+COMMON = [
     Key("axes", None, ("joint",)),
     Key("time_positions", None, "grid"),
     Key("norm_type", None, "ada_norm_single"),
@@ -28,11 +29,22 @@ KEYS = [
     Key("caption_channels", "text_dim", write=reads_text),
     Key("mlp_ratio", "ffn_dim", read=lambda c: c.ffn_dim / width(c), write=lambda c: round(width(c) * c.mlp_ratio)),
     Key("cross_attention_norm", "cross_attn_norm"),
-    Key("qk_norm_type", "qk_norm", "rms_norm_across_heads"),
     Key("norm_eps", "eps", 1e-6),
+    Key("guidance_embeds", None, False),
     Key(None, "image_dim", None),  # of the image branch of Wan 2.1 I2V
+]
+KEYS = [
+    *COMMON,
+    Key("qk_norm_type", "qk_norm", "rms_norm_across_heads"),
+    Key("flow_map_gate", None, None),
     Key(None, "added_kv_proj_dim", None),
     Key(None, "pos_embed_seq_len", None),
+]
+KEYS_OF_MAP = [
+    *COMMON,
+    Key("qk_norm_type", None, "rms_norm_across_heads"),
+    Key("flow_map_gate", "gate_value"),
+    Key(None, "deltatime_type", "r"),  # it is told the time itself to which it goes
 ]
 
 _ENDS = """
@@ -55,6 +67,17 @@ _BLOCK = """
     scale_shift_table  scale_shift_table  in-front
 """
 FORMAT = Format("WanTransformer3DModel", KEYS, rows(_ENDS), (("blocks", rows(_BLOCK)),), cls=WanTransformer3DModel)
+_SECOND = """
+    delta_embedder.linear_1  condition_embedder.delta_embedder.linear_1
+    delta_embedder.linear_2  condition_embedder.delta_embedder.linear_2
+"""
+FLOW_MAP = Format(
+    "AnyFlowTransformer3DModel",
+    KEYS_OF_MAP,
+    rows(_ENDS + _SECOND),
+    (("blocks", rows(_BLOCK)),),
+    cls=AnyFlowTransformer3DModel,
+)
 _OWN_ENDS = """
     patch_embed.proj                             patch_embedding    patch-3d
     adaln_single.emb.timestep_embedder.linear_1  time_embedding.0

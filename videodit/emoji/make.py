@@ -1,7 +1,8 @@
 """The set of files that a model of emoji is trained on: transparent clips and images, and a manifest.
 
     clips.jsonl      a row each: file_name, caption (several wordings), names, motion, grounds (what it may stand on)
-    living.jsonl     of these rows the ones of things that move, people in tones as they are, see `is_living`
+    living.jsonl     of these rows the ones of things that move, people in tones as they are, see `is_living`; those of
+                     things without tones stand there `OFTEN` times, for of a person there are six, which are alike
     codec.jsonl      of these rows the ones to train a VAE on: without a twentieth of the names
     codec_test.jsonl the rows of these names, as they are, to measure it on
     art/             lossless WebP with transparency, 64x64 pixels, 8 frames a second
@@ -31,6 +32,7 @@ from videodit.emoji.scenes import MOTIONS, Scene, captions, render
 from videodit.emoji.things import Thing, held_out, known
 
 MANIFEST = "clips.jsonl"
+OFTEN = 3
 LIVING, CODEC, CODEC_TEST, CODEC_SHARE = "living.jsonl", "codec.jsonl", "codec_test.jsonl", 20
 FPS = 8
 SHARED_BY = 2  # names at most that a keyword may have in common to stand for each of them
@@ -78,10 +80,16 @@ def make(packages: Path, folder: Path, scenes: Sequence[Scene]) -> str:
     replace_text(folder / CODEC, _text([row for row, is_held, _ in both if not is_held]))
     replace_text(folder / CODEC_TEST, _text([row for row, is_held, is_test in both if is_held and is_test]))
     toned = {thing.name for thing in known() if thing.tone}
-    living = [row for row, scene in zip(rows, scenes, strict=True) if is_living(scene, toned)]
-    replace_text(folder / LIVING, _text(living))
+    replace_text(folder / LIVING, _text([rows[number] for number in living(scenes, toned)]))
     replace_text(folder / MANIFEST, _text(rows))
     return digest(rows)
+
+
+def living(scenes: Sequence[Scene], toned: Set[str]) -> list[int]:
+    """The numbers of those that live, and behind them, again and again, of those that are of no `toned` name."""
+    lives = [number for number, scene in enumerate(scenes) if is_living(scene, toned)]
+    others = [number for number in lives if not any(thing.name in toned for thing in scenes[number].things)]
+    return lives + others * (OFTEN - 1)
 
 
 def is_living(scene: Scene, toned: Set[str]) -> bool:

@@ -112,7 +112,11 @@ def own_names(name: str) -> tuple[str, str]:
 
 
 def longest(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Tokens m c, a tensor a clip, as b m c with zeros behind the shorter ones, and which of them are there, b m."""
+    """Tokens m c, a tensor a clip, as b m c with zeros behind the shorter ones, and which of them are there, b m; m is
+    1 at least, though none be there."""
+    if not any(map(len, tokens)):
+        none = tokens[0].new_zeros(len(tokens), 1, tokens[0].shape[1])
+        return none, torch.zeros(none.shape[:2], dtype=torch.bool, device=none.device)
     there = [torch.ones(len(one), dtype=torch.bool, device=one.device) for one in tokens]
     return torch.nn.utils.rnn.pad_sequence(list(tokens), True), torch.nn.utils.rnn.pad_sequence(there, True)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from videodit.codec import VideoCodec
 from videodit.codec.maps import map_of
+from videodit.codec.past import past_tokens
 from videodit.codec.sounds import SOUNDS, sound_rows
 from videodit.codec.states import states_encoder
 from videodit.conditions import longest, own_names, own_of
@@ -63,7 +64,7 @@ def controls_of(
         if value is not None:
             one, (values, rows) = known[name], own_names(name)
             if one.kind == "tokens":
-                told[values], told[rows] = _tokens(one, value, count, times)
+                told[values], told[rows] = _tokens(codec, one, value, count, times, size)
                 continue
             make = _map if one.kind == "channels" else _vectors
             told[values] = make(codec, one, value, count, times, size)
@@ -171,9 +172,15 @@ def _vectors(codec: VideoCodec, one: Condition, value: Any, count: int, times: i
     return _rows(numbers, count, times, what)
 
 
-def _tokens(one: Condition, value: Any, count: int, times: int) -> tuple[Tensor, Tensor]:
+def _tokens(
+    codec: VideoCodec, one: Condition, value: Any, count: int, times: int, size: ClipSize
+) -> tuple[Tensor, Tensor]:
     what = f"conditions[{one.name!r}]"
     several = isinstance(value, list | tuple) or (getattr(value, "ndim", 2) == 3 and not _is_picture(value))
+    if one.of == "past":
+        pixels = pixels_of(repeated_clips(value, times, what), count, replace(size, num_frames=1), what)
+        told = longest([past_tokens(latents) for latents in codec.encode(pixels).cpu()])
+        return told
     each_one = value if several else [value]
     if one.encoder:
         each_one = [_encoded(one, each, what) for each in each_one]

@@ -6,6 +6,9 @@ on from frames (`objective.given_frames: {start: ...}`). A causal VAE's decoder 
 window before: decoded by itself, a window would begin a little sharper or softer than the one before ended. What a
 clip ends with is given to its last window; in a loop these are the clip's own first frames (`{inner: ...}`).
 
+A model that was trained to be told its past (a condition that is `of: past`) is told, with each window, of the frames
+before those that it shares, in tokens that are fewer the older they are (`codec.past`).
+
 Windows of a model that remembers (`models.linear`) need share none: each goes on from sums over all frames before it,
 which are what it would see of them as given frames of one long clip.
 """
@@ -19,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from videodit.conditions import own_of
 from videodit.controls import Cut, over_windows
 from videodit.data.transforms import to_frames
 from videodit.geometry import ClipSize
@@ -184,6 +188,7 @@ def _made(
     end = {name: options.get(name) for name in LAST}
     options = options | dict.fromkeys(LAST)
     overlap, closing = windows.overlap, windows.closing
+    past = Before(pipe, overlap)
     body = windows.body if closing else windows.num_frames
     carry: list[Any] = []  # what the decoder keeps from window to window
     last = first = None  # of the frames given out: those to go on from, and those that a loop comes back to
@@ -191,23 +196,47 @@ def _made(
     while made < body:
         shared = overlap if number else 0
         count = min(windows.size, body - made + shared) if closing else windows.size
-        options = options | {"conditions": told((made - shared) // time, count)}
+        options = options | {"conditions": told((made - shared) // time, count) | past.told()}
         new = _window(pipe, prompt, count, shared, carry, _seed(seed, number), options)
         yield from new[: body - made]
         last = np.concatenate([last, new])[-overlap:] if last is not None else new[-overlap:]
         first = new[:closing] if first is None else first
+        past.add(new)
         made, number = made + len(new), number + 1
         options = options | {"image": None, "video": last}
     if closing:
         end = {"last_video": first} if windows.loop else end
         count = overlap + windows.fresh + closing
-        options = options | {"conditions": told((body - overlap) // time, count)}
+        options = options | {"conditions": told((body - overlap) // time, count) | past.told()}
         yield from _window(pipe, prompt, count, overlap, carry, _seed(seed, number), options | end)[:-closing]
     if closing and not windows.loop:  # as they are given
         given = given_frames(pipe.codec, 1, replace(shown, num_frames=count), pipe.transformer.patch_size, **end)
         assert given is not None
         assert given.closing is not None
         yield from to_frames(given.closing)[0]
+
+
+class Before:
+    """The frames before a window, as many as the model learned to be told of, for its condition that is its past."""
+
+    def __init__(self, pipe: VideoDiTPipeline, overlap: int):
+        self.one = next((one for one in own_of(pipe.transformer) if one.of == "past"), None)
+        self.strides, self.overlap = pipe.codec.strides, overlap
+        self.frames: np.ndarray | None = None
+
+    def add(self, new: np.ndarray) -> None:
+        """Of frames that were made; what is too old is let go of."""
+        if self.one is not None:
+            frames = new if self.frames is None else np.concatenate([self.frames, new])
+            self.frames = frames[-(self.one.frames + self.overlap) :]
+
+    def told(self) -> dict[str, np.ndarray]:
+        """With the window that begins with the last `overlap` of them; nothing before the second."""
+        if self.one is None or self.frames is None or len(self.frames) <= self.overlap:
+            return {}
+        before = self.frames[: -self.overlap]
+        count = (min(len(before), self.one.frames) - 1) // self.strides.step * self.strides.step + 1
+        return {self.one.name: before[-count:]}
 
 
 @torch.no_grad()

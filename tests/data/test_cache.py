@@ -18,8 +18,9 @@ from videodit.codec import VideoCodec
 from videodit.config import Data
 from videodit.data import cache
 from videodit.data.buckets import fill, sizes_of
-from videodit.data.cache import CacheError, Latents, Store, encode_clips
+from videodit.data.cache import Latents, encode_clips
 from videodit.data.clips import open_data
+from videodit.data.store import CacheError, Store
 from videodit.training.inputs import load_codec, open_clips
 from videodit.video import VideoError
 from videodit.video.writer import write_video
@@ -182,7 +183,7 @@ def test_what_a_kill_left_half_written_is_nobodys(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("videodit.data.cache.save_file", torn)
+        patch.setattr("videodit.data.store.save_file", torn)
         patch.setattr(Path, "unlink", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt):
             Store(tmp_path / "s").add({"a": torch.ones(2)})

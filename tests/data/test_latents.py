@@ -12,9 +12,10 @@ from torch import Tensor
 
 from videodit.config import Data
 from videodit.data.buckets import fill, sizes_of
-from videodit.data.cache import BATCH, _name, encode_clips
+from videodit.data.cache import _name, encode_clips
 from videodit.data.clips import open_data
 from videodit.data.source import Span
+from videodit.data.store import BATCH
 from videodit.geometry import ClipSize
 
 SIZE = ClipSize(9, 32, 48, 8.0)

@@ -33,14 +33,16 @@ class Told(Section):
         description="channels: a file of frames, laid beside the latent; vectors: numbers, beside the time; tokens: a "
         "file of states, which are read beside the text"
     )
-    of: Literal["vae", "small", "luma", "edges", "numbers", "loudness", "mel"] | None = Field(
+    of: Literal["vae", "small", "luma", "edges", "numbers", "loudness", "mel", "states", "past"] | None = Field(
         None,
         description="of channels: frames as the VAE has them (vae, if nothing is said); small: as it has them with no "
         "more detail than sides of a `factor`th hold; their brightness to the pixel (masks, scribbles); or how fast "
         "that changes. Of vectors: numbers (if nothing is said), or a file's sound: how loud it is (loudness), or how "
-        "loud `width` bands of pitch are (mel)",
+        "loud `width` bands of pitch are (mel). Of tokens: states (if nothing is said), or the clip's own frames "
+        "before those that are shown (past), for long clips",
     )
     factor: Annotated[int, Field(ge=2, le=16)] = Field(4, description="of small")
+    frames: Positive = Field(65, description="of past: at most so many")
     noise: Share = Field(0.0, description="of channels: at most so much noise is laid on them, at random, in training")
     from_clip: bool = Field(
         False, description="of channels and sounds: of the clip's own frames or sound, so that no column is needed"
@@ -61,16 +63,22 @@ class Told(Section):
     @model_validator(mode="after")
     def _of_its_kind(self) -> Told:
         others = {"channels": ("width", "per", "encoder"), "vectors": ("noise", "encoder", "branch")}
-        for key in others.get(self.kind, ("of", "from_clip", "noise", "per", "branch")):
+        for key in others.get(self.kind, ("from_clip", "noise", "per", "branch")):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} is not of {self.kind}; take it out")
         made = {"channels": ("vae", "small", "luma", "edges"), "vectors": ("numbers", "loudness", "mel")}
+        made["tokens"] = ("states", "past")
         if self.of is not None and self.of not in made[self.kind]:
             raise ValueError(f"of: {self.kind} are made of {', '.join(made[self.kind])}, and not of {self.of}")
         if self.kind == "vectors" and not self.is_sound and self.from_clip:
             raise ValueError("from_clip is of channels, and of vectors that are of a sound; take it out")
         if self.is_sound and self.per != "frame":
             raise ValueError(f"of: {self.of} is per frame; say `per: frame`")
+        for key in ("width", "encoder") if self.of == "past" else ("frames",):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is not of {'past' if self.of == 'past' else 'what is no past'}; take it out")
+        if self.of == "past" and not self.dropout:
+            raise ValueError("dropout: a clip's first frames have no past, so it is not always told; above 0")
         if self.of == "loudness" and self.width != 1:
             raise ValueError("of: loudness is one number; leave width out, or take `of: mel`")
         if self.of != "small" and self.factor != type(self).model_fields["factor"].default:

@@ -1,4 +1,4 @@
-"""Latents and text states, encoded once: a store of tensors under the names of what they were made from.
+"""Latents, encoded once: a store of tensors (`store`) under the names of what they were made from.
 
 A latent's name is the hash of the content of its file, the span, the size, the VAE's fingerprint and the precision; a
 caption's that of its words and the encoder's fingerprint. So nothing can be taken for something else: a file that was
@@ -10,117 +10,29 @@ tensor, looked at when it is read.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from videodit.codec import VideoCodec
 from videodit.codec.maps import map_of
+from videodit.codec.past import past_tokens
 from videodit.data.buckets import Buckets
 from videodit.data.clips import Clips
 from videodit.data.columns import sound_at, tokens_in, vectors_at
 from videodit.data.source import Span
 from videodit.data.states import is_made, made_of_files, rows_in
+from videodit.data.store import BATCH, SHARD, CacheError, Store, hashed, shared
 from videodit.data.transforms import to_pixels
-from videodit.disk import whole, writing
-from videodit.geometry import ClipSize
+from videodit.geometry import ClipSize, Strides
 from videodit.models import Condition
-from videodit.text import FamilyText, OwnStates, TextEncoder, TextStates, padded
-
-SHARD = 256  # samples a file
-BATCH = 8  # encoded at once
-FACTS = "sums"  # in a file's header: of each name its checksum, or why there is none; one key: several have no order
-
-T = TypeVar("T")
-
-
-class CacheError(ValueError):
-    """A store that cannot be used; the message names the file and the fix."""
-
-
-class Store:
-    """Tensors by name in the safetensors files of a folder. Also says of what could not be encoded why (`failed`)."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._where: dict[str, Path] = {}
-        self._sums: dict[str, int] = {}
-        self._open: dict[Path, Any] = {}
-        self.failed: dict[str, str] = {}
-        self.scan()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}  # open files stay in their process
-
-    def scan(self) -> None:
-        """Looks for files that were added."""
-        known = set(self._where.values())
-        failed = self.failed
-        for file in sorted(set(self.folder.glob("*.safetensors")) - known):
-            try:
-                with safe_open(file, "pt") as shard:
-                    facts = json.loads((shard.metadata() or {})[FACTS])
-                    self._where |= dict.fromkeys(shard.keys(), file)
-                    self._sums |= {name: fact for name, fact in facts.items() if isinstance(fact, int)}
-                    failed |= {name: fact for name, fact in facts.items() if isinstance(fact, str)}
-            except (SafetensorError, OSError, ValueError, KeyError) as error:
-                raise CacheError(f"{file}: damaged ({error}); delete it, and run videodit encode") from error
-        self.failed = {name: why for name, why in failed.items() if name not in self._where}
-
-    def missing(self, names: Iterable[str]) -> list[str]:
-        """Those not in the store, once each, in their order. What failed is among them: it may be mended."""
-        return [name for name in dict.fromkeys(names) if name not in self._where]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._where
-
-    def __getitem__(self, name: str) -> Tensor:
-        """The tensor as stored. CacheError where its bytes are not those that were written."""
-        file = self._where[name]
-        if file not in self._open:
-            self._open[file] = safe_open(file, "pt")
-        tensor = self._open[file].get_tensor(name)
-        if _checksum(tensor) != self._sums[name]:
-            raise CacheError(f"{file}: its bytes have changed since it was written; delete it, and run videodit encode")
-        return tensor
-
-    def add(self, tensors: dict[str, Tensor], failed: dict[str, str] | None = None) -> None:
-        """Writes one file, whole or not at all; `scan` finds it. DiskError where it cannot be written."""
-        names = sorted([*tensors, *(failed or {})])
-        file = self.folder / f"{_hash(*names)[:16]}.safetensors"
-        facts = {name: _checksum(tensor) for name, tensor in tensors.items()} | (failed or {})
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        with whole(file) as scratch:
-            save_file(tensors, scratch, metadata={FACTS: json.dumps(facts)})
-
-
-def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
-
-
-def _hash(*facts: object) -> str:
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _share(everything: Sequence[T], state: PartialState) -> Sequence[T]:
-    """What this process does of a work whose list all processes have made, before any has begun with it."""
-    state.wait_for_everyone()
-    return everything[state.process_index :: state.num_processes]
-
-
-# ----------------------------------------------------------------------------------------------------------- latents
 
 
 @dataclass(frozen=True)
@@ -128,7 +40,8 @@ class Sample:
     """One thing to train on: its bucket's size, its wordings as a clip and as an image, and where its latents are.
 
     maps, vectors: of what the model is told besides, by name: where it is, or what it is, of the clip and of the image.
-    tokens: likewise the file, the width of its states, and what names its content.
+    tokens: likewise the file, the width of its states, and what names its content. pasts: likewise where the latents
+    are of the frames before the clip; "": there are none.
     """
 
     name: str
@@ -140,12 +53,14 @@ class Sample:
     maps: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     vectors: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     tokens: Mapping[str, tuple[Path, int, str]] = field(default_factory=dict)
+    pasts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def besides(self) -> list[str]:
         """What names all that it is told besides its caption."""
         vectors = [json.dumps([name, both[0].tolist()]) for name, both in self.vectors.items()]
-        return [*(names[0] for names in self.maps.values()), *vectors, *(one[2] for one in self.tokens.values())]
+        tokens = (one[2] for one in self.tokens.values())
+        return [*(names[0] for names in self.maps.values()), *vectors, *tokens, *self.pasts.values()]
 
     @property
     def is_image(self) -> bool:
@@ -171,7 +86,13 @@ class Latents:
         sample = self.samples[number]
         maps = {name: self.store[names[image]].float() for name, names in sample.maps.items()}
         tokens = {name: tokens_in(file, width)[None] for name, (file, width, _) in sample.tokens.items()}
+        tokens |= {
+            name: past_tokens(self._past(sample, "" if image else one))[None] for name, one in sample.pasts.items()
+        }
         return maps | {name: values[image] for name, values in sample.vectors.items()} | tokens
+
+    def _past(self, sample: Sample, name: str) -> Tensor:
+        return self.store[name] if name else self.store[sample.latent][:, :0]
 
     def read(self, number: int, image: bool, epoch: int) -> tuple[int, Tensor, dict[str, str]]:
         """The sample that is shown, its latent, and what was bad on the way, as `LiveClips.read`: here, nothing."""
@@ -215,6 +136,9 @@ def encode_clips(
         for span, clip, _ in named[part]:
             if (why := store.failed.get(clip)) and span.index not in clips.skips:
                 clips.skip(span.index, why)
+    pasts = {
+        one.name: _pasts(clips, codec, store, named[""], maker, precision, one) for one in conditions if one.frames
+    }
     clips.recall(span.index for span, *_ in named[""])
     every = [span.index for span, *_ in named[""]]
     made = {one.name: made_of_files(clips, every, one, folder) for one in conditions if is_made(one)}
@@ -226,8 +150,10 @@ def encode_clips(
         maps = {one.name: named[one.name][at][1:] for one in told}
         files = {name: places[span.index] for name, places in made.items()}
         vectors = {one.name: _vectors(clips, span, one, codec, files) for one in conditions if one.kind == "vectors"}
-        tokens = {one.name: _tokens(clips, span, one, files) for one in conditions if one.kind == "tokens"}
-        samples.append(Sample(clips.source.name(span.index), span.size, *words, clip, image, maps, vectors, tokens))
+        tokens = {one.name: _tokens(clips, span, one, files) for one in conditions if one.of == "states"}
+        before_it = {name: names[at] for name, names in pasts.items()}
+        name = clips.source.name(span.index)
+        samples.append(Sample(name, span.size, *words, clip, image, maps, vectors, tokens, before_it))
     return Latents(samples, store)
 
 
@@ -245,6 +171,36 @@ def _vectors(
 def _tokens(clips: Clips, span: Span, one: Condition, made: Mapping[str, Path]) -> tuple[Path, int, str]:
     file, content, _ = clips.source.file(span.index, one)
     return made.get(one.name, file), one.width, content
+
+
+def _pasts(
+    clips: Clips,
+    codec: VideoCodec,
+    store: Store,
+    named: Named,
+    maker: tuple[str, ...],
+    precision: torch.dtype | None,
+    one: Condition,
+) -> list[str]:
+    """Where the latents are of the frames before each span; "": there are none, or it is an image."""
+    spans = [before(span, one.frames, codec.strides) for span, *_ in named]
+    there = [span for span in spans if span is not None]
+    found = dict(zip(there, _named(clips, there, maker, CLIP), strict=True))
+    _encode_missing(clips, codec, store, list(found.values()), precision, False, replace(CLIP, name=one.name))
+    for span, name, _ in found.values():
+        if (why := store.failed.get(name)) and span.index not in clips.skips:
+            clips.skip(span.index, why)
+    return ["" if span is None else found[span][1] for span in spans]
+
+
+def before(span: Span, most: int, strides: Strides) -> Span | None:
+    """Of at most so many frames, as many as a VAE takes, up to those of a span; None: an image, or there are none."""
+    size = span.size
+    count = min(most, math.floor(span.start * size.fps + 1e-6)) if size.num_frames > 1 else 0
+    if count < 1:
+        return None
+    count = (count - 1) // strides.step * strides.step + 1
+    return replace(span, size=replace(size, num_frames=count), start=span.start - count / size.fps)
 
 
 CLIP = Condition("clips", "channels", 0, of="vae", from_clip=True)  # what is encoded of a clip itself
@@ -280,7 +236,7 @@ def _encode_missing(
         return (clip, image) if images else (clip,)
 
     todo = [one for one in named if store.missing(wanted(*one[1:]))]
-    shards = _share([todo[i : i + SHARD] for i in range(0, len(todo), SHARD)], state)
+    shards = shared([todo[i : i + SHARD] for i in range(0, len(todo), SHARD)], state)
     with tqdm(
         total=sum(map(len, shards)), desc=f"encoding {what.name}", disable=not shards or not state.is_main_process
     ) as bar:
@@ -303,7 +259,7 @@ def _name(clips: Clips, span: Span, maker: tuple[str, ...], column: str | None =
     rate = 0.0 if size.num_frames == 1 else size.fps
     facts = (size.num_frames, size.height, size.width, rate, span.start, *span.place)
     laid = (*((span.background,) if span.background else ()), *((span.zoom,) if span.zoom != 1 else ()))
-    return _hash(clips.source.content(span.index, column), *facts, *laid, *maker)
+    return hashed(clips.source.content(span.index, column), *facts, *laid, *maker)
 
 
 def _encode(
@@ -347,39 +303,3 @@ def _encode(
     if waiting:
         encode()
     return tensors, failed
-
-
-# -------------------------------------------------------------------------------------------------------------- text
-
-
-class TextCache:
-    """What captions are encoded to, float32, each once, by an encoder that is not trained; called as it is."""
-
-    def __init__(self, folder: Path, encoder: TextEncoder | FamilyText, captions: Iterable[str]):
-        state = PartialState(cpu=not torch.accelerator.is_available())
-        self._encoder = encoder.fingerprint()
-        self.store = Store(folder / f"text-{self._encoder[:12]}")
-        todo = [c for c in sorted(set(captions)) if self.store.missing([self._name(c)])]
-        shards = _share([todo[i : i + SHARD] for i in range(0, len(todo), SHARD)], state)
-        for shard in tqdm(shards, desc="encoding text", disable=not shards or not state.is_main_process):
-            parts = [shard[i : i + BATCH] for i in range(0, len(shard), BATCH)]
-            self.store.add({name: tensor for part in parts for name, tensor in self._encoded(encoder, part)})
-        state.wait_for_everyone()
-        self.store.scan()
-
-    def __call__(self, prompts: list[str]) -> TextStates:
-        """States b m e, zero where the mask b m is False, padded to the longest prompt, and pooled ones."""
-        return padded([OwnStates(self.store[self._name(p)], self._pooled(p)) for p in prompts])
-
-    def _pooled(self, caption: str) -> Tensor | None:
-        name = self._name(caption, "pooled")
-        return None if self.store.missing([name]) else self.store[name]
-
-    def _name(self, caption: str, part: str = "") -> str:
-        return _hash(self._encoder, caption) + part
-
-    @torch.no_grad()
-    def _encoded(self, encoder: TextEncoder | FamilyText, captions: Sequence[str]) -> Iterable[tuple[str, Tensor]]:
-        for caption, own in zip(captions, encoder(list(captions)).each(), strict=True):
-            for part, tensor in own.tensors().items():
-                yield self._name(caption, part), tensor.float().cpu().contiguous()

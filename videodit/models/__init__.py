@@ -23,7 +23,8 @@ class Condition:
     is made of (`codec.maps`): frames, as the VAE has them ("vae"), as it has them without what pictures of a `factor`th
     of their sides cannot hold ("small"), their brightness ("luma") or how fast it changes ("edges"); "numbers"; a
     sound ("loudness", "mel": `codec.sounds`); or "states" of an encoder of one's own: `encoder`, a folder or hub name,
-    which makes them of pictures or sounds; none: files hold them. branch: of channels, how many of the model's first
+    which makes them of pictures or sounds; none: files hold them; or "past", of the frames before (`codec.past`), at
+    most `frames` of them. branch: of channels, how many of the model's first
     blocks have a copy that reads them (`models.branches`); 0: they are laid beside the latent. null: it was trained to
     be left out.
     """
@@ -35,15 +36,16 @@ class Condition:
     reads_padding: bool = False
     tokens: int | None = None
     per: Literal["clip", "frame"] = "clip"
-    of: Literal["", "vae", "small", "luma", "edges", "numbers", "loudness", "mel", "states"] = ""
+    of: Literal["", "vae", "small", "luma", "edges", "numbers", "loudness", "mel", "states", "past"] = ""
     factor: int = 1  # of "small"
     from_clip: bool = False  # in training: of the clip's own frames or sound, not of another column's
     encoder: str = ""  # of "states"
     branch: int = 0  # of channels
+    frames: int = 0  # of "past"
 
     def to_dict(self) -> dict[str, Any]:
         """What of one's own conditions a configuration holds."""
-        kept = ("name", "kind", "width", "null", "per", "of", "factor", "encoder", "branch")
+        kept = ("name", "kind", "width", "null", "per", "of", "factor", "encoder", "branch", "frames")
         return {name: value for name, value in asdict(self).items() if name in kept}
 
 

@@ -22,13 +22,15 @@ from torch import Tensor
 
 from videodit.codec import VideoCodec
 from videodit.codec.maps import map_width
+from videodit.codec.past import past_width
 from videodit.conditions import Encoder
 from videodit.config import Run
 from videodit.data.buckets import Buckets, fill, sizes_of
-from videodit.data.cache import Latents, TextCache, encode_clips
+from videodit.data.cache import Latents, encode_clips
 from videodit.data.clips import Split, open_data
 from videodit.data.live import LiveClips
 from videodit.data.manifest import Skip
+from videodit.data.text_cache import TextCache
 from videodit.diffusion import paths
 from videodit.diffusion.schedulers import check_scheduler, is_flow
 from videodit.geometry import Strides
@@ -102,7 +104,8 @@ class Survey:
 
 def conditions_of(config: Run, strides: Strides | None) -> list[Condition]:
     """What `model.conditions` says that the model is told; without strides, of maps as wide as none are."""
-    found = []
+    found: list[Condition] = []
+    how: Any
     for name, told in config.model.conditions.items():
         if told.kind == "channels":
             of = told.of or "vae"
@@ -112,10 +115,15 @@ def conditions_of(config: Run, strides: Strides | None) -> list[Condition]:
             )
             found.append(replace(one, factor=told.factor) if told.of == "small" else one)
         elif told.kind == "tokens":
+            if told.of == "past":
+                width = 0 if strides is None else past_width(strides.channels)
+                how = {"of": "past", "from_clip": True, "frames": told.frames}
+                found.append(Condition(name, "tokens", width, True, **how))
+                continue
             encoder = str(told.encoder or "")
             found.append(Condition(name, "tokens", told.width, told.dropout > 0, of="states", encoder=encoder))
         else:
-            how: Any = {"per": told.per, "of": told.of or "numbers", "from_clip": told.from_clip}
+            how = {"per": told.per, "of": told.of or "numbers", "from_clip": told.from_clip}
             found.append(Condition(name, "vectors", told.width, told.dropout > 0, **how))
     return found
 

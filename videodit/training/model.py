@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from videodit.conditions import Encoder, Told, asked, has_null, of_size, reads_padding
 from videodit.config import Lora, Run
 from videodit.config import Model as Shape
-from videodit.data.cache import Latents, TextCache
+from videodit.data.cache import Latents
 from videodit.data.live import LiveClips
+from videodit.data.text_cache import TextCache
 from videodit.geometry import Strides
 from videodit.models.checks import check_route
 from videodit.models.extended import TimeExtended

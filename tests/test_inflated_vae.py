@@ -57,6 +57,8 @@ def test_before_training_it_is_the_image_vae_on_every_frame(options: dict[str, A
         torch.testing.assert_close(video(pixels).sample, shown, rtol=0, atol=1e-4)
         video.fit([pixels])  # to the latents' principal axes, which hold as much
     assert video.encoder.axes_others.weight.shape == (8, 8)
+    runs = Run.model_validate({**TINY, "output": "x", "vae": {"start_from": "y", "inflate": {}}, "stages": [{}, {}]})
+    assert [leg.vae.inflated_channels for leg in runs.legs()] == [None, None]
     assert video.encode(pixels).latent_dist.mean.pow(2).mean() < 10
 
 

@@ -87,6 +87,19 @@ def test_a_batch_tells_the_frames_before_each_clip_of_its_file(clips: Path, tmp_
     np.testing.assert_array_equal(read, frames(number, 30)[first - 9 : first])
 
 
+@pytest.mark.slow
+def test_a_run_is_trained_sampled_and_resumed_with_it(clips: Path, tmp_path: Path) -> None:
+    data = {"source": str(clips), "num_frames": 5, "start": "random", "spans": 2, "image_share": 0.0}
+    whole, parts = (told(tmp_path / n, clips / "clips.jsonl", PAST, data=data) for n in ("a", "b"))
+    Trainer(whole).train()
+    Trainer(parts.model_copy(update={"train": parts.train.model_copy(update={"steps": 2, "decay_steps": 4})})).train()
+    Trainer(parts).train()
+    ends = [VideoDiTPipeline.from_pretrained(tmp_path / n / "pipeline").transformer.state_dict() for n in ("a", "b")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    with pytest.raises(ValidationError, match=r"there is no past: set data\.start: random"):
+        told(tmp_path / "c", clips / "clips.jsonl", PAST, data=data | {"start": "first"})
+
+
 def test_before_a_clips_beginning_there_is_nothing() -> None:
     strides = tiny_pipeline().codec.strides
     size = ClipSize(5, 32, 32, 8.0)

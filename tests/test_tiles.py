@@ -19,7 +19,7 @@ from videodit.codec.maps import blurred
 from videodit.commands import sample
 from videodit.models import Condition
 from videodit.pipeline import VideoDiTPipeline
-from videodit.pipeline.tiles import Tiles
+from videodit.pipeline.tiles import Side, Tiles
 from videodit.video import read_clip
 
 FAST: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "latent", "num_frames": 5}
@@ -45,7 +45,7 @@ def made(pipe: VideoDiTPipeline, **options: Any) -> Tensor:
     ("length", "side", "overlap", "patch"), [(24, 8, 2, 1), (9, 8, 2, 1), (20, 8, 2, 2), (8, 8, 2, 2)]
 )
 def test_tiles_cover_a_side_and_share_enough(length: int, side: int, overlap: int, patch: int) -> None:
-    starts = Tiles(side, overlap, patch).starts(length)
+    starts = Side(side, overlap, patch).starts(length)
     assert (starts[0], starts[-1] + side) == (0, length)
     assert all(start % patch == 0 for start in starts)
     shared = [before + side - after for before, after in pairwise(starts)]
@@ -65,7 +65,7 @@ def test_what_looks_at_each_place_alone_gives_what_it_gives_of_the_whole() -> No
     told = {"conditions": {"low": low, "pose": pose}}
     times = torch.tensor([0.5, 0.25])
     whole = latents * pose.reshape(-1, 1, 1, 1, 1) + low * times.reshape(-1, 1, 1, 1, 1)
-    torch.testing.assert_close(Tiles(8, 3).over(model)(latents, times, **told)[0], whole)
+    torch.testing.assert_close(Tiles(Side(8, 3), Side(8, 3), (8, 8)).over(model)(latents, times, **told)[0], whole)
 
 
 def test_between_two_tiles_the_one_gives_way_to_the_other_bit_by_bit() -> None:
@@ -75,7 +75,7 @@ def test_between_two_tiles_the_one_gives_way_to_the_other_bit_by_bit() -> None:
     def model(x: Tensor, times: Tensor) -> tuple[Tensor]:
         return (torch.full_like(x, next(numbers)),)
 
-    row = Tiles(8, 4).over(model)(torch.zeros(1, 1, 1, 8, 12), torch.zeros(1))[0][0, 0, 0, 3]
+    row = Tiles(Side(8, 4), Side(8, 4), (8, 8)).over(model)(torch.zeros(1, 1, 1, 8, 12), torch.zeros(1))[0][0, 0, 0, 3]
     torch.testing.assert_close(row, torch.tensor([0.0] * 4 + [1 / 5, 2 / 5, 3 / 5, 4 / 5] + [1.0] * 4))
 
 
@@ -86,6 +86,23 @@ def test_tiles_as_large_as_the_clip_change_nothing_and_smaller_ones_do(pipe: Vid
     tiled = made(pipe, **size, tile_size=32, tile_overlap_factor=0.5)
     assert tiled.isfinite().all()
     assert (tiled - whole).abs().max() > 1e-3
+
+
+def test_rows_and_columns_of_tiles_may_differ_and_the_model_is_told_of_what_it_sees(
+    pipe: VideoDiTPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    pipe.transformer.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-2:]))
+    made(pipe, height=64, width=96, tile_size=(32, 64))
+    assert set(seen) == {(4, 8)}
+    assert len(seen) == 2 * 3 * 2
+    caplog.clear()
+    made(pipe, height=64, width=64, tile_size=32)
+    assert "64" not in caplog.text  # no word of a size that it never sees
+    seen.clear()
+    pipe.register_to_config(default_height=32, default_width=64)
+    pipe.upsample(frames(1), "a red circle", height=32, width=64, num_inference_steps=1, output_type="latent")
+    assert set(seen) == {(4, 8)}  # no larger than its own
 
 
 def test_a_second_stage_is_told_the_small_clip_by_its_name_and_size(pipe: VideoDiTPipeline) -> None:
@@ -147,6 +164,10 @@ def test_the_command_makes_larger_what_it_made_with_a_model_or_its_own_second_st
     assert "--upscale-height is of --upscale" in capsys.readouterr().err
     assert run("none.mkv", "--upscale", "model") == 2
     assert "none of this one's" in capsys.readouterr().err
+    assert run("none.mkv", "--upscale", "second", "--upscale-height", "100") == 2
+    assert "upscale: height=100 is not a multiple of" in capsys.readouterr().err
+    assert run("none.mkv", "--attention-maps", "--tile-size", "32") == 2
+    assert "attention maps are of whole pictures" in capsys.readouterr().err
     assert run("small.mkv") == run("large.mkv", "--upscale", "second") == 0
     assert json.loads(Path("large.json").read_text())["upscale"] == "second"
     small, large = read_clip("small.mkv", 9, 8.0), read_clip("large.mkv", 9, 8.0)

@@ -55,7 +55,12 @@ def controls_of(
     given, scales = given or {}, scales or {}
     for name in scales:
         if given.get(name) is None or not _known(model, given)[name].branch:
-            raise ValueError(f"condition_scale: {name!r} is no condition that is given and that a branch reads")
+            raise ValueError(
+                f"condition_scale: {name!r} is no condition that is given and that a branch reads: give its map, "
+                f"--condition {name}=FILE"
+            )
+        if not 0 <= scales[name] < float("inf"):
+            raise ValueError(f"condition_scale: {name!r} at {scales[name]} must be 0 or more")
     known = _known(model, given)
     if missing := [name for name, one in known.items() if not one.null and given.get(name) is None]:
         raise ValueError(f"conditions: this model was not trained to do without {missing[0]!r}: give it")
@@ -177,16 +182,16 @@ def _tokens(
 ) -> tuple[Tensor, Tensor]:
     what = f"conditions[{one.name!r}]"
     several = isinstance(value, list | tuple) or (getattr(value, "ndim", 2) == 3 and not _is_picture(value))
-    if one.of == "past":
-        pixels = pixels_of(repeated_clips(value, times, what), count, replace(size, num_frames=1), what)
-        told = longest([past_tokens(latents) for latents in codec.encode(pixels).cpu()])
-        return told
     each_one = value if several else [value]
+    if one.of == "past" and not all(isinstance(each, Tensor) and each.ndim == 2 for each in each_one):  # frames
+        pixels = pixels_of(repeated_clips(value, times, what), count, replace(size, num_frames=1), what)
+        return longest([past_tokens(latents) for latents in codec.encode(pixels).cpu()])
     if one.encoder:
         each_one = [_encoded(one, each, what) for each in each_one]
     given = [torch.as_tensor(each, dtype=torch.float32) for each in each_one]
     for each in given:
-        if each.ndim != 2 or each.shape[1] != one.width or not len(each) or not each.isfinite().all():
+        none = not len(each) and one.of != "past"
+        if each.ndim != 2 or each.shape[1] != one.width or none or not each.isfinite().all():
             raise ValueError(
                 f"{what}: states of shape {tuple(each.shape)}; give m x {one.width}, finite, for all or each"
             )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from einops import rearrange
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from videodit.models import Condition
 from videodit.models.branches import FILE, Branch, branch_of, load_control, save_control
 from videodit.models.formats.table import ConversionError
 from videodit.models.growth import grow
-from videodit.models.linear import with_past
+from videodit.models.linear import Past
 from videodit.models.pruned import without_blocks
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline
@@ -129,6 +130,25 @@ def test_a_branch_is_saved_alone_and_goes_onto_its_own_model(tmp_path: Path) -> 
         load_control(awaken(tiny_dit(), seed=9), tmp_path)
     with pytest.raises(WeightsError, match="no such file"):
         load_control(tiny_dit(), tmp_path / "none")
+    half = {name: x * (torch.nan if "projections.0.weight" in name else 1) for name, x in load_file(file).items()}
+    with safe_open(file, "pt") as saved:
+        about = saved.metadata()
+    (tmp_path / "bad").mkdir()
+    save_file(half, tmp_path / "bad" / FILE, metadata=about)
+    other = tiny_dit()
+    with pytest.raises(WeightsError, match="is not finite"):
+        load_control(other, tmp_path / "bad")
+    save_file(
+        {name: x for name, x in half.items() if "blocks.0" not in name and x.isfinite().all()},
+        tmp_path / "bad" / FILE,
+        metadata=about,
+    )
+    with pytest.raises(WeightsError, match="its tensors are not those of such a branch"):
+        load_control(other, tmp_path / "bad")
+    assert load_control(other, tmp_path) == "edges"  # nothing was left of the others
+    with pytest.raises(ValueError, match="of a model in float16 its own would not be known again"):
+        save_control(model.half(), "edges", tmp_path / "half")
+    model.float()
     with pytest.raises(ValueError, match="'depth' is no branch of this model \\(edges\\)"):
         save_control(model, "depth", tmp_path)
     save_file(load_file(file), tmp_path / FILE)
@@ -156,6 +176,8 @@ def test_two_of_them_add_what_each_says(tmp_path: Path) -> None:
     torch.testing.assert_close(made({"edges": frames, "depth": frames}, {"depth": 0.0}), one, rtol=1e-4, atol=1e-4)
     half = made({"edges": frames}, {"edges": 0.5})
     assert 0 < (half - made({})).norm() < (one - made({})).norm()
+    with pytest.raises(ValueError, match="condition_scale: 'edges' at -1 must be 0 or more"):
+        made({"edges": frames}, {"edges": -1})
     with pytest.raises(ValueError, match="condition_scale: 'depth' is no condition that is given"):
         made({"edges": frames}, {"depth": 0.5})
     pipe.save_pretrained(tmp_path / "pipe")
@@ -182,6 +204,10 @@ def test_what_does_not_go_with_a_branch_is_named() -> None:
     assert isinstance(branch(model), Branch)
     with pytest.raises(ValueError, match="goes neither with routing"):
         call(model, {"edges": MAP}, routed=torch.zeros(2, 2, dtype=torch.long))
+    model.past = Past()
+    with pytest.raises(ValueError, match="nor with what is held of the past"):
+        call(model, {"edges": MAP})
+    model.past = None
     with pytest.raises(ValueError, match="read behind blocks of a number"):
         without_blocks(model, [1])
     with pytest.raises(ConversionError, match="reads behind blocks"):
@@ -191,4 +217,3 @@ def test_what_does_not_go_with_a_branch_is_named() -> None:
     set_cache(pipe, "taylorseer")
     with pytest.raises(ValueError, match="between the blocks that a feature cache leaves out"):
         pipe("a red circle", num_inference_steps=2, conditions={"edges": torch.rand(9, 3, 32, 32)})
-    assert with_past

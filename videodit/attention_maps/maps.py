@@ -60,6 +60,8 @@ def sample_with_attention(pipe: Any, prompt: str | list[str], **options: Any) ->
             feature cache, compiled, spread over processes.
     """
     check_watchable(pipe)
+    if options.get("tile_size") is not None:
+        raise ValueError("attention maps are of whole pictures, and tile_size cuts them: take one of them out")
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     each = options.get("num_videos_per_prompt", 1)
     encoder = pipe._text_encoder(options.get("max_sequence_length"))

@@ -12,6 +12,7 @@ import numpy as np
 from videodit.codec.sounds import SOUNDS
 from videodit.conditions import own_of
 from videodit.data.columns import STATES, tokens_in
+from videodit.geometry import Strides
 from videodit.models import Condition
 from videodit.pipeline import VideoDiTPipeline
 from videodit.video import probe, read_clip, read_frames
@@ -31,6 +32,8 @@ def conditions_of(pipe: VideoDiTPipeline, settings: Mapping[str, Any]) -> dict[s
             raise ValueError(f"condition {name!r} is none of what this model is told ({', '.join(known) or 'none'})")
         if known[name].kind == "channels" and settings["num_frames"] == 1:
             found[name] = read_frames(value, [0.0])
+        elif known[name].of == "past":
+            found[name] = _last_frames(value, known[name].frames, settings["fps"], pipe.strides)
         elif _is_heard_or_seen(known[name], value):
             found[name] = value
         elif known[name].kind == "tokens":
@@ -43,6 +46,13 @@ def conditions_of(pipe: VideoDiTPipeline, settings: Mapping[str, Any]) -> dict[s
             except ValueError:
                 raise ValueError(f"condition {said!r} holds no numbers: write them as 0.5, or [0.5, 1]") from None
     return found
+
+
+def _last_frames(file: str, most: int, fps: float, strides: Strides) -> np.ndarray:
+    """Of a video at the clip's rate, as many as the VAE takes by themselves."""
+    duration = probe(file).duration
+    count = (max(1, min(most, int(duration * fps + 1e-6))) - 1) // strides.step * strides.step + 1
+    return read_clip(file, count, fps, start=max(0.0, duration - count / fps))
 
 
 def frames_of(name: str, settings: Mapping[str, Any]) -> np.ndarray:

@@ -175,10 +175,15 @@ def make_clips(
     }
     made_by = {name: value for name, value in made_by.items() if value is not None}
     made_by |= upscale.settings if upscale else {}
+    if attention and sampling.tile_size:
+        raise ValueError("attention maps are of whole pictures, and tile_size cuts them: take one of them out")
     set_cache(pipe, sampling.cache)
     folders = _attention_folders(pipe, requests, paths, texts) if attention else []
     settings = [_settings(pipe, request) | made_by for request in requests]
     check_outputs(paths, settings, [*inputs, *(one[name] for one in settings for name in FILES if name in one)])
+    if upscale is not None:
+        for one in settings:
+            upscale.check(one)
     missing = [not is_made(*each, overwrite=overwrite, renew=renew) for each in zip(paths, settings, strict=True)]
     missing = [one or not folder.exists() for one, folder in zip(missing, folders, strict=True)] if folders else missing
     for path, wanted, one in zip(paths, missing, settings, strict=True):
@@ -203,7 +208,7 @@ def make_clips(
         lacking = [i for i in batch if missing[i]]
         clips = _sample(pipe, [settings[i] for i in lacking], texts, look, [settings[i] for i in batch], words)
         for index, (frames, maps) in zip(lacking, clips, strict=True):
-            frames = upscale(frames, settings[index]) if upscale else frames
+            frames = upscale(frames, settings[index]) if upscale and writes else frames
             if writes:
                 _write(paths[index], frames, settings[index], sound_of(pipe, settings[index], paths[index]), maps)
             else:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from videodit.clipset.decoding import decoded
 from videodit.clipset.making import weights_digest
+from videodit.geometry import ClipSize
 from videodit.long import long_clip
 from videodit.packaged import named_folder
 from videodit.pipeline import VideoDiTPipeline
@@ -46,6 +48,19 @@ class SecondStage:
         if height is not None:
             self.settings["upscale_height"] = height
 
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """ValueError where it cannot make such a clip larger; before anything is made."""
+        try:
+            blank = np.zeros((1, settings["height"], settings["width"], 3), np.uint8)
+            call = upsampled(self.pipe, blank, self.height, None, {})
+            size = ClipSize(settings["num_frames"], call["height"], call["width"], settings["fps"])
+            if size.num_frames <= self.pipe.default_size.num_frames:
+                size.latent(self.pipe.strides, self.pipe.transformer.patch_size)
+            if size.height % (factor := enlarging(self.pipe).factor) or size.width % factor:
+                raise ValueError(f"{size.height} x {size.width} is no multiple of its factor, {factor}")
+        except ValueError as error:
+            raise ValueError(f"upscale: {error}") from None
+
     def __call__(self, frames: np.ndarray | Iterator[np.ndarray], settings: Mapping[str, Any]) -> Iterator[np.ndarray]:
         """uint8 h w 3 each."""
         clip, prompt, seed = np.stack(list(frames)), settings["prompt"], settings["seed"]
@@ -53,5 +68,6 @@ class SecondStage:
         if len(clip) > self.pipe.default_size.num_frames:
             yield from long_clip(self.pipe, prompt, call.pop("num_frames"), seed=seed, **call)
             return
-        made: Any = self.pipe(prompt, generator=[torch.Generator().manual_seed(seed)], **call)
-        yield from np.rint(made.frames[0] * 255).astype(np.uint8)
+        rng = [torch.Generator().manual_seed(seed)]
+        made: Any = self.pipe(prompt, generator=rng, output_type="latent", **call)
+        yield from decoded(self.pipe.codec, made.frames[0])

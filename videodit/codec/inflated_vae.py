@@ -63,7 +63,7 @@ class CausalConv(nn.Conv3d):
         clip = rearrange(x, "(b f) c h w -> b c f h w", f=self.frames)
         past = clip[:, :, :1].expand(-1, -1, 2, -1, -1) if self.past is None else self.past
         clip = torch.cat([past, clip], dim=2)
-        self.past = clip[:, :, -2:]
+        self.past = clip[:, :, -2:] if torch.is_grad_enabled() else clip[:, :, -2:].clone()  # not to hold all of it
         return rearrange(super().forward(clip), "b c f h w -> (b f) c h w")
 
 
@@ -121,6 +121,7 @@ class AutoencoderKLInflated(Patched):
         config = {name: value for name, value in vae.config.items() if not name.startswith("_")}
         video = cls(image=config, **options)
         video.encoder.image, video.decoder.image = inflated_sides(deepcopy(vae))
+        video.to(vae.device)
         return video if vae.dtype == torch.float32 else video.to(vae.dtype)
 
     def look(self, pixels: Tensor) -> Tensor:

@@ -210,8 +210,9 @@ class Patched(ModelMixin, ConfigMixin):
             clips: pixels b c f h w in [-1, 1], of any sizes that it takes.
         """
         sums: list[Any] = [0, 0]  # of rows 1 x: their number, their sum and their products
+        like = next(self.parameters())
         for pixels in clips:
-            for kind, patches in enumerate(self.patches(pixels)):
+            for kind, patches in enumerate(self.patches(pixels.to(like))):
                 rows = nn.functional.pad(patches.flatten(0, -2).cpu().double(), (1, 0), value=1.0)
                 sums[kind] = sums[kind] + rows.T @ rows
         for name, products in zip(("axes_first", "axes_others"), sums, strict=True):

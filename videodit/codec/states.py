@@ -22,12 +22,18 @@ from videodit.weights import check_finite, loading, state_hash
 class StatesEncoder:
     """An encoder and what prepares its input.
 
-    rate: samples a second of sounds; None: it sees pictures.
+    rate: samples a second of sounds; None: it sees pictures. seconds: of a sound that it hears, the rest of which it
+    would leave out; None: all.
     """
 
     def __init__(self, model: Any, prepare: Any):
         self.model, self.prepare = model.eval(), prepare
         self.rate: int | None = getattr(prepare, "sampling_rate", None)
+        self.seconds: float | None = getattr(prepare, "chunk_length", None)  # Whisper's
+        if type(prepare).__name__ == "ASTFeatureExtractor":
+            self.seconds = prepare.max_length / 100
+        self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        self.model.to(self.device)
 
     @classmethod
     def from_pretrained(cls, place: str) -> StatesEncoder:
@@ -58,8 +64,9 @@ class StatesEncoder:
         """A picture uint8 h w 3, or a sound float32 n at its rate -> states m c, float32."""
         how = {} if self.rate is None else {"sampling_rate": self.rate}
         inputs = self.prepare(one, return_tensors="pt", **how)
-        wanted = {name: x for name, x in inputs.items() if name in ("pixel_values", "input_values", "input_features")}
-        states = self.model(**wanted).last_hidden_state[0].float()
+        named = ("pixel_values", "input_values", "input_features")
+        wanted = {name: x.to(self.device) for name, x in inputs.items() if name in named}
+        states = self.model(**wanted).last_hidden_state[0].float().cpu()
         return states.flatten(1).T.contiguous() if states.ndim == 3 else states  # c h w of convolutions
 
     def fingerprint(self) -> str:

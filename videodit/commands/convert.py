@@ -65,6 +65,8 @@ def main() -> int:
         return verified(args.verify)
     if args.target.exists():
         raise ValueError(f"{args.target} exists; choose another --to, or remove it")
+    if args.control is not None and (args.format != "videodit" or args.partial or args.target.suffix):
+        raise ValueError("--control writes a folder: leave --format and --partial out, and name --to without an ending")
     if args.target.suffix == ".safetensors" and args.format == "videodit":
         raise ValueError("a single file has a project's own names: give --format wan, or another")
     import torch

@@ -332,6 +332,8 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
     if args.upscale is not None:
         larger = VideoDiTPipeline.from_pretrained(second_stage(args.model or "shipped", args.upscale), dtype=dtype)
         upscale = SecondStage(larger, args.upscale, args.upscale_height)
+        if args.vae_tiling:
+            tile(larger.vae)
         place(larger, args.offload)
     elif args.upscale_height is not None:
         raise ValueError("--upscale-height is of --upscale: say that too, or leave it out")

@@ -58,6 +58,8 @@ class Run(Section):
                 "model.conditions begin silent, and train.lora trains no more than adapters: train without"
             )
         branches = [name for name, told in self.model.conditions.items() if told.branch]
+        if any(told.of == "past" for told in self.model.conditions.values()) and self.data.start == "first":
+            raise ValueError("model.conditions: before a file's first frames there is no past: set data.start: random")
         if branches and (self.train.routing or self.train.sequence_parallel > 1):
             raise ValueError(
                 f"model.conditions.{branches[0]}.branch goes neither with train.routing nor with "
@@ -98,6 +100,7 @@ class Run(Section):
             ConfigError: a stage is wrong; names it and the key.
         """
         legs: list[Run] = []
+        said = self.model_dump() | {"vae": self.vae.model_dump(exclude_unset=True)}  # of which some keys exclude others
         for number, changes in enumerate(self.stages):
             last = number == len(self.stages) - 1
             shared: dict[str, Any] = {"stages": (), "latents": self.latents or f"{self.output}/latents"}
@@ -110,7 +113,7 @@ class Run(Section):
                 if key in changes:
                     raise ConfigError(f"stages.{number}.{key}: is the whole run's; take it out of the stage")
             try:
-                legs.append(Run.model_validate(_merged(_merged(self.model_dump(), shared), changes)))
+                legs.append(Run.model_validate(_merged(_merged(said, shared), changes)))
             except ValidationError as error:
                 raise ConfigError(_explained(error, f"stages.{number}.")) from error
         if len({leg.train.precision for leg in legs}) > 1:

@@ -41,7 +41,7 @@ class Sample:
 
     maps, vectors: of what the model is told besides, by name: where it is, or what it is, of the clip and of the image.
     tokens: likewise the file, the width of its states, and what names its content. pasts: likewise where the latents
-    are of the frames before the clip; "": there are none.
+    are of the frames before the clip ("": there are none), and the width of its tokens.
     """
 
     name: str
@@ -53,14 +53,19 @@ class Sample:
     maps: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     vectors: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     tokens: Mapping[str, tuple[Path, int, str]] = field(default_factory=dict)
-    pasts: Mapping[str, str] = field(default_factory=dict)
+    pasts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
     def besides(self) -> list[str]:
         """What names all that it is told besides its caption."""
         vectors = [json.dumps([name, both[0].tolist()]) for name, both in self.vectors.items()]
         tokens = (one[2] for one in self.tokens.values())
-        return [*(names[0] for names in self.maps.values()), *vectors, *tokens, *self.pasts.values()]
+        return [
+            *(names[0] for names in self.maps.values()),
+            *vectors,
+            *tokens,
+            *(one[0] for one in self.pasts.values()),
+        ]
 
     @property
     def is_image(self) -> bool:
@@ -86,13 +91,10 @@ class Latents:
         sample = self.samples[number]
         maps = {name: self.store[names[image]].float() for name, names in sample.maps.items()}
         tokens = {name: tokens_in(file, width)[None] for name, (file, width, _) in sample.tokens.items()}
-        tokens |= {
-            name: past_tokens(self._past(sample, "" if image else one))[None] for name, one in sample.pasts.items()
-        }
+        for name, (latent, width) in sample.pasts.items():
+            there = latent and not image
+            tokens[name] = past_tokens(self.store[latent])[None] if there else torch.zeros(1, 0, width)
         return maps | {name: values[image] for name, values in sample.vectors.items()} | tokens
-
-    def _past(self, sample: Sample, name: str) -> Tensor:
-        return self.store[name] if name else self.store[sample.latent][:, :0]
 
     def read(self, number: int, image: bool, epoch: int) -> tuple[int, Tensor, dict[str, str]]:
         """The sample that is shown, its latent, and what was bad on the way, as `LiveClips.read`: here, nothing."""
@@ -151,7 +153,7 @@ def encode_clips(
         files = {name: places[span.index] for name, places in made.items()}
         vectors = {one.name: _vectors(clips, span, one, codec, files) for one in conditions if one.kind == "vectors"}
         tokens = {one.name: _tokens(clips, span, one, files) for one in conditions if one.of == "states"}
-        before_it = {name: names[at] for name, names in pasts.items()}
+        before_it = {one.name: (pasts[one.name][at], one.width) for one in conditions if one.frames}
         name = clips.source.name(span.index)
         samples.append(Sample(name, span.size, *words, clip, image, maps, vectors, tokens, before_it))
     return Latents(samples, store)
@@ -170,7 +172,9 @@ def _vectors(
 
 def _tokens(clips: Clips, span: Span, one: Condition, made: Mapping[str, Path]) -> tuple[Path, int, str]:
     file, content, _ = clips.source.file(span.index, one)
-    return made.get(one.name, file), one.width, content
+    if (there := made.get(one.name)) is not None:  # by whom, too
+        return there, one.width, f"{there.parent.name} {content}"
+    return file, one.width, content
 
 
 def _pasts(
@@ -200,7 +204,7 @@ def before(span: Span, most: int, strides: Strides) -> Span | None:
     if count < 1:
         return None
     count = (count - 1) // strides.step * strides.step + 1
-    return replace(span, size=replace(size, num_frames=count), start=span.start - count / size.fps)
+    return replace(span, size=replace(size, num_frames=count), start=max(0.0, span.start - count / size.fps))
 
 
 CLIP = Condition("clips", "channels", 0, of="vae", from_clip=True)  # what is encoded of a clip itself

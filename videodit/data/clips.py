@@ -180,9 +180,12 @@ def open_data(data: Data, seed: int, memory: Path | None = None, conditions: Seq
         shares(triples(), data.more)
     except ValueError as error:
         raise ValueError(f"data.more: {error}") from error
-    said = [one.name for one in conditions if not one.from_clip]
+    said = [one.name for one in conditions if not one.from_clip or one.kind != "channels"]
     if said and (data.source == "shapes" or data.shapes):
-        raise ValueError(f"model.conditions: {said[0]} is a column of a manifest, and the world of shapes has none")
+        raise ValueError(
+            f"model.conditions: {said[0]} is of a manifest's columns, or of a file's sound or past, and the world of "
+            "shapes has none: take it out, or name clips of yours in data.source"
+        )
     if data.source == "shapes":
         train = ShapesSource(seed, data.validation, data.clips or 8192, data.more)
         kept = ShapesSource(seed, 0, data.validation, data.more)
@@ -204,8 +207,12 @@ def open_data(data: Data, seed: int, memory: Path | None = None, conditions: Seq
                 f"{data.source}: {len(items)} clips leave none to train on beside data.validation={data.validation}"
             )
         validation = _spread(items, data.validation)
-        held = set(map(id, validation))
-        train_items = tuple(item for item in items if id(item) not in held)
+        held = {(item.path, item.start, item.end) for item in validation}  # all rows of them
+        train_items = tuple(item for item in items if (item.path, item.start, item.end) not in held)
+        if not train_items:
+            raise ValueError(
+                f"{data.source}: all rows are of the clips that data.validation={len(validation)} keeps out"
+            )
     check_columns(data.source, (*train_items, *validation), conditions)
     for item in (*train_items, *validation):
         allowed_backgrounds(item, data)  # an error now, before anything is read

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from videodit.codec.sounds import SOUNDS, sound_rows
 from videodit.codec.states import states_encoder
 from videodit.data.clips import Clips
+from videodit.data.store import CacheError, shared
 from videodit.disk import replace_text, whole, writing
 from videodit.geometry import SOUND_RATE
 from videodit.models import Condition
@@ -49,20 +50,27 @@ def made_of_files(clips: Clips, indices: Iterable[int], one: Condition, folder: 
         folder.mkdir(parents=True, exist_ok=True)
     state = PartialState(cpu=not torch.accelerator.is_available())
     todo = {target: file for file, target in files.values() if not (target.exists() or _why(target).exists())}
-    share = list(todo.items())[state.process_index :: state.num_processes]
+    share = shared(list(todo.items()), state)
     results = zip(share, clips.source.call(read[0], ([file, *read[1]] for _, file in share)), strict=True)
     for (target, _), found in tqdm(
         results, total=len(share), desc=f"reading {one.name}", disable=not share or not state.is_main_process
     ):
-        if isinstance(found, VideoError):
-            replace_text(_why(target), str(found))
+        try:
+            rows = found if isinstance(found, VideoError) else make(found)
+        except VideoError as error:  # of what its encoder cannot take
+            rows = error
+        if isinstance(rows, VideoError):
+            replace_text(_why(target), str(rows))
         else:
             with whole(target) as scratch:
-                save_file({"states": make(found)}, scratch)
+                save_file({"states": rows}, scratch)
     state.wait_for_everyone()
     for index, (file, target) in files.items():
-        if not target.exists() and index not in clips.skips:
-            clips.skip(index, f"{one.name}: {_why(target).read_text() if _why(target).exists() else file}")
+        if target.exists() or index in clips.skips:
+            continue
+        if not _why(target).exists():
+            raise CacheError(f"{target}: is not here, though {file} was read: all processes must see the same folder")
+        clips.skip(index, f"{one.name}: {_why(target).read_text()} (noted in {_why(target)}; delete it to try again)")
     return {index: target for index, (_, target) in files.items()}
 
 
@@ -85,6 +93,9 @@ def _maker(one: Condition, folder: Path) -> tuple[Path, Read, Callable[[Any], Te
     encoder = states_encoder(one.encoder)
 
     def encoded(read: Any) -> Tensor:
+        if encoder.rate and encoder.seconds and len(read) > encoder.seconds * encoder.rate:
+            length = f"{len(read) / encoder.rate:.1f} s"
+            raise VideoError(f"a sound of {length}, and {one.encoder} hears {encoder.seconds:g} s: cut it")
         states = encoder(read if encoder.rate else read[0])
         if states.shape[1] != one.width:
             raise ValueError(

@@ -24,7 +24,7 @@ from videodit.disk import whole
 from videodit.models import Condition
 from videodit.models.adapters import check_no_adapters
 from videodit.models.embeddings import MapEmbed
-from videodit.weights import WeightsError, check_finite, loading, state_hash
+from videodit.weights import WeightsError, is_finite, loading, state_hash
 
 if TYPE_CHECKING:
     from videodit.models.transformer import VideoDiT
@@ -70,17 +70,17 @@ class Beside:
     share: Tensor
     memories: Sequence[Any] | None
 
-    def behind(self, number: int, run: Callable[..., Tensor], inputs: tuple[Any, ...]) -> Tensor | float:
-        """What is added to the tokens behind a block.
+    def behind(self, number: int, x: Tensor, run: Callable[..., Tensor], inputs: tuple[Any, ...]) -> Tensor:
+        """The tokens x behind a block, with what is added to them.
 
         Args:
             run: calls a block. inputs: what its block was called with, tokens first, keys and values last but one.
         """
         if number >= len(self.branch.blocks):
-            return 0.0
+            return x
         memory = None if self.memories is None else self.memories[number]
         self.y = run(self.branch.blocks[number], self.y, *inputs[1:-2], memory, inputs[-1])
-        return self.share * self.branch.projections[number](self.y)
+        return x + self.share * self.branch.projections[number](self.y)
 
 
 def check_branch(model: VideoDiT, one: Condition) -> None:
@@ -98,6 +98,8 @@ def check_branch(model: VideoDiT, one: Condition) -> None:
 
 def branch_of(model: VideoDiT, name: str) -> tuple[Condition, Branch]:
     """ValueError: it has no such branch."""
+    if not hasattr(model, "own_conditions"):
+        raise ValueError(f"a branch is of a VideoDiT, and this model is a {type(model).__name__}")
     for one in model.own_conditions:
         if one.name == name and one.branch:
             return one, model.condition_embedders[f"of_{name}"]  # type: ignore[return-value]
@@ -118,8 +120,10 @@ def save_control(model: VideoDiT, name: str, folder: str | Path) -> Path:
     Raises:
         ValueError: the model has no such branch, or there are adapters on it.
     """
-    check_no_adapters(model, type(model).__name__)
     one, branch = branch_of(model, name)
+    _check_plain(model)
+    if any(x.dtype == torch.float16 for x in branch.parameters()):
+        raise ValueError(f"branch {name}: of a model in float16 its own would not be known again: float32, or bfloat16")
     about = {"condition": one.to_dict(), "fingerprint": base_fingerprint(model)}
     file = Path(folder) / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +140,7 @@ def load_control(model: VideoDiT, folder: str | Path) -> str:
         WeightsError: no such file, one that is damaged or not finite, or a branch of another model.
         ValueError: the model is told something by that name already.
     """
-    check_no_adapters(model, type(model).__name__)
+    _check_plain(model)
     file = Path(folder) / FILE
     if not file.is_file():
         raise WeightsError(f"{file}: no such file; save_control writes one, and so does videodit convert --control")
@@ -153,8 +157,20 @@ def load_control(model: VideoDiT, folder: str | Path) -> str:
     one = Condition(**about["condition"])
     if any(own.name == one.name for own in model.own_conditions):
         raise ValueError(f"{file}: this model is told {one.name!r} already")
+    if bad := [name for name, x in state.items() if not is_finite(x)]:
+        raise WeightsError(f"{file}: {bad[0]} is not finite, it holds NaN or infinity; the file is damaged")
+    check_branch(model, one)
+    width = model.patch_embed.proj.out_features
+    like = Branch(model.blocks[: one.branch], MapEmbed(model.patch_embed.patch_size, one.width, width), width)
+    if {name: x.shape for name, x in like.state_dict().items()} != {name: x.shape for name, x in state.items()}:
+        raise WeightsError(f"{file}: its tensors are not those of such a branch; the file is another's, or damaged")
     model.add_conditions([one])
-    _, branch = branch_of(model, one.name)
-    branch.load_state_dict(state)
-    check_finite(branch, file)
+    branch_of(model, one.name)[1].load_state_dict(state)
     return one.name
+
+
+def _check_plain(model: VideoDiT) -> None:
+    """ValueError where its weights are not its own alone."""
+    check_no_adapters(model, type(model).__name__)
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ValueError("a branch goes with plain weights, and this model is quantized: load it without --quantize")

@@ -74,7 +74,10 @@ class Telling:
                     readers = [number for number, block in enumerate(self.blocks) if block.attn2 is not None]
                     heads = self.config.num_attention_heads
                     made = Reader(one.width, width, heads, readers or list(range(len(self.blocks))))
-                self.condition_embedders[f"of_{one.name}"] = made.to(like.device, like.dtype)
+                made.to(like.device)
+                for part in (made.embed, made.projections) if isinstance(made, Branch) else (made,):
+                    part.to(dtype=like.dtype)  # copies of blocks have their own
+                self.condition_embedders[f"of_{one.name}"] = made
         if conditions:
             unsaid = [key for key in self.config.get("_use_default_values", ()) if key != "own_conditions"]
             self.register_to_config(

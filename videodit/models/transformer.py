@@ -97,7 +97,7 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
         timestep_freq_shift: of the sinusoids of the timestep, as in diffusers (its DiT: 1; all others: 0).
         skips: `long`: a block of the second half sees, beside the states before it, those behind its like in the first
             half, the nearest to the middle the nearest (U-ViT, Bao et al. 2022, arXiv 2209.12152). None: none does.
-        own_conditions: what it is told besides (`models.Condition`, kinds channels and vectors): see `add_conditions`.
+        own_conditions: what it is told besides (`models.Condition`: channels, vectors, tokens): see `add_conditions`.
 
     Raises:
         ValueError: a configuration that no model can have; names the key.
@@ -347,7 +347,7 @@ class VideoDiT(Handling, Telling, ModelMixin, ConfigMixin):
             run = self._gradient_checkpointing_func if torch.is_grad_enabled() and recomputed else call
             x = run(block, *inputs)
             for branch in beside:
-                x = x + branch.behind(number, run, inputs)
+                x = branch.behind(number, x, run, inputs)
             for reader, tokens in read.items():
                 x = self.condition_embedders[reader](number, x, tokens)
             behind |= {number: x} if number in wanted else {}

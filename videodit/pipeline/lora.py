@@ -31,6 +31,8 @@ class Adapters(LoraBaseMixin):
         model = self.transformer  # type: ignore[attr-defined]
         if not isinstance(model, VideoDiT):
             raise ValueError(f"{folder}: a branch goes onto a VideoDiT, and this model is a {type(model).__name__}")
+        if self.transformer_2 is not None:  # type: ignore[attr-defined]
+            raise ValueError(f"{folder}: a branch is of one model, and this pipeline has two experts")
         return load_control(model, folder)
 
     def load_lora_weights(

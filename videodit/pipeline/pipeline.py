@@ -82,7 +82,7 @@ class VideoDiTPipeline(State):
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
         num_videos_per_prompt: int = 1,
-        tile_size: int | None = None,
+        tile_size: int | tuple[int, int] | None = None,
         tile_overlap_factor: float = 0.25,
         image: Any = None,
         last_image: Any = None,
@@ -135,8 +135,9 @@ class VideoDiTPipeline(State):
                 forms that `image` takes, or numbers; for all clips, or one each.
             condition_scale: by name, of those that a branch reads, by how much of what it adds; None: 1.
             guidance_conditions: names of those that the pass without the prompt is not told either.
-            tile_size: side in pixels, for sizes far above the model's own: each step is predicted tile by tile, and the
-                tiles blended (MultiDiffusion, Bar-Tal et al. 2023, arXiv 2302.08113). None: all at once.
+            tile_size: side in pixels, or height and width, for sizes far above the model's own: each step is predicted
+                tile by tile, and the tiles blended (MultiDiffusion, Bar-Tal et al. 2023, arXiv 2302.08113). None: all
+                at once.
             tile_overlap_factor: how much of a tile's side it shares with the next, above 0 and below 1.
             timesteps, sigmas: those of the steps, in place of their number, where the scheduler takes them.
             num_videos_per_prompt: clips a prompt (or class), beside each other in the batch.
@@ -212,7 +213,8 @@ class VideoDiTPipeline(State):
             check_decode(self.codec, shape)
         scales = scales_of_steps(self._between, guidance_interval, steps)
         image_scales = scales_of_steps(image_guidance_scale, guidance_interval, steps, "image_guidance_scale")
-        self.tell_of_size(size)
+        seen = tiles.seen(size) if tiles else size
+        self.tell_of_size(seen)
         if guidance_scale_2 is not None:
             if self.transformer_2 is None:
                 raise ValueError("guidance_scale_2 is of a second expert, and this model has one alone: leave it out")
@@ -236,7 +238,7 @@ class VideoDiTPipeline(State):
         told = replace(told, fps=size.fps / self.strides.time, attention_kwargs=attention_kwargs)
         rows, where = (1 + guided) * count, self._execution_device
         told = told.also(
-            size=of_size(size.height, size.width, rows, where),
+            size=of_size(seen.height, seen.width, rows, where),
             guidance=self._shown_scale(rows),
         )
         if conditions or own_of(model):
@@ -249,7 +251,7 @@ class VideoDiTPipeline(State):
 
         device, dtype = self._execution_device, torch.float32
         frames = -(-shape[2] // model.patch_size[0])
-        usual = model.schedule(steps, frames, size.tokens(self.strides, model.patch_size) // frames)
+        usual = model.schedule(steps, frames, seen.tokens(self.strides, model.patch_size) // frames)
         set_times(self.scheduler, steps, timesteps, sigmas, device, *usual)
         times = self.scheduler.timesteps
         if latents is None:

@@ -7,56 +7,79 @@ it, weighted by the distance to the tile's edge, so that nothing changes at once
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from videodit.geometry import ClipSize
+
 
 @dataclass(frozen=True)
-class Tiles:
-    """Squares of `side` places, which share `overlap` at least with the next; both whole patches of `patch` places."""
+class Side:
+    """A side of tiles: of `length` places, of which `overlap` at least are the next one's too; both whole patches."""
 
-    side: int
+    length: int
     overlap: int
     patch: int = 1
 
-    @classmethod
-    def of_call(cls, pipe: Any, tile_size: int, factor: float) -> Tiles:
-        """Of a pipeline's call.
-
-        Raises:
-            ValueError: a size that the model cannot do, or tiles that share nothing, or all; a feature cache.
-        """
-        patch = pipe.transformer.patch_size[1]
-        if not 0 < factor < 1:
-            raise ValueError(f"tile_overlap_factor={factor} must be above 0 and below 1")
-        if pipe.transformer.is_cache_enabled:
-            raise ValueError("tile_size does not go with a feature cache: take one of them out")
-        side = pipe.strides.latent_side(tile_size, "tile_size", patch)
-        shared = max(1, round(side * factor / patch)) * patch
-        if shared >= side:
-            raise ValueError(f"tile_size={tile_size}: a tile of one patch shares all with the next; take a larger one")
-        return cls(side, shared, patch)
-
-    def starts(self, length: int) -> list[int]:
-        """Where tiles begin along a side of so many places: as few as can be, at even distances."""
-        room = length - self.side
+    def starts(self, whole: int) -> list[int]:
+        """Where tiles begin along so many places: as few as can be, at even distances."""
+        room = whole - self.length
         if room <= 0:
             return [0]
-        count = -(-room // (self.side - self.overlap)) + 1
+        count = -(-room // (self.length - self.overlap)) + 1
         return [round(number * room / (count - 1) / self.patch) * self.patch for number in range(count)]
 
     def shares(self, length: int) -> Tensor:
-        """Of a tile's places, h w: how much each counts. A side of `length` that is not cut counts alike."""
+        """Of a tile's places, how much each counts."""
         ramp = torch.arange(1, length + 1).clamp(max=self.overlap)
         return torch.minimum(ramp, ramp.flip(0)).float() / self.overlap
 
+
+@dataclass(frozen=True)
+class Tiles:
+    """Of a picture's rows and columns; `size` in pixels, height and width."""
+
+    rows: Side
+    columns: Side
+    size: tuple[int, int]
+
+    @classmethod
+    def of_call(cls, pipe: Any, tile_size: int | tuple[int, int], factor: float) -> Tiles:
+        """Of a pipeline's call.
+
+        Raises:
+            ValueError: a size that the model cannot do, or tiles that share nothing, or all; a feature cache, or a
+                model that holds a past.
+        """
+        model = pipe.transformer
+        if not 0 < factor < 1:
+            raise ValueError(f"tile_overlap_factor={factor} must be above 0 and below 1")
+        if model.is_cache_enabled:
+            raise ValueError("tile_size does not go with a feature cache: take one of them out")
+        if getattr(model, "past", None) is not None:
+            raise ValueError("tile_size: a model that goes on from what it remembers does so of whole pictures only")
+        size = (tile_size, tile_size) if isinstance(tile_size, int) else (tile_size[0], tile_size[1])
+        sides = []
+        for pixels, patch in zip(size, model.patch_size[1:], strict=True):
+            length = pipe.strides.latent_side(pixels, "tile_size", patch)
+            shared = max(1, round(length * factor / patch)) * patch
+            if shared >= length:
+                raise ValueError(f"tile_size={pixels}: a tile of one patch shares all with the next; take a larger one")
+            sides.append(Side(length, shared, patch))
+        return cls(sides[0], sides[1], size)
+
+    def seen(self, size: ClipSize) -> ClipSize:
+        """What the model sees of a clip at once."""
+        height, width = map(min, (size.height, size.width), self.size)
+        return replace(size, height=height, width=width)
+
     def cut(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
-        for top in self.starts(height):
-            for left in self.starts(width):
-                yield slice(top, top + self.side), slice(left, left + self.side)
+        for top in self.rows.starts(height):
+            for left in self.columns.starts(width):
+                yield slice(top, top + self.rows.length), slice(left, left + self.columns.length)
 
     def over(self, model: Any) -> Any:
         """The model, such that it predicts tile by tile."""
@@ -74,21 +97,17 @@ class Tiled:
 
     def __call__(self, latents: Tensor, times: Tensor, **told: Any) -> tuple[Tensor]:
         height, width = latents.shape[-2:]
-        if max(height, width) <= self.tiles.side:
+        if height <= self.tiles.rows.length and width <= self.tiles.columns.length:
             return self.model(latents, times, **told)
         total = weights = torch.zeros((), device=latents.device)
         for rows, columns in self.tiles.cut(height, width):
             part = latents[..., rows, columns]
             made = self.model(part, times, **self._told(told, rows, columns))[0].float()
-            share = torch.outer(*(self.tiles.shares(side) for side in part.shape[-2:])).to(made)
-            edges = (
-                columns.start,
-                width - columns.start - part.shape[-1],
-                rows.start,
-                height - rows.start - part.shape[-2],
-            )
-            total = total + torch.nn.functional.pad(made * share, edges)
-            weights = weights + torch.nn.functional.pad(share, edges)
+            share = torch.outer(self.tiles.rows.shares(part.shape[-2]), self.tiles.columns.shares(part.shape[-1]))
+            right, below = width - columns.start - part.shape[-1], height - rows.start - part.shape[-2]
+            edges = (columns.start, right, rows.start, below)
+            total = total + torch.nn.functional.pad(made * share.to(made), edges)
+            weights = weights + torch.nn.functional.pad(share.to(made), edges)
         return (total / weights,)
 
     @staticmethod

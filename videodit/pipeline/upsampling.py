@@ -31,16 +31,21 @@ def upsampled(pipe: Any, video: Any, height: int | None, width: int | None, opti
     step = pipe.strides.space * pipe.transformer.patch_size[1]
     sides = [given or round(side * scale / step) * step for given, side in zip((height, width), own, strict=True)]
     told = [[_scaled(frame, *sides) for frame in clip] for clip in clips]
-    large = max(sides) > (side := min(pipe.default_size.height, pipe.default_size.width))
+    tile = (pipe.default_size.height, pipe.default_size.width)
+    large = sides[0] > tile[0] or sides[1] > tile[1]
     return {
         "num_frames": len(clips[0]),
         "height": sides[0],
         "width": sides[1],
-        "tile_size": side if large else None,
+        "tile_size": tile if large else None,
         **options,
         "conditions": {**(options.get("conditions") or {}), small.name: told[0] if len(told) == 1 else told},
     }
 
 
 def _scaled(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """As large as that, where it is of such a shape; else the pipeline cuts it, and says so."""
+    rows, columns = frame.shape[:2]
+    if abs(rows * width - columns * height) > 0.02 * rows * width:
+        return frame
     return np.asarray(PIL.Image.fromarray(frame).resize((width, height), PIL.Image.Resampling.BICUBIC))

@@ -183,7 +183,7 @@ def train_vae(config: Run) -> Path:
     for skip in (*data.skips, *data.train.skips.values()):
         log.warning("left out %s: %s", skip.where, skip.why)
     vae.eval()
-    if not all(stage.decoder_only for stage in vae_config.stages):
+    if vae_config.patches or vae_config.inflate or not all(stage.decoder_only for stage in vae_config.stages):
         store_statistics(vae, data.train, config)
     report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train, perception)
     scratch = folder / ".vae"

@@ -15,30 +15,41 @@ from videodit.geometry import SOUND_RATE
 from videodit.video.index import CONTAINERS, VIDEO_SUFFIXES, VideoError, checked
 
 SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aiff", ".aif")
+LONGEST = 3600.0  # seconds of silence before it
 _FORMATS = f"{CONTAINERS},aac,aiff,flac,mp3,wav"
 _WRITTEN = {".mp4": ("aac", 48_000), ".mkv": ("flac", 48_000)}  # by what a clip's file is called
 SOUNDING = tuple(_WRITTEN)
 
 
 def read_sound(path: str | Path, rate: int = SOUND_RATE) -> np.ndarray:
-    """All of a file's first sound, its channels' mean, float32 n in [-1, 1], `rate` samples a second from the file's
-    beginning: what begins later has silence before it.
+    """All of a file's first sound, its channels' mean, float32 n in [-1, 1], `rate` samples a second: from the first
+    frame on that the file shows, with silence where it begins later; of a sound alone from its own beginning.
 
     Raises `VideoError` for a path that is missing, a folder, empty or damaged, or has no sound.
     """
     with _opened(checked(path, SOUND_SUFFIXES + VIDEO_SUFFIXES, "sound or video")) as (container, stream):
         resampler = av.AudioResampler(format="fltp", rate=rate)  # FFmpeg's mono is louder than the mean
         parts: list[np.ndarray] = []
-        begin = 0.0
+        begin, zero = 0.0, _shown_from(container)
         for number, frame in enumerate(container.decode(stream)):
             if number == 0:
-                begin = float(frame.time or 0.0)
+                begin = 0.0 if zero is None else float(frame.time or 0.0) - zero
+                if begin > LONGEST:
+                    raise VideoError(f"{path}: its sound begins {begin:.0f} s after its frames: damaged, or another's")
             parts += [piece.to_ndarray().mean(axis=0) for piece in resampler.resample(frame)]
         parts += [piece.to_ndarray().mean(axis=0) for piece in resampler.resample(None)]
-    samples = np.concatenate([np.zeros(max(0, round(begin * rate)), np.float32), *parts])
+    samples = np.concatenate([np.zeros(max(0, round(begin * rate)), np.float32), *parts])[
+        max(0, -round(begin * rate)) :
+    ]
     if not len(samples):
         raise VideoError(f"{path} has a sound of no length: give a file that has some")
     return np.clip(samples, -1, 1).astype(np.float32)
+
+
+def _shown_from(container: InputContainer) -> float | None:
+    """The time in seconds of a file's first frame; None: it has none."""
+    shown = [one for one in container.streams.video if one.start_time is not None and one.time_base is not None]
+    return float(shown[0].start_time * shown[0].time_base) if shown else None  # type: ignore[operator]
 
 
 @contextmanager

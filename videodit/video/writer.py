@@ -294,7 +294,7 @@ def _encoder(
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = first.shape[:2]
         stream.codec_context.thread_count = 1  # by their number the file would be another on another machine
-        track, count = Track(container, sound, path.suffix) if sound is not None else None, 0
+        track, count = Track(container, sound, path.suffix.lower()) if sound is not None else None, 0
 
         def encode(frame: np.ndarray, **target: Any) -> None:
             nonlocal count

@@ -65,6 +65,8 @@ def formats_of(config: Any) -> tuple[Format, Format]:
     """How the family of a model names its layers: in diffusers' class, and in its own files."""
     if "axes" not in config:
         return EXTENDED, EXTENDED
+    if config.get("flow_map_gate") is not None:  # its layers are called as those of the model that it is a map of
+        return formats_of({**config, "flow_map_gate": None, "guidance_embeds": False})
     for family, several in ORIGINALS.items():
         if (own := next((where for where in several if where.fits(config)), None)) is not None:
             theirs = FORMATS.get(family, OURS)
@@ -123,6 +125,10 @@ def read(
             have = " @ ".join(f"{half.dtype} {tuple(half.shape)}" for half in (up, down))
             raise WeightsError(f"{layer}: {have} is no pair of floating-point matrices")
         scale = _scale(layer, len(down), halves.get("alpha"), metadata)
+        if {"whole", "bias"} <= halves.keys():
+            raise WeightsError(f"{layer}: both diff_b and a bias of lora_B say what its bias gets")
+        if "whole" in halves and not scale:  # nothing but the bias
+            scale, up = 1.0, torch.zeros_like(up)
         bias = halves["whole"] / scale if "whole" in halves else halves.get("bias")
         for ours, place in layers[layer]:
             outs, ins = shapes[ours]

@@ -12,6 +12,7 @@ from peers import PROMPTS, tiny_wan_pipeline
 from tiny import awaken
 
 from videodit.exchange import open_model, pipeline_from_diffusers, pipeline_to_diffusers
+from videodit.models.adapters import adapter_pairs
 from videodit.models.formats.files import from_diffusers, to_diffusers
 from videodit.models.formats.table import ConversionError
 
@@ -44,6 +45,15 @@ def test_peer_law_anyflow_outputs_and_gradients_agree(options: dict[str, Any]) -
     assert back.config.gate_value == theirs.config.gate_value
     with pytest.raises(ConversionError, match="flow_map_gate"):
         to_diffusers(ours, "wan")
+
+
+def test_adapters_name_its_layers_as_diffusers_and_wans_own_files_do() -> None:
+    ours = from_diffusers(tiny_anyflow())[0]
+    down, up = torch.ones(2, 40), torch.ones(60, 2)
+    for name in ("transformer.blocks.0.ffn.net.0.proj", "diffusion_model.blocks.0.ffn.0"):
+        ours.load_lora_adapter({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, adapter_name="it")
+        assert list(adapter_pairs(ours, "it")) == ["blocks.0.ff.net.0.proj"]
+        ours.delete_adapters("it")
 
 
 def test_what_of_it_a_videodit_has_not_is_named() -> None:

@@ -246,7 +246,7 @@ def test_the_world_of_shapes_tells_of_its_own_frames(tmp_path: Path) -> None:
     [
         (
             {"data": {"source": "shapes", "clips": 12}},
-            "mask is a column of a manifest, and the world of shapes has none",
+            "mask is of a manifest's columns, or of a file's sound or past",
         ),
         ({"data": {"encode": "each_step"}}, "encoded once, with the clips"),
         ({"conditions": {"Mask": {"kind": "channels"}}}, "conditions"),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 from torch import Tensor
 
 from videodit.models.formats import FORMATS, ORIGINALS
@@ -66,7 +67,7 @@ def formats_of(config: Any) -> tuple[Format, Format]:
     if "axes" not in config:
         return EXTENDED, EXTENDED
     if config.get("flow_map_gate") is not None:  # its layers are called as those of the model that it is a map of
-        return formats_of({**config, "flow_map_gate": None, "guidance_embeds": False})
+        return formats_of(FrozenDict({**config, "flow_map_gate": None, "guidance_embeds": False}))
     for family, several in ORIGINALS.items():
         if (own := next((where for where in several if where.fits(config)), None)) is not None:
             theirs = FORMATS.get(family, OURS)

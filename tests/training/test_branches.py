@@ -11,8 +11,11 @@ import torch
 from pydantic import ValidationError
 from readme import tool
 from runs import run
+from tiny import tiny_pipeline
 
 from videodit import VideoDiTPipeline
+from videodit.models import Condition
+from videodit.training.plan import plan
 from videodit.training.trainer import Trainer
 from videodit.video import read_clip
 from videodit.video.writer import write_video
@@ -74,6 +77,24 @@ def test_it_is_trained_alone_resumed_taken_out_and_put_onto_its_model(
     assert not np.array_equal(seen["same"], seen["plain"])
     assert tool("sample", "--model", base, "--control", tmp_path / "map.mkv", *words, tmp_path / "x.mkv") == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_a_plan_says_what_training_it_alone_takes(clips: Path, tmp_path: Path) -> None:
+    base = tiny_pipeline()
+    base.save_pretrained(tmp_path / "base" / "pipeline")
+
+    def planned(branch: int, **train: Any) -> dict[str, float]:
+        one = {"outline": OUTLINE["outline"] | {"branch": branch}}
+        config = told(tmp_path / "run", clips, train={"weights": [], **train})
+        model = type(config.model).model_validate({"conditions": one})
+        return plan(config.model_copy(update={"model": model, "codec": str(tmp_path / "base" / "pipeline")})).memory
+
+    base.transformer.add_conditions([Condition("outline", "channels", 64, True, of="edges", branch=2)])
+    alone = sum(p.numel() for p in base.transformer.condition_embedders.parameters())
+    every = sum(p.numel() for p in base.transformer.parameters())
+    assert 1e9 * planned(2, **ALONE)["gradients"] == pytest.approx(4 * alone)
+    assert 1e9 * planned(2)["gradients"] == pytest.approx(4 * every)
+    assert planned(4, **ALONE)["activations"] > planned(2, **ALONE)["activations"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import linear, mse_loss
 
-from videodit.conditions import Told, asked, tokens_asked
+from videodit.conditions import Told, asked, own_names, own_of, tokens_asked
 from videodit.config import Run
 from videodit.geometry import ClipSize, Strides
 from videodit.memory import Alive
@@ -110,6 +110,7 @@ def _loss(config: Run, model: VideoDiT, size: ClipSize, batch: int, strides: Str
     states = torch.empty(batch, tokens, width), torch.empty(batch, pooled)
     told = Told(dict(zip(("prompt_embeds", "pooled_prompt_embeds"), states, strict=True)))
     told = told.also(size=torch.empty(batch, 2), guidance=torch.empty(batch))
+    told = told.also(**_own(model, size, batch, strides))
     noisy, target = (torch.empty(batch, *size.latent(strides, model.patch_size)) for _ in range(2))
     places = noisy.shape[3] // model.patch_size[1] * (noisy.shape[4] // model.patch_size[2])
     kept = torch.zeros(batch, kept_of(places, config.train.routing), dtype=torch.long)
@@ -118,6 +119,22 @@ def _loss(config: Run, model: VideoDiT, size: ClipSize, batch: int, strides: Str
         warnings.simplefilter("ignore")  # of kernels, none of which is run
         prediction = model(noisy, torch.empty(batch), **told.kwargs(model), **route, return_dict=False)[0]
     return mse_loss(prediction.float()[:, : target.shape[1]], target)
+
+
+def _own(model: VideoDiT, size: ClipSize, batch: int, strides: Strides) -> dict[str, Tensor]:
+    """What it is told besides, by the names of `Told`."""
+    found: dict[str, Tensor] = {}
+    _, *places = size.latent(strides, model.patch_size)
+    for one in own_of(model):
+        shapes = {
+            "channels": (batch, one.width, *places),
+            "vectors": (batch, places[0], one.width) if one.per == "frame" else (batch, one.width),
+            "tokens": (batch, TEXT, one.width),
+        }
+        values, rows = own_names(one.name)
+        there = (batch, TEXT) if one.kind == "tokens" else (batch,)
+        found |= {values: torch.empty(shapes[one.kind]), rows: torch.ones(there, dtype=torch.bool)}
+    return found
 
 
 def _fill(model: VideoDiT, config: Run) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -358,6 +358,11 @@ def _weightless(transformer: VideoDiT) -> VideoDiT:
         return type(transformer).from_config(config)
 
 
+def is_chosen(name: str, axis: str, patterns: Sequence[str]) -> bool:
+    """Whether `train.weights` names a weight, or the axis of its block."""
+    return any(pattern == axis or fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def choose_weights(model: Model, config: Run, clips: Latents | LiveClips) -> None:
     """Freezes all but `train.weights`, where it names any.
 
@@ -373,7 +378,7 @@ def choose_weights(model: Model, config: Run, clips: Latents | LiveClips) -> Non
         if not any(pattern == axis or fnmatchcase(name, pattern) for name, axis in names.items()):
             raise ValueError(f"train.weights: {pattern!r} is neither an axis of this model nor the name of a weight")
     for name, weight in model.named_parameters() if patterns else ():
-        weight.requires_grad_(any(p == names[name] or fnmatchcase(name, p) for p in patterns))
+        weight.requires_grad_(is_chosen(name, names[name], patterns))
     trained = {axis for name, axis in names.items() if model.get_parameter(name).requires_grad}
     if trained != {"time"}:
         return

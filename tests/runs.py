@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,13 @@ def files(folder: Path, pattern: str = "*") -> dict[str, bytes]:
 
 def run(folder: Path, **changes: Any) -> Run:
     """The tiny run in a folder that already holds a VAE; `changes` go into the sections."""
-    if not (folder / "vae").exists():
-        tiny_wan().save_pretrained(folder / "vae")
+    if not (folder / "vae").exists():  # whole or not there: several processes come here at once
+        scratch = folder / f".vae-{os.getpid()}"
+        tiny_wan().save_pretrained(scratch)
+        try:
+            scratch.rename(folder / "vae")
+        except OSError:  # another was first
+            shutil.rmtree(scratch)
     values: dict[str, Any] = {name: changes.pop(name, {}) for name in list(changes)}
     for name, section in TINY.items():
         values[name] = section | values.get(name, {}) if isinstance(section, dict) else section

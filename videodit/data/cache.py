@@ -190,7 +190,8 @@ def _pasts(
     spans = [before(span, one.frames, codec.strides) for span, *_ in named]
     there = [span for span in spans if span is not None]
     found = dict(zip(there, _named(clips, there, maker, CLIP), strict=True))
-    _encode_missing(clips, codec, store, list(found.values()), precision, False, replace(CLIP, name=one.name))
+    alike = sorted(found.values(), key=lambda each: each[0].size.num_frames)  # to be encoded together
+    _encode_missing(clips, codec, store, alike, precision, False, replace(CLIP, name=one.name))
     for span, name, _ in found.values():
         if (why := store.failed.get(name)) and span.index not in clips.skips:
             clips.skip(span.index, why)

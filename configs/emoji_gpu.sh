@@ -21,9 +21,8 @@ videodit train-vae --config configs/emoji_vae.yaml output="$out" data.source="$d
     data.validation_source="$data/codec_test.jsonl" vae.precision="${VAE_PRECISION:-bf16}" vae.warmup_steps="$(steps 200)" \
     vae.perceptual="${FEATURES:-runs/efficientnet-lite0-57934424.pth}" vae.stages="$stages"
 
-videodit train --config configs/emoji.yaml output="$out" codec="$out/vae" data.source="$data" \
+videodit train --config configs/emoji.yaml output="$out" codec="$out/vae" data.source="$data/living.jsonl" \
     train.precision=bf16 train.workers=8 train.warmup_steps="$(steps 200)" model.attention_backend=native \
     train.checkpoint_every="$(steps 2000)" train.validate_every="$(steps 1000)" train.sample_every="$(steps 2000)" \
     stages.0.train.steps="$(steps 6000)" stages.0.train.decay_steps="$(steps 10000)" stages.0.train.batch_size=512 \
-    stages.1.train.steps="$(steps 4000)" stages.1.train.decay_steps="$(steps 6000)" stages.1.train.batch_size=192 \
-    stages.2.train.steps="$(steps 3000)" stages.2.train.decay_steps="$(steps 3000)" stages.2.train.batch_size=192 "$@"
+    stages.1.train.steps="$(steps 7000)" stages.1.train.decay_steps="$(steps 7500)" stages.1.train.batch_size=192 "$@"

@@ -7,10 +7,12 @@ parser it hurt. Here the file is named, and what to do about it; `verify` looks 
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -74,6 +76,18 @@ def state_hash(state: Mapping[str, Tensor]) -> str:
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()[:12]
+
+
+def part_hash(state: Mapping[str, Tensor]) -> str:
+    """Of weights in bfloat16: loaded in that or in float32 they have one and the same; float16 rounds otherwise."""
+    return state_hash({name: x.to(torch.bfloat16) if x.is_floating_point() else x for name, x in state.items()})
+
+
+def read_part(file: Path, key: str) -> tuple[Any, dict[str, Tensor]]:
+    """What a file of weights says of itself under a key of its metadata, as JSON (None: nothing), and the weights."""
+    with loading(file.parent), safe_open(file, "pt") as found:
+        about = json.loads((found.metadata() or {}).get(key, "null"))
+        return about, {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
 
 
 def verify(folder: Path) -> tuple[int, int]:

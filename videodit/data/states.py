@@ -88,8 +88,11 @@ Read = tuple[Callable[..., Any], Sequence[Any]]  # what a process apart does, an
 
 def _maker(one: Condition, folder: Path) -> tuple[Path, Read, Callable[[Any], Tensor]]:
     if one.of in SOUNDS:
-        make = lambda samples: torch.from_numpy(sound_rows(samples, one.of, one.width))  # noqa: E731
-        return folder / f"{one.of}-{one.width}", (read_sound, [SOUND_RATE]), make
+
+        def heard(samples: Any) -> Tensor:
+            return torch.from_numpy(sound_rows(samples, one.of, one.width))
+
+        return folder / f"{one.of}-{one.width}", (read_sound, [SOUND_RATE]), heard
     encoder = states_encoder(one.encoder)
 
     def encoded(read: Any) -> Tensor:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ from videodit.disk import whole
 from videodit.models import Condition
 from videodit.models.adapters import check_no_adapters
 from videodit.models.embeddings import MapEmbed
-from videodit.weights import WeightsError, is_finite, loading, state_hash
+from videodit.weights import WeightsError, is_finite, part_hash, read_part
 
 if TYPE_CHECKING:
     from videodit.models.transformer import VideoDiT
@@ -108,10 +107,9 @@ def branch_of(model: VideoDiT, name: str) -> tuple[Condition, Branch]:
 
 
 def base_fingerprint(model: VideoDiT) -> str:
-    """Of a model's weights without branches, in bfloat16: loaded in that or in float32 they have one and the same."""
+    """Of a model's weights without branches."""
     branches = tuple(f"condition_embedders.of_{one.name}." for one in model.own_conditions if one.branch)
-    state = {name: x for name, x in model.state_dict().items() if not (branches and name.startswith(branches))}
-    return state_hash({name: x.to(torch.bfloat16) if x.is_floating_point() else x for name, x in state.items()})
+    return part_hash({name: x for name, x in model.state_dict().items() if not name.startswith(branches)})
 
 
 def save_control(model: VideoDiT, name: str, folder: str | Path) -> Path:
@@ -144,9 +142,7 @@ def load_control(model: VideoDiT, folder: str | Path) -> str:
     file = Path(folder) / FILE
     if not file.is_file():
         raise WeightsError(f"{file}: no such file; save_control writes one, and so does videodit convert --control")
-    with loading(file.parent), safe_open(file, "pt") as found:
-        about = json.loads((found.metadata() or {}).get(ABOUT, "null"))
-        state = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
+    about, state = read_part(file, ABOUT)
     if not about:
         raise WeightsError(f"{file}: no branch of a model; save_control writes one")
     if (mine := base_fingerprint(model)) != about["fingerprint"]:

@@ -10,15 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from videodit.disk import whole
 from videodit.models.adapters import check_no_adapters
 from videodit.models.extended import TimeExtended
-from videodit.weights import WeightsError, check_finite, loading, state_hash
+from videodit.weights import WeightsError, check_finite, part_hash, read_part
 
 FILE = "time_blocks.safetensors"
 ABOUT = "time_blocks"  # the key of the file's metadata
@@ -26,10 +24,9 @@ SHAPE = ("every", "sample_fps", "rotary_periods", "mlp_ratio")
 
 
 def base_fingerprint(model: TimeExtended) -> str:
-    """Of an image model's weights, in bfloat16: loaded in that or in float32 they have one and the same; float16
-    rounds otherwise."""
-    state = {name.removeprefix("image."): x for name, x in model.state_dict().items() if name.startswith("image.")}
-    return state_hash({name: x.to(torch.bfloat16) if x.is_floating_point() else x for name, x in state.items()})
+    """Of an image model's weights."""
+    state = model.state_dict()
+    return part_hash({name.removeprefix("image."): x for name, x in state.items() if name.startswith("image.")})
 
 
 def save_time_blocks(model: TimeExtended, folder: str | Path) -> Path:
@@ -63,9 +60,7 @@ def load_time_blocks(base: Any, folder: str | Path) -> TimeExtended:
         raise WeightsError(
             f"{file}: no such file; save_time_blocks writes one, and so does a run that trains them alone"
         )
-    with loading(file.parent), safe_open(file, "pt") as found:
-        about = json.loads((found.metadata() or {}).get(ABOUT, "null"))
-        state = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
+    about, state = read_part(file, ABOUT)
     if not about or about["base"] != type(base).__name__:
         raise WeightsError(f"{file}: time blocks of {about and about['base']}, not of {type(base).__name__}")
     model = TimeExtended(base, **about["config"])

@@ -3,9 +3,9 @@
 The VAE is diffusers' `AutoencoderKLWan` with residual shortcuts across its changes of resolution (Wan 2.2, DC-AE):
 4 frames x 8 x 8 pixels a latent step, causal, so that an image is exactly a clip's first frame. Or it is one of
 patches, `codec.AutoencoderKLPatch`, whose linear maps are fitted to clips before the first step; or an image VAE that
-is inflated, `codec.AutoencoderKLInflated`, whose maps in time are fitted. Training
-goes in stages, small detailed crops first, whole clips last. At the end the mean and deviation of each latent channel
-are measured on the training clips and stored in the VAE's own configuration, where every diffusers user looks for them.
+is inflated, `codec.AutoencoderKLInflated`, whose maps in time are fitted. Training goes in stages, small detailed crops
+first, whole clips last. At the end the mean and deviation of each latent channel are measured on the training clips and
+stored in the VAE's own configuration, where every diffusers user looks for them.
 
     loss = |x - y| + (x - y)^2 + kl_weight * KL(q(z|x) || N(0, 1))      means over pixels, latent elements
            + perceptual * d(x, y) - adversarial * D(y)                 where a stage has them, see `critics`

@@ -138,6 +138,17 @@ def _cast(model: Any, dtype: torch.dtype) -> Any:
     return model if model.dtype == dtype else model.to(dtype)
 
 
+def halve(model: VideoDiT | VideoDiTPipeline) -> None:
+    """Rounds what was left in float32 of a model in float16 (what embeds times) to that as well, for a small file."""
+    parts = model.components.values() if isinstance(model, VideoDiTPipeline) else [model]
+    for part in parts:
+        if not isinstance(part, torch.nn.Module) or getattr(part, "hf_quantizer", None) is not None:
+            continue
+        for parameter in part.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.half()
+
+
 def save_whole(model: VideoDiT | VideoDiTPipeline | DiffusionPipeline, folder: Path, notes: dict[str, str]) -> None:
     """Saves a model, and each note under its file's name, into a new folder: whole, or not at all (DiskError).
 

@@ -50,6 +50,14 @@ def test_how_it_is_made() -> None:
         sampling_of({"steps": "0"})
 
 
+def test_what_a_model_is_told_besides_is_asked_for_by_its_name_and_again() -> None:
+    told = {"told camera": "[0, 1.5]", "told depth": "out/given/a=b.mkv", "told mask": None, "told mood": " "}
+    asked = sampling_of(FORM | told)
+    assert asked == Sampling(conditions=["camera=[0, 1.5]", "depth=out/given/a=b.mkv"])
+    form = again({"prompt": "a red circle", "seed": 5, "conditions": asked.conditions}, 7)
+    assert (sampling_of(form), requests_of(form)) == (asked, [Request("a red circle", seed=7)])
+
+
 def test_a_clip_again_is_what_its_settings_say_with_another_seed() -> None:
     asked = Request("a", seed=5, num_frames=9, fps=8.0, loop=True)
     settings = asdict(asked) | {"steps": 2, "guidance_scale": 2.5, "model": "m", "model_digest": "0", "dtype": "x"}

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from served import served
+from tiny import tiny_dit
 
+from videodit.models import Condition
 from videodit.video import read_metadata, write_video
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -42,8 +44,12 @@ def studio(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     from videodit import VideoDiTPipeline
     from videodit.app.studio import Studio
 
+    model = tiny_dit()
+    model.add_conditions(
+        [Condition("mask", "channels", 64, True, of="luma"), Condition("camera", "vectors", 2, True, of="numbers")]
+    )
     sizes = {"default_num_frames": 9, "default_height": 32, "default_width": 32, "default_num_inference_steps": 2}
-    pipe = VideoDiTPipeline(**tiny_pipe.components, **sizes)
+    pipe = VideoDiTPipeline(**tiny_pipe.components | {"transformer": model.to(tiny_pipe.device)}, **sizes)
     return Studio(tmp_path_factory.mktemp("studio") / "out", ["tiny"], lambda model: pipe)
 
 
@@ -226,6 +232,26 @@ def test_uploads_are_shown_and_what_is_none_or_too_large_is_told(
     make(page, "a red circle")
     status(page).to_contain_text("Made")
     assert Path(studio.entries()[0].settings["image"]).parent == studio.out / "given"
+
+
+def test_what_the_model_is_told_besides_is_in_the_form_and_of_the_clip(
+    user: Callable[..., Any], studio: Any, tmp_path: Path
+) -> None:
+    write_video(tmp_path / "mask.mp4", np.zeros((9, 32, 32, 3), np.uint8), 8)
+    page = user("told")
+    page.get_by_role("button", name="Told besides").click()
+    field(page, "camera").wait_for()
+    page.evaluate(SETTLED)
+    field(page, "camera").fill("[1, 2, 3]")
+    make(page, "a red circle")
+    status(page).to_contain_text("numbers of shape (1, 3); give (2,) finite ones")
+    field(page, "camera").fill("[1, 2]")
+    page.locator(".v-file input[type=file]").last.set_input_files(tmp_path / "mask.mp4")
+    page.get_by_text("mask.mp4").wait_for()
+    make(page, "a red circle")
+    status(page).to_contain_text("Made")
+    assert studio.entries()[0].settings["conditions"][1] == "camera=[1, 2]"
+    assert studio.entries()[0].settings["conditions"][0].startswith(f"mask={studio.out / 'given'}")
 
 
 def test_a_page_that_is_closed_in_the_midst_of_a_clip_is_taken_up_by_the_next(user: Callable[..., Any]) -> None:

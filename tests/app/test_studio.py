@@ -111,13 +111,18 @@ def test_uploads_are_kept_by_their_content_and_what_is_none_is_named(studio: Stu
     assert kept.read_bytes() == (tmp_path / "a.png").read_bytes()
     assert studio.given("last_image", tmp_path / "a.png") == kept
     assert probe(studio.given("video", tmp_path / "a.mp4")).num_frames == 5
+    (tmp_path / "a.wav").write_bytes(b"heard when it is told")
+    for name in ("a.wav", "a.mp4", "a.png"):
+        assert studio.given("told picture", tmp_path / name).suffix == Path(name).suffix
     (tmp_path / "b.png").write_text("no picture")
+    (tmp_path / "b.html").write_text("no file to tell")
     (tmp_path / "b.mp4").write_text("no video")
-    for field, name in (("image", "b.png"), ("image", "a.mp4"), ("video", "b.mp4"), ("video", "a.png")):
+    wrong = [("image", "b.png"), ("image", "a.mp4"), ("video", "b.mp4"), ("video", "a.png"), ("image", "a.wav")]
+    for field, name in (*wrong, ("told mask", "b.png"), ("told mask", "b.mp4"), ("told mask", "b.html")):
         with pytest.raises(ValueError, match=name) as error:
             studio.given(field, tmp_path / name)
         assert str(tmp_path) not in str(error.value)
-    assert len(list((studio.out / "given").iterdir())) == 2
+    assert len(list((studio.out / "given").iterdir())) == 3
 
 
 def test_a_wrong_request_and_a_broken_model_are_told_and_the_next_clip_is_made(

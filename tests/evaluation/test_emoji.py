@@ -9,11 +9,15 @@ from importlib.resources import files
 import numpy as np
 import pytest
 from PIL import Image
+from readme import tool
 
+from videodit import VideoDiTPipeline
 from videodit.emoji.make import manifest, training_scenes
 from videodit.emoji.things import GROUNDS, Thing, held_out, is_held_out, known
 from videodit.evaluation.judge import emoji
 from videodit.evaluation.judge.emoji import KINDS, answer, gallery, load_gallery, nearest_ground, questions, summary
+
+from .fakes import Obedient
 
 SIDE = 32
 
@@ -147,3 +151,26 @@ def test_a_run_asks_each_kind_and_a_perfect_model_is_right(world, monkeypatch):
     assert json.loads(json.dumps(emoji.to_dict(answers)))["shares"]["known"]["nearest"]["value"] == 1
     with pytest.raises(ValueError, match="batch_size=0 must be 1 or more"):
         emoji.evaluate_emoji(perfect, load_gallery(world), count=2, seed=1, batch_size=0)
+
+
+def test_a_model_that_is_told_true_clips_gets_those_that_are_asked_for_before_their_grounds(world, monkeypatch, capsys):
+    """Through the command: a model that copies the map it is told, or is gray, of three things."""
+    things = emoji.gallery()
+    monkeypatch.setattr(emoji, "known", lambda: things[:2])
+    monkeypatch.setattr(emoji, "held_out", lambda: things[2:])
+    pipe = Obedient()
+    monkeypatch.setattr(VideoDiTPipeline, "from_pretrained", lambda folder: pipe)
+    words = ("evaluate", "--world", "emoji", "--art", world, "--prompts", 2, "--batch-size", 3, "--told", "light")
+    assert tool(*words, "--num-frames", 25, "--out", world / "out") == 0
+    assert "light: correlation with the true clip's 1.000" in capsys.readouterr().out
+    told = [clip for call in pipe.calls if call["conditions"] for clip in call["conditions"]["light"]]
+    rows = json.loads((world / "out" / "results.json").read_text())["rows"]
+    assert {row["question"]["kind"] for row in rows} == {"known", "tones", "grounds"}
+    assert len(told) == len(rows)
+    true = load_gallery(world)
+    for row, clip in zip(rows, told, strict=True):
+        asked = row["question"]
+        found = answer(emoji.Question(**asked | {"wanted": tuple(map(tuple, asked["wanted"]))}), clip, true)
+        assert found.right
+        assert found.moves
+        assert found.ground == asked["ground"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +16,12 @@ from videodit.commands import evaluate as tool
 from videodit.evaluation.judge.sampled import correlation
 from videodit.evaluation.judge.world import held_out_scenes
 from videodit.evaluation.report.results import load_results
-from videodit.geometry import ClipSize, Strides
-from videodit.models import Condition
+from videodit.geometry import ClipSize
 from videodit.pipeline import VideoDiTPipeline
 from videodit.shapes import render, rng_for
 from videodit.video.writer import write_video
+
+from .fakes import GrayPipeline, Obedient
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
@@ -38,26 +38,6 @@ def some_clips(folder: Path, seed: int = 0) -> Path:
     for i in range(3):
         write_video(folder / f"{i}.mkv", pan(seed + i, 9), 8)
     return folder
-
-
-class GrayPipeline:
-    """Makes gray clips, and remembers how it was called."""
-
-    default_size = ClipSize(9, 64, 64, 8)
-    codec = SimpleNamespace(strides=Strides(4, 8, 16))
-    transformer = SimpleNamespace(conditions=[])
-    config = SimpleNamespace(default_num_inference_steps=9, default_guidance_scale=1.5, default_skipped_blocks=None)
-
-    def __init__(self) -> None:
-        self.calls: list[dict] = []
-
-    def set_progress_bar_config(self, **_: object) -> None: ...
-
-    def to(self, device: str) -> None: ...
-
-    def __call__(self, prompt: list[str], **kwargs: object) -> SimpleNamespace:
-        self.calls.append(kwargs)
-        return SimpleNamespace(frames=np.full((len(prompt), kwargs["num_frames"], 64, 64, 3), 0.5, dtype=np.float32))
 
 
 @pytest.mark.slow
@@ -234,18 +214,6 @@ def test_a_model_is_given_frames_of_the_worlds_own_clips(
     for name, (begin, end) in parts.items():
         np.testing.assert_array_equal(call[name][0], true[begin:end])
     assert json.loads((tmp_path / "results.json").read_text())["settings"]["given"] == kind
-
-
-class Obedient(GrayPipeline):
-    """Makes the maps it is told, brighter and paler, and gray clips where it is told none."""
-
-    transformer = SimpleNamespace(conditions=[Condition("light", "channels", 64, True, of="luma")])
-
-    def __call__(self, prompt: list[str], **kwargs: object) -> SimpleNamespace:
-        made = super().__call__(prompt, **kwargs)
-        if kwargs["conditions"]:
-            made.frames = np.stack(kwargs["conditions"]["light"]).astype(np.float32) / 255 / 2 + 0.25
-        return made
 
 
 def test_how_far_a_map_leads_is_measured_against_clips_without_it(

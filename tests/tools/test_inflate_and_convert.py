@@ -20,6 +20,7 @@ from diffusers import (
     PixArtTransformer2DModel,
 )
 from readme import tool
+from safetensors.torch import load_file
 from tiny import awaken, tiny_dit
 
 from videodit import VideoDiT, VideoDiTPipeline
@@ -223,3 +224,16 @@ def test_broken_folders_are_named(pixart: Path, tmp_path: Path, capsys: pytest.C
     (tmp_path / "odd" / index.name).write_text(index.read_text().replace("PixArtAlphaPipeline", "NoPipeline"))
     assert tool("convert", "--from", tmp_path / "odd", "--to", tmp_path / "out") == 2
     assert "NoPipeline cannot be converted" in capsys.readouterr().err
+
+
+def test_a_model_converted_to_float16_is_float16_in_all_its_files(tmp_path: Path) -> None:
+    """What is computed in float32 whatever the model's type is too: the file is of half the size, and loads as ever."""
+    model = awaken(tiny_dit())
+    model.save_pretrained(tmp_path / "model")
+    assert tool("convert", "--from", tmp_path / "model", "--to", tmp_path / "half", "--dtype", "float16") == 0
+    state = load_file(tmp_path / "half" / "diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float16}
+    again: Any = open_model(tmp_path / "half")[0]
+    for name, weight in model.named_parameters():
+        assert again.get_parameter(name).dtype == torch.float32
+        assert torch.equal(again.get_parameter(name).half(), weight.half()), name

@@ -19,6 +19,7 @@ from videodit.config.kinds import argument
 MOST_CLIPS = 64  # of one press of the button
 SAMPLING = ("steps", "guidance_scale", "guidance_rescale", "image_guidance_scale", "scheduler", "cache")
 REQUEST = tuple(field.name for field in fields(Request))
+TOLD = "told "  # begins the field of what the model is told besides, before the condition's name
 AS_TEXT = ("prompt", "negative_prompt", "scheduler", "cache")
 KINDS: dict[str, Any] = {
     **{name: kind for name, kind in get_type_hints(Sampling, include_extras=True).items() if name in SAMPLING},
@@ -41,7 +42,8 @@ def requests_of(values: Mapping[str, Any]) -> list[Request]:
 def sampling_of(values: Mapping[str, Any]) -> Sampling:
     """How it is made. ValueError names the field."""
     known = _said(values)
-    return Sampling(**{name: known[name] for name in SAMPLING if name in known})
+    told = [f"{field.removeprefix(TOLD)}={value}" for field, value in known.items() if field.startswith(TOLD)]
+    return Sampling(**{name: known[name] for name in SAMPLING if name in known}, conditions=told or None)
 
 
 def again(settings: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
@@ -49,6 +51,8 @@ def again(settings: Mapping[str, Any], seed: int | None = None) -> dict[str, Any
     form = {name: settings[name] for name in (*REQUEST, *SAMPLING, "model") if name in settings}
     drawn = secrets.randbelow(2**31) if seed is None else seed
     told = {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in form.items() if not isinstance(v, bool)}
+    besides = dict(said.split("=", 1) for said in settings.get("conditions") or ())
+    told |= {TOLD + name: value for name, value in besides.items()}
     return form | told | {"seed": str(drawn), "count": "1"}
 
 

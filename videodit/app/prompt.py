@@ -9,15 +9,17 @@ from typing import Any
 import gradio as gr
 
 from videodit.app import looks
-from videodit.app.asked import again, requests_of, sampling_of
+from videodit.app.asked import TOLD, again, requests_of, sampling_of
 from videodit.app.studio import Studio
 from videodit.app.work import Job
 from videodit.clipset.requests import FILES
+from videodit.codec.sounds import SOUNDS
 
 CHOOSE = """element.addEventListener("click", event => {
   const button = event.target.closest("button[data-name]");
   if (button) trigger("select", {value: button.dataset.name});
 });"""
+EMPTY: dict[str, Any] = {"loop": False, "count": "1"}
 PICTURE, VIDEO = ["image"], ["video", "image"]  # GIF and WebP are both
 
 
@@ -25,6 +27,7 @@ def prompt_tab(studio: Studio, blocks: gr.Blocks) -> None:
     with gr.Row(elem_classes="v-columns"):
         with gr.Column(scale=5, min_width=320):
             form, make, stop, given = _form(studio)
+            uploads = [name for name, field in form.items() if isinstance(field, gr.File)]
         with gr.Column(scale=4, min_width=320, elem_classes="v-beside"):
             status = gr.HTML(elem_id="status", container=False)
             player = gr.HTML(elem_id="player")
@@ -63,7 +66,7 @@ def prompt_tab(studio: Studio, blocks: gr.Blocks) -> None:
 
     def begin(owner: str, values: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         try:
-            files = {name: str(studio.given(name, values[name])) for name in FILES if values.get(name)}
+            files = {name: str(studio.given(name, values[name])) for name in uploads if values.get(name)}
             values = values | files
             job = studio.make(owner, requests_of(values), sampling_of(values), values.get("model"))
         except (ValueError, OSError) as error:
@@ -90,7 +93,7 @@ def prompt_tab(studio: Studio, blocks: gr.Blocks) -> None:
     def into_form(name: str) -> list[Any]:
         entry = studio.entry(name)
         values = again(entry.settings, entry.settings.get("seed", 0)) if entry else {}
-        return [values.get(field, _empty(field)) for field in form]
+        return [values.get(field, None if field in uploads else EMPTY.get(field, "")) for field in form]
 
     def look(event: gr.EventData) -> dict[Any, Any]:
         return show(event.value)
@@ -122,7 +125,7 @@ def _form(studio: Studio) -> tuple[dict[str, Any], gr.Button, gr.Button, gr.HTML
     def number(name: str, label: str, value: str = "", hint: str | None = None) -> None:
         form[name] = gr.Textbox(value, label=label, placeholder=own.get(name, hint), max_lines=1, min_width=80)
 
-    def file(name: str, label: str, kinds: list[str]) -> None:
+    def file(name: str, label: str, kinds: list[str] | None) -> None:
         form[name] = gr.File(
             label=label, file_types=kinds, type="filepath", height=120, min_width=140, elem_classes="v-file"
         )
@@ -171,6 +174,15 @@ def _form(studio: Studio) -> tuple[dict[str, Any], gr.Button, gr.Button, gr.HTML
             number("overlap", "Overlap", hint="frames")
             number("window", "Window", hint="frames")
             number("image_guidance_scale", "Image guidance", hint="1")
+    if told := studio.told():
+        with gr.Accordion("Told besides", open=False, elem_classes="v-fold"):
+            gr.Markdown("What the model was trained to be told; what is empty, it is not.", elem_classes="v-hint")
+            with gr.Row():
+                for one in told:
+                    if one.kind == "vectors" and one.of not in SOUNDS:
+                        number(TOLD + one.name, one.name, hint="a number, or [0.5, 1]")
+                    else:
+                        file(TOLD + one.name, one.name, VIDEO if one.kind == "channels" else None)
     return form, make, stop, given
 
 
@@ -189,7 +201,3 @@ def _kept(studio: Studio) -> Callable[..., Any]:
         return looks.given(kept), "".join(map(looks.failure, wrong))
 
     return look
-
-
-def _empty(field: str) -> Any:
-    return {**dict.fromkeys(FILES), "loop": False, "count": "1"}.get(field, "")

@@ -17,22 +17,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from videodit.app.asked import TOLD
 from videodit.app.work import Job, Worker
 from videodit.attention_maps import ATTENTION, INDEX
 from videodit.clipset import Request, Sampling, make_clips, weights_digest
+from videodit.conditions import own_of
+from videodit.data.columns import STATES
 from videodit.disk import whole
 from videodit.evaluation.report.votes import VOTES, Pair, Votes, load_votes
 from videodit.memory import place, return_large_blocks
+from videodit.models import Condition
 from videodit.packaged import named_folder
 from videodit.pipeline import VideoDiTPipeline
 from videodit.terminal import shown
 from videodit.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, probe, read_frames, stream_frames, write_video
+from videodit.video.sound import SOUND_SUFFIXES
 
 log = logging.getLogger(__name__)
 
 MOST_SHOWN = 48  # clips of the history on the page
 PREVIEWS = 4  # looks at a clip while it is made
 PICTURES = ("image", "last_image")
+VIDEOS = (*VIDEO_SUFFIXES, ".gif", ".webp")
+TELLING = (*IMAGE_SUFFIXES, *VIDEOS, *SOUND_SUFFIXES, *STATES)
 COPIES = (".mp4", ".gif", ".webp", ".png")  # what a clip can be had as
 
 ALIKE = "both sides are alike: choose another model, steps or guidance for one"
@@ -147,6 +154,10 @@ class Studio:
         }
         return {name: f"{value:g}" for name, value in numbers.items()} | {"scheduler": type(pipe.scheduler).__name__}
 
+    def told(self) -> list[Condition]:
+        """What the first model is told besides the prompt."""
+        return own_of(self.pipe(self.models[0]).transformer)
+
     def pipe(self, model: str) -> VideoDiTPipeline:
         """A model, loaded unless it is there; the one before goes."""
         if self._loaded != model or self._pipe is None:
@@ -249,22 +260,22 @@ class Studio:
         return copied
 
     def given(self, field: str, upload: str | Path) -> Path:
-        """A picture or video that was uploaded, kept in `given/` under its digest, so that it is there for "again".
+        """A file that was uploaded for a field, kept in `given/` under its digest, so that it is there for "again".
 
         Raises:
-            ValueError: it is no picture, or no video; names the file.
+            ValueError: it is none of those that the field takes (a picture, a video; what a model is told besides may
+                be a sound or states too); names the file.
         """
         upload = Path(upload)
-        is_picture = field in PICTURES
         suffix = upload.suffix.lower()
-        kind = "picture" if is_picture else "video"
-        known = IMAGE_SUFFIXES if is_picture else (*VIDEO_SUFFIXES, ".gif", ".webp")
+        kind = "picture" if field in PICTURES else "file to tell" if field.startswith(TOLD) else "video"
+        known = {"picture": {*IMAGE_SUFFIXES}, "video": {*VIDEOS}, "file to tell": {*TELLING}}[kind]
         if suffix not in known:
             raise ValueError(f"{upload.name}: is no {kind} by its ending; upload one of {', '.join(sorted(known))}")
         try:
-            if is_picture:
+            if suffix in IMAGE_SUFFIXES and kind != "video":
                 read_frames(upload, [0.0])
-            else:
+            elif suffix in VIDEOS:
                 probe(upload)
         except VideoError as error:
             reason = str(error).replace(str(upload), upload.name)

@@ -9,7 +9,7 @@
   videodit convert --verify DIR                                   nothing: are all its weights whole and as saved?
 
 A model in half precision becomes float32 again when loaded (`VideoDiTPipeline.from_pretrained(folder)`), unless
-`dtype` says otherwise.
+`dtype` says otherwise. In bfloat16, whose eight bits are too few for them, what embeds times stays float32.
 """
 
 from __future__ import annotations
@@ -72,13 +72,15 @@ def main() -> int:
     import torch
 
     from videodit import VideoDiTPipeline
-    from videodit.exchange import open_model, pipeline_to_diffusers, save_file, save_whole
+    from videodit.exchange import halve, open_model, pipeline_to_diffusers, save_file, save_whole
     from videodit.models.branches import save_control
     from videodit.models.formats.files import to_diffusers
 
     unsaid = ("num_attention_heads", "interpolation_scale", "sample_size", "partial")
     file = {name: getattr(args, name) for name in unsaid}
     model, report = open_model(args.source, dtype=getattr(torch, args.dtype), **file)
+    if args.dtype == "float16":
+        halve(model)
     if args.control is not None:
         whole: Any = getattr(model, "transformer", model)
         save_control(whole, args.control, args.target)

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,6 @@ def evaluate_world(args: argparse.Namespace) -> str:
         raise ValueError(f"--prompts {error}: with --world it is a number, of prompts") from None
     if (args.world == "emoji") != bool(args.art):
         raise ValueError("--world emoji and --art go together: --art names the folders that videodit make-emoji wrote")
-    if args.world == "emoji" and (args.given or args.told):
-        raise ValueError(f"{'--given goes' if args.given else '--told goes'} with --world shapes")
     true = emoji.load_gallery(*args.art) if args.art else None
     model = args.model or (args.world if args.world in PACKAGED else "shipped")
     pipe = load_pipeline(model)
@@ -54,10 +53,13 @@ def evaluate_world(args: argparse.Namespace) -> str:
     size = replace(pipe.default_size, num_frames=args.num_frames or pipe.default_size.num_frames)
     given = GIVEN.get(args.given or "", ())
     told = maps_of(pipe.transformer, args.told or ())
-    total = count + count // 4 if true is None else sum(len(emoji.questions(kind, count)) for kind in emoji.KINDS)
+    kinds = emoji.ONE_TRUE if given or told else emoji.KINDS
+    total = count + count // 4 if true is None else sum(len(emoji.questions(kind, count)) for kind in kinds)
     generate = ByPipeline(pipe, size, given, sampling.steps, sampling.guidance_scale, spread(total, SHEET_CLIPS), told)
     if true is not None:
-        answers = emoji.evaluate_emoji(generate, true, count=count, seed=args.seed, batch_size=args.batch_size)
+        shown = partial(emoji.true_clip, folders=args.art, height=size.height, width=size.width)
+        batches = {"count": count, "seed": args.seed, "batch_size": args.batch_size}
+        answers = emoji.evaluate_emoji(generate, true, **batches, told=shown if given or told else None)
         found, text = emoji.to_dict(answers), emoji.to_text(answers)
         labels = [answers[index].label for index in generate.shown]
     else:

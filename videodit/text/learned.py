@@ -25,7 +25,7 @@ BATCH = 32
 
 
 class LearnedCaptions(ModelMixin, ConfigMixin):
-    """Captions (n) and their vectors (n e), a part of a pipeline that diffusers saves and loads with the others.
+    """Captions (n) and their directions (n e, in bytes), a part of a pipeline that is saved and loaded with the others.
 
     Args:
         captions: in the order of the vectors.
@@ -36,7 +36,7 @@ class LearnedCaptions(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, captions: list[str], width: int, far: float = -1.0):
         super().__init__()
-        self.vectors = nn.Parameter(torch.zeros(len(captions), width), requires_grad=False)
+        self.vectors = nn.Parameter(torch.zeros(len(captions), width, dtype=torch.int8), requires_grad=False)
         self.middle = nn.Parameter(torch.zeros(width), requires_grad=False)
 
     @classmethod
@@ -47,13 +47,14 @@ class LearnedCaptions(ModelMixin, ConfigMixin):
         middle = means.mean(dim=0)
         vectors = nn.functional.normalize(means - middle, dim=1)
         learned = cls(kept, means.shape[1], _far(kept, vectors))
-        learned.vectors.data, learned.middle.data = vectors, middle
+        learned.vectors.data, learned.middle.data = _in_bytes(vectors), middle
         return learned
 
     def nearest(self, text: TextStates, most: int = 3) -> list[list[str]]:
         """Of each prompt that is far from all captions, the nearest of these; of the others none."""
         vectors = nn.functional.normalize(_means(text).to(self.middle) - self.middle, dim=1).float()
-        found = (vectors @ self.vectors.float().T).topk(min(most, len(self.vectors)), dim=1)
+        known = nn.functional.normalize(self.vectors.float(), dim=1)
+        found = (vectors @ known.T).topk(min(most, len(known)), dim=1)
         captions = self.config["captions"]
         return [
             [captions[i] for i in near] if cosines[0] < self.config["far"] else []
@@ -64,6 +65,11 @@ class LearnedCaptions(ModelMixin, ConfigMixin):
 def _means(text: TextStates) -> Tensor:
     """The mean of each prompt's states, b e."""
     return text.states.float().sum(dim=1) / text.mask.sum(dim=1, keepdim=True)
+
+
+def _in_bytes(vectors: Tensor) -> Tensor:
+    """Their directions, int8: the largest number of each is 127."""
+    return (127 * vectors / vectors.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)).round().to(torch.int8)
 
 
 def _far(captions: list[str], vectors: Tensor) -> float:

@@ -9,6 +9,8 @@
 | `pairs`    | two things side by side                                 | in each half the one asked there              |
 
 True clips are all that move: those of training, and the tones held out. `nearest` compares over grounds and phases.
+A model that is given frames or told maps is given those of the true clip that is asked for, before the ground that is:
+of the first three kinds, where there is one.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -31,12 +34,13 @@ from videodit.evaluation.measure.nearest import TrueClip, TrueClips, in_halves
 from videodit.video import read_clip
 
 KINDS = ("known", "tones", "grounds", "synonyms", "pairs")
+ONE_TRUE = KINDS[:3]
 FPS = 8.0
 FACTOR = 2.0  # by which a clip may move more or less than the true one
 TEXT = "{caption} on a {ground} background"
 
-# prompts and seeds -> clips, uint8 b f h w c
-Generate = Callable[[list[str], list[int]], np.ndarray]
+# prompts and seeds, and where there are some the true clips -> clips; clips are uint8 b f h w c
+Generate = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,27 @@ def load_gallery(*folders: Path) -> TrueClips:
     """
     clips = []
     for thing in tqdm(gallery(), desc="reading true clips", dynamic_ncols=True):
-        file = next((file for folder in folders if (file := folder / "art" / f"{thing.code}.webp").is_file()), None)
-        if file is None:
-            where = " and ".join(map(str, folders))
-            raise ValueError(f"art/{thing.code}.webp ({thing.caption}) is not in {where}: make them with make_emoji.py")
-        black, white = (read_clip(file, FRAMES, FPS, slower="repeat", background=name) for name in ("black", "white"))
+        black, white = (_clip(_file(thing, folders), background=name) for name in ("black", "white"))
         clips.append(TrueClip(black[:-1], white[:-1]))
     return TrueClips(clips)
+
+
+def true_clip(question: Question, folders: Sequence[Path], height: int, width: int) -> np.ndarray:
+    """What a question of `ONE_TRUE` asks for, uint8 f h w 3, of art in these folders."""
+    thing = next(one for one in gallery() if one.caption == question.wanted[0][0])
+    return _clip(_file(thing, folders), background=question.ground, cover=(height, width))
+
+
+def _clip(file: Path, **laid: Any) -> np.ndarray:
+    return read_clip(file, FRAMES, FPS, slower="repeat", **laid)
+
+
+def _file(thing: Thing, folders: Sequence[Path]) -> Path:
+    file = next((file for folder in folders if (file := folder / "art" / f"{thing.code}.webp").is_file()), None)
+    if file is None:
+        where = " and ".join(map(str, folders))
+        raise ValueError(f"art/{thing.code}.webp ({thing.caption}) is not in {where}: make them with make_emoji.py")
+    return file
 
 
 def questions(kind: str, count: int, seed: int = 0) -> list[Question]:
@@ -133,11 +151,20 @@ def questions(kind: str, count: int, seed: int = 0) -> list[Question]:
     ]
 
 
-def evaluate_emoji(generate: Generate, true: TrueClips, *, count: int, seed: int, batch_size: int) -> list[Answer]:
+def evaluate_emoji(
+    generate: Generate,
+    true: TrueClips,
+    *,
+    count: int,
+    seed: int,
+    batch_size: int,
+    told: Callable[[Question], np.ndarray] | None = None,
+) -> list[Answer]:
     """Answers to `count` questions of each kind; no clip depends on `batch_size`.
 
     Args:
         true: the clips of `gallery`, in its order.
+        told: the true clip that `generate` gets with a question; those of `ONE_TRUE` alone are asked then.
 
     Raises:
         ValueError: `count` or `batch_size` is not positive, or `generate` gives something else than uint8 b f h w 3.
@@ -145,12 +172,13 @@ def evaluate_emoji(generate: Generate, true: TrueClips, *, count: int, seed: int
     for name, value in (("prompts", count), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name}={value} must be 1 or more")
-    asked = [question for kind in KINDS for question in questions(kind, count, seed)]
+    asked = [question for kind in (ONE_TRUE if told else KINDS) for question in questions(kind, count, seed)]
     answers: list[Answer] = []
     with tqdm(total=len(asked), desc="clips", unit="clip", dynamic_ncols=True) as progress:
         for start in range(0, len(asked), batch_size):
             some = asked[start : start + batch_size]
-            clips = generate([one.prompt for one in some], [one.seed for one in some])
+            with_true = [np.stack([told(one) for one in some])] if told else []
+            clips = generate([one.prompt for one in some], [one.seed for one in some], *with_true)
             answers += [answer(one, clip, true) for one, clip in zip(some, clips, strict=True)]
             progress.update(len(some))
     return answers

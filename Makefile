@@ -14,7 +14,7 @@ help:  ## say what the targets do (the default)
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
 
 demo: .venv/.stamp  ## make a clip from a prompt with the packaged model: demo.mp4
-	.venv/bin/videodit sample --prompt "a red circle moving right on a black background" --out demo.mp4
+	.venv/bin/videodit sample --prompt "face with tears of joy on a blue background" --out demo.mp4
 
 test: .venv/.stamp  ## run all tests
 	$(PYTEST)
@@ -27,10 +27,12 @@ check: .venv/.stamp  ## format, lint, types, fast tests: what a change must pass
 docs: .venv/.stamp  ## build the site of docs/ into site/, where a warning is an error
 	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
-shipped: .venv/.stamp  ## train the packaged model anew (hours on two cores) into runs/shipped
+shipped: .venv/.stamp  ## train the packaged models anew (hours on two cores) into runs/shipped
 	.venv/bin/videodit train-vae --config configs/shapes.yaml
 	.venv/bin/videodit train --config configs/shapes.yaml
-	.venv/bin/videodit convert --from runs/shapes/pipeline --to runs/shipped --dtype float16
+	.venv/bin/videodit convert --from runs/shapes/pipeline --to runs/shipped/shapes --dtype float16
+	.venv/bin/videodit train --config configs/emoji.yaml
+	.venv/bin/videodit convert --from runs/emoji/pipeline --to runs/shipped/emoji --dtype float16
 
 clean:  ## remove the environment, caches and demo.mp4 (runs/ stays)
 	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.mp4 demo.json

@@ -9,7 +9,7 @@ import torch
 
 from videodit import VideoDiTPipeline
 from videodit.codec import VideoCodec
-from videodit.packaged import DEFAULT, PACKAGED, VAES, named_folder
+from videodit.packaged import DEFAULT, PACKAGED, named_folder
 
 
 def test_a_packaged_model_lies_in_the_package_and_the_first_is_the_default() -> None:
@@ -35,15 +35,14 @@ def test_names_of_other_places_stay_as_they_are_and_a_path_to_nothing_is_an_erro
 
 
 def test_what_is_not_packaged_is_refused_with_what_is() -> None:
-    with pytest.raises(ValueError, match=r"nothing: no such packaged model; those that are: shapes"):
+    with pytest.raises(ValueError, match=r"nothing: no such packaged model; those that are: emoji, shapes"):
         VideoDiTPipeline.shipped("nothing")
 
 
-def test_a_packaged_vae_is_named_where_models_are_trained_on_it() -> None:
-    assert named_folder("emoji_vae") == str(VAES["emoji_vae"])
-    strides = VideoCodec.strides_of(named_folder("emoji_vae"))
+def test_the_vae_of_a_packaged_model_is_there_where_others_are_trained_on_it() -> None:
+    strides = VideoCodec.strides_of(named_folder("emoji"))
     assert (strides.channels, strides.time, strides.space) == (64, 4, 8)
-    codec = VideoCodec.from_pretrained(named_folder("emoji_vae"))
+    codec = VideoCodec.from_pretrained(named_folder("emoji"))
     row = torch.linspace(-1, 1, 64).view(1, 1, 1, 1, 64)
     ground = torch.cat([row, -row, 0 * row], dim=1).expand(1, 3, 5, 64, 64)  # colours that change slowly
     with torch.no_grad():

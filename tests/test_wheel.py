@@ -92,7 +92,7 @@ def test_a_prompt_becomes_a_clip_that_is_measured(elsewhere: Path) -> None:
     door = elsewhere / "env" / "bin" / "videodit"
     where = run(elsewhere / "env/bin/python", "-c", "import videodit; print(videodit.__file__)", where=elsewhere)
     assert Path(where.stdout.strip()).is_relative_to(elsewhere)
-    made = run(door, "sample", "--prompt", "a red circle", "--steps", 2, "--out", "clip.mp4", where=elsewhere)
+    made = run(door, "sample", "--prompt", "dog face", "--steps", 2, "--out", "clip.mp4", where=elsewhere)
     assert (made.returncode, made.stdout) == (0, "clip.mp4\n"), made.stderr
     measured = run(door, "evaluate", "clip.mp4", "--out", "report", where=elsewhere)
     assert measured.returncode == 0, measured.stderr

@@ -6,19 +6,18 @@ from pathlib import Path
 
 SHIPPED = Path(__file__).parent / "shipped"
 # the pipeline folder of each packaged model, by its name; the first is meant where none is named
-PACKAGED = {name: SHIPPED / name for name in ("shapes",)}
+PACKAGED = {name: SHIPPED / name for name in ("emoji", "shapes")}
 DEFAULT = next(iter(PACKAGED))
-VAES = {"emoji_vae": SHIPPED / "emoji_vae"}  # to train models on, or to start from
 
 
 def named_folder(name: str) -> str:
-    """Where a saved model or VAE lies: the packaged one for "shipped" or, where no folder of its name is here, for the
-    name of one; else the folder or hub name itself.
+    """Where a saved model lies: the packaged one for "shipped" or, where no folder of its name is here, for the name of
+    one; else the folder or hub name itself.
 
     Raises:
         FileNotFoundError: it is a path, to nothing.
     """
-    known = PACKAGED | VAES | {"shipped": PACKAGED[DEFAULT]}
+    known = PACKAGED | {"shipped": PACKAGED[DEFAULT]}
     if name == "shipped" or (not Path(name).exists() and name in known):
         return str(known[name])
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):

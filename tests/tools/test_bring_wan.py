@@ -49,7 +49,7 @@ def test_bring_wan_in_five_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_single_file_needs_the_name_of_its_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool("convert", "--from", "shipped", "--to", str(tmp_path / "x.safetensors")) == 2
+    assert tool("convert", "--from", "shapes", "--to", str(tmp_path / "x.safetensors")) == 2
     assert "give --format wan" in capsys.readouterr().err
-    assert tool("convert", "--from", "shipped", "--to", str(tmp_path / "x.safetensors"), "--format", "wan") == 2
+    assert tool("convert", "--from", "shapes", "--to", str(tmp_path / "x.safetensors"), "--format", "wan") == 2
     assert "Wan needs axes=['joint'], but this model has ['space', 'time']" in capsys.readouterr().err

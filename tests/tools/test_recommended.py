@@ -7,6 +7,7 @@ import logging
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,15 +20,20 @@ from videodit.packaged import DEFAULT, PACKAGED
 from videodit.shapes import vocabulary_captions
 from videodit.video import write_video
 
-INDEX = json.loads((PACKAGED[DEFAULT] / "model_index.json").read_text())
 SIDE = 32
-SIZES = {  # of the packaged model, in smaller pictures
-    "default_num_frames": INDEX["default_num_frames"],
-    "default_fps": INDEX["default_fps"],
-    "default_height": SIDE,
-    "default_width": SIDE,
-    "trained_sizes": [[frames, SIDE, SIDE, fps] for frames, _, _, fps in INDEX["trained_sizes"]],
-}
+
+
+def sizes(name: str) -> dict[str, Any]:
+    """Of a packaged model, in smaller pictures."""
+    index = json.loads((PACKAGED[name] / "model_index.json").read_text())
+    return {
+        "default_num_frames": index["default_num_frames"],
+        "default_fps": index["default_fps"],
+        "default_height": SIDE,
+        "default_width": SIDE,
+        "trained_sizes": index["trained_sizes"]
+        and [[frames, SIDE, SIDE, fps] for frames, _, _, fps in index["trained_sizes"]],
+    }
 
 
 def recommended() -> list[list[str]]:
@@ -37,19 +43,23 @@ def recommended() -> list[list[str]]:
     typed = [line for language, block in blocks if not language for line in block.splitlines()]
     table = (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8").partition("| tool | pipeline |")[2]
     options = re.findall(r"^\|[^|]*\| `(--[^`]*)`", table.partition("\n\n")[0], re.MULTILINE)
-    typed += [f'videodit sample --prompt "a red circle" {words} --out table/{n}.mp4' for n, words in enumerate(options)]
+    begin = 'videodit sample --model shapes --prompt "a red circle"'
+    typed += [f"{begin} {words} --out table/{n}.mp4" for n, words in enumerate(options)]
     return [shlex.split(line, comments=True)[2:] for line in typed if line.startswith("videodit sample ")]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all that these commands name lies: a tiny model of the packaged one's sizes, clips and pictures."""
+    """Where all that these commands name lies: tiny models of the packaged ones' sizes, clips and pictures."""
     folder = tmp_path_factory.mktemp("reader")
-    text = TextEncoder.from_captions(list(vocabulary_captions()), width=24, depth=1, heads=2)
+    said = [word for words in recommended() for word in words if " " in word]
+    text = TextEncoder.from_captions([*vocabulary_captions(), *said], width=24, depth=1, heads=2)
     parts = (tiny_wan(), text.text_encoder, text.tokenizer, tiny_dit())
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    VideoDiTPipeline(*parts, FlowMatchEulerDiscreteScheduler(), **SIZES).save_pretrained(folder / "runs/mine/pipeline")
+    for name, place in ((DEFAULT, "runs/mine/pipeline"), ("shapes", "shapes")):
+        pipe = VideoDiTPipeline(*parts, FlowMatchEulerDiscreteScheduler(), **sizes(name))
+        pipe.save_pretrained(folder / place)
     frames = np.random.default_rng(0).integers(0, 255, (17, SIDE, SIDE, 3), np.uint8)
     for name in ("before", "after", "source"):
         write_video(folder / f"{name}.mp4", frames, 8.0)

@@ -19,7 +19,7 @@ def attention_tab(studio: Studio, blocks: gr.Blocks) -> None:
         "steps.",
         elem_classes="v-hint",
     )
-    prompt = gr.Textbox(label="Prompt to look into", placeholder="a red circle and a blue square", max_lines=2)
+    prompt = gr.Textbox(label="Prompt to look into", placeholder="dog face on a blue background", max_lines=2)
     with gr.Row():
         seed = gr.Textbox("0", label="Its seed", max_lines=1, min_width=80)
         frames = gr.Textbox("", label="Its frames", placeholder=studio.own()["num_frames"], max_lines=1, min_width=80)

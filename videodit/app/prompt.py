@@ -130,7 +130,7 @@ def _form(studio: Studio) -> tuple[dict[str, Any], gr.Button, gr.Button, gr.HTML
             label=label, file_types=kinds, type="filepath", height=120, min_width=140, elem_classes="v-file"
         )
 
-    form["prompt"] = gr.Textbox(label="Prompt", lines=2, placeholder="a red circle moving right on a black background")
+    form["prompt"] = gr.Textbox(label="Prompt", lines=2, placeholder="face with tears of joy on a blue background")
     with gr.Row():
         number("seed", "Seed", value="0")
         number("count", "Clips", value="1")

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 
 from videodit.command import command, hide_torchao, import_torchao
-from videodit.packaged import PACKAGED, VAES
+from videodit.packaged import PACKAGED
 from videodit.terminal import Parser, shown
 
 OK, MISSING, WRONG = "ok", "--", "!!"
@@ -177,7 +177,6 @@ def packaged_models() -> Finding:
         *(Path(part, "diffusion_pytorch_model.safetensors") for part in ("transformer", "vae")),
     ]
     files = [folder / file for folder in PACKAGED.values() for file in wanted]
-    files += [folder / "diffusion_pytorch_model.safetensors" for folder in VAES.values()]
     lacking = [file for file in files if not file.is_file() or not file.stat().st_size]
     if lacking:
         return Finding(WRONG, "packaged model", f"{lacking[0]}: is not there; pip install --force-reinstall videodit")

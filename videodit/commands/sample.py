@@ -1,13 +1,14 @@
 """Makes clips from prompts.
 
-  videodit sample --prompt "a red circle moving right on a black background"
-  videodit sample --prompt "a pink heart spins" "a big green star falls" --seed 7 --out clips/
+  videodit sample --prompt "face with tears of joy on a blue background"
+  videodit sample --prompt "a pink heart spins" "a big green star falls" --model shapes --seed 7 --out clips/
   videodit sample --prompts-file prompts.txt --model runs/mine/pipeline --out clips/
 
-Without --model the model in the package is used: moving shapes, offline. The ending of --out chooses the format: .mp4,
-.mkv (lossless), .gif, .webp, .png (an image, or a folder of frames). Several clips go into a folder, one seed each:
---seed, --seed + 1 and so on. A prompts file is a text with a prompt a line, or .csv, .tsv, .jsonl with a clip a row:
-prompt and, where wanted, seed, negative_prompt, num_frames, height, width, fps, image, video, given_frames, strength.
+Without --model the first packaged model is used, of living emoji; `--model shapes` is the other, of moving shapes.
+The ending of --out chooses the format: .mp4, .mkv (lossless), .gif, .webp, .png (an image, or a folder of frames).
+Several clips go into a folder, one seed each: --seed, --seed + 1 and so on. A prompts file is a text with a prompt a
+line, or .csv, .tsv, .jsonl with a clip a row: prompt and, where wanted, seed, negative_prompt, num_frames, height,
+width, fps, image, video, given_frames, strength.
 
 Every clip's settings are written into its metadata and into a .json file beside it. A run that was stopped goes on:
 clips of a set that are there, made with the same settings, are not made again.

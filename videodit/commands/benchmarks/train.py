@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stage", type=argument(Positive), default=2, help="of its stages, where it has some (2: clips of 17 frames)"
     )
-    parser.add_argument("--model", default="shipped", help="pipeline folder that it goes on from (the packaged one)")
+    parser.add_argument("--model", default="shapes", help="pipeline folder that it goes on from (the packaged shapes)")
     parser.add_argument("--clips", type=argument(Positive), default=64, help="to encode first and train on (64)")
     parser.add_argument("--steps", type=argument(Steps), default=20, help="to measure (20)")
     parser.add_argument("--warmup", type=argument(Count), default=6, help="steps before these (6)")

@@ -108,6 +108,29 @@ def test_what_comes_later_changes_nothing_and_an_image_is_a_clips_first_frame() 
 
 
 @torch.no_grad()
+def test_what_joins_patches_is_silent_at_first_and_of_each_frame_alone() -> None:
+    plain, mended, pixels = vae(), vae(), clips(2, 3, 9, 16, 24)
+    mended.add_mend(8)
+    for weight in plain.parameters():
+        weight.requires_grad_(False)
+    latents = VideoCodec(plain).encode(pixels)
+    shown = VideoCodec(mended).decode(latents)
+    assert torch.equal(shown, VideoCodec(plain).decode(latents))
+    assert VideoCodec(mended).fingerprint() == VideoCodec(plain).fingerprint()  # latents are what they were
+    again = AutoencoderKLPatch.from_config(mended.config)
+    again.load_state_dict(mended.state_dict())
+    torch.nn.init.normal_(again.decoder.mend.layers[-1].weight, std=0.2)
+    codec = VideoCodec(again.eval())
+    moved = codec.decode(latents)
+    assert not torch.allclose(moved, shown, atol=0.1)
+    whole = codec.vae.decode(codec.denormalize(latents)).sample
+    torch.testing.assert_close(moved, whole.clamp(-1, 1))  # in pieces as whole
+    torch.testing.assert_close(codec.decode(latents[:, :, :1]), moved[:, :, :1])
+    with pytest.raises(ValueError, match="join patches already, 8 wide"):
+        mended.add_mend(8)
+
+
+@torch.no_grad()
 def test_a_place_sees_its_neighbours_wherever_they_are() -> None:
     """Moved by whole patches, what is in the middle of a picture stays what it was, in pictures of any size."""
     codec, pixels = VideoCodec(vae()), clips(1, 3, 5, 40, 40)
@@ -163,6 +186,19 @@ def test_it_is_fitted_trained_resumed_and_its_decoder_alone(tmp_path: Path) -> N
     assert all(name.startswith(DECODER) and ".axes" not in name for name in moved)
     assert last_layer(after.vae) is after.vae.decoder.others.weight
 
+    joined = VideoCodec.from_pretrained(
+        train_vae(Run.model_validate({**TINY, "output": str(tmp_path / "joined"), "vae": vae | {"mend_dim": 8}}))
+    )
+    assert joined.vae.config.mend_dim == 8
+    assert joined.fingerprint() == ours.fingerprint()
+    assert joined.vae.decoder.mend.layers[-1].weight.any()
+    state = joined.vae.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in ours.vae.state_dict().items())
+    assert last_layer(joined.vae) is joined.vae.decoder.mend.layers[-1].weight
+    other = vae | {"mend_dim": 8, "start_from": "shapes"}
+    with pytest.raises(ValueError, match="mend_dim is of a VAE of patches, and this is an AutoencoderKLWan"):
+        train_vae(Run.model_validate({**TINY, "output": str(tmp_path / "none"), "vae": other}))
+
 
 @pytest.mark.parametrize(
     ("section", "why"),
@@ -171,6 +207,8 @@ def test_it_is_fitted_trained_resumed_and_its_decoder_alone(tmp_path: Path) -> N
         ({"patches": PATCHES, "start_from": "shapes"}, "patches is of a fresh VAE, and start_from names one"),
         ({"patches": PATCHES | {"patch_size": [4, 8, 4]}}, "patches have as many rows as columns"),
         ({"patches": PATCHES | {"dim": 6}}, "multiple of 4"),
+        ({"patches": PATCHES, "mend_dim": 8}, "mend_dim: name a VAE of patches in start_from"),
+        ({"start_from": "emoji", "mend_dim": 8}, "let each stage be decoder_only"),
     ],
 )
 def test_what_does_not_go_together_is_refused(section: dict[str, Any], why: str) -> None:

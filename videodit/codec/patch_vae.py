@@ -2,15 +2,17 @@
 
     pixels -> patches (the first frame's p x p; then t x p x p) -> axes + blocks -> latents -> axes + blocks -> pixels
 
-Convolutions at full resolution are what a VAE costs, and here there are none: all is computed on the latent's places,
+Convolutions at full resolution are what a VAE costs, and here are hardly any: all is computed on the latent's places,
 as products of matrices (as ViTok does, Hansen-Estruch et al. 2025, arXiv 2501.09755, with attention; here each place
 sees its neighbours, so that pictures of any size are taken). The linear maps are fitted and then stay, so that training
-starts where principal components are, and gains from there.
+starts where principal components are, and gains from there. A few narrow convolutions of each frame's pixels may
+follow (`Mend`), since latents that a model samples are each a little other than their neighbours, which shows as edges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +22,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear
+from torch.nn.functional import gelu, linear, silu
 
 from videodit.geometry import Strides
 
@@ -113,6 +115,7 @@ class PatchDecoder(Side):
         self.enter = nn.Linear(channels, dim)
         self.first, self.others = nn.Linear(dim, first), nn.Linear(dim, others)
         self.axes_first, self.axes_others = Axes(channels, first), Axes(channels, others)
+        self.mend: Mend | None = None  # of the pixels
         for last in (self.first, self.others):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
@@ -122,6 +125,24 @@ class PatchDecoder(Side):
         x = self.walk(self.enter(latents), carry)
         first = self.first(x[:, :alone]) + self.axes_first(latents[:, :alone])
         return first, self.others(x[:, alone:]) + self.axes_others(latents[:, alone:])
+
+
+class Mend(nn.Module):
+    """Pixels b c f h w + what convolutions of 5 x 5 make of their neighbours in the frame. Silent before training."""
+
+    def __init__(self, channels: int, dim: int):
+        super().__init__()
+        widths = [channels, dim, dim, dim, channels]
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 5, padding=2) for a, b in pairwise(widths))
+        last: Any = self.layers[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        frames = x = rearrange(pixels, "b c f h w -> (b f) c h w").contiguous(memory_format=torch.channels_last)
+        for number, layer in enumerate(self.layers):
+            x = layer(silu(x) if number else x)
+        return rearrange(frames + x, "(b f) c h w -> b c f h w", b=len(pixels))
 
 
 class Patched(ModelMixin, ConfigMixin):
@@ -232,7 +253,7 @@ class AutoencoderKLPatch(Patched):
 
     Args:
         latent_channels: numbers of a place. dim, mlp_ratio: width of the blocks, and of their MLPs over it.
-        encoder_layers, decoder_layers: of blocks.
+        encoder_layers, decoder_layers: of blocks. mend_dim: width of what joins patches in pixels; 0: nothing does.
         latents_mean, latents_std: of each channel over training clips; None: 0 and 1.
     """
 
@@ -246,6 +267,7 @@ class AutoencoderKLPatch(Patched):
         encoder_layers: int = 4,
         decoder_layers: int = 6,
         mlp_ratio: float = 3.0,
+        mend_dim: int = 0,
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
     ):
@@ -255,6 +277,22 @@ class AutoencoderKLPatch(Patched):
             raise ValueError(f"patch_size={tuple(patch_size)}: patches have as many rows as columns")
         rest = (dim, encoder_layers, decoder_layers, mlp_ratio)
         self._build(in_channels, (time, rows), rows, latent_channels, rest)
+        if mend_dim:
+            self.add_mend(mend_dim)
+
+    def add_mend(self, dim: int) -> None:
+        """Convolutions of this width, silent until they are trained, behind a decoder that has none (ValueError)."""
+        if self.decoder.mend is not None:
+            raise ValueError(
+                f"mend_dim: this VAE has convolutions that join patches already, {self.config.mend_dim} wide"
+            )
+        weight = self.decoder.enter.weight
+        self.decoder.mend = Mend(self.config.in_channels, dim).to(weight.device, weight.dtype)
+        unsaid = [key for key in self.config.get("_use_default_values", ()) if key != "mend_dim"]
+        self.register_to_config(mend_dim=dim, _use_default_values=unsaid)
+
+    def show(self, seen: Tensor, carry: list[Any] | None) -> Tensor:
+        return seen if self.decoder.mend is None else self.decoder.mend(seen)
 
 
 def principal_axes(products: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -78,6 +78,11 @@ class Vae(Section):
 
     start_from: Place | None = Field(None, description="a saved VAE to start from, or a packaged model (shapes)")
     inflate: Inflate | None = Field(None, description="make a video VAE of the image VAE in start_from")
+    mend_dim: Positive | None = Field(
+        None,
+        description="convolutions of this width that join the patches in pixels, added to the VAE in start_from and "
+        "trained alone",
+    )
     channels: Positive = Field(
         32, description="latent channels; of an inflated VAE by default as many as time_stride of its frames have"
     )
@@ -117,6 +122,10 @@ class Vae(Section):
             raise ValueError("patches is of a fresh VAE, and start_from names one: leave one of them out")
         if self.inflate and not self.start_from:
             raise ValueError("inflate: name the image VAE in start_from")
+        if self.mend_dim and (self.inflate or not self.start_from):
+            raise ValueError("mend_dim: name a VAE of patches in start_from, and leave inflate out")
+        if self.mend_dim and not all(stage.decoder_only for stage in self.stages):
+            raise ValueError("mend_dim: the rest stays as it is; let each stage be decoder_only")
         return self
 
     @property

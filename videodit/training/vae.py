@@ -117,7 +117,8 @@ def train_vae(config: Run) -> Path:
     if vae_config.compile:
         quicken(vae)
     codec = VideoCodec(vae)
-    encodes = [weight for name, weight in vae.named_parameters() if not name.startswith(DECODER)]
+    decodes = "decoder.mend" if vae_config.mend_dim else DECODER
+    stays = [weight for name, weight in vae.named_parameters() if not name.startswith(decodes)]
     perception = load_perception(vae_config.perceptual, accelerator.device) if vae_config.perceptual else None
     adversary = None
     if any(stage.adversarial for stage in vae_config.stages):
@@ -154,7 +155,7 @@ def train_vae(config: Run) -> Path:
     for step, batch in loop.run(lambda steps: _ahead(_batch(data.train, config, walk[s][0], s) for s in steps)):
         pixels, (stage, number) = batch.to(accelerator.device), walk[step]
         alone = stage.decoder_only
-        for weight in encodes:
+        for weight in stays:
             weight.requires_grad_(not alone)
         noise = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**64)
         with accelerator.autocast():
@@ -209,6 +210,10 @@ def _start(config: Vae) -> torch.nn.Module:
     place = config.start_from or ""
     with named(place, "VAE"):
         vae = VideoCodec.from_pretrained(named_folder(place)).vae
+        if config.mend_dim is not None:
+            if not isinstance(vae, AutoencoderKLPatch):
+                raise ValueError(f"vae.mend_dim is of a VAE of patches, and this is an {type(vae).__name__}")
+            vae.add_mend(config.mend_dim)
         if config.inflate is None:
             return vae
         if not isinstance(vae, AutoencoderKL):

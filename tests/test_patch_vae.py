@@ -17,6 +17,7 @@ from torch import Tensor
 from videodit.codec import AutoencoderKLPatch, VideoCodec
 from videodit.codec.codec import DECODER
 from videodit.config import Run
+from videodit.memory import decode_bytes
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline
 from videodit.training.plan import strides_of
@@ -126,6 +127,7 @@ def test_what_joins_patches_is_silent_at_first_and_of_each_frame_alone() -> None
     whole = codec.vae.decode(codec.denormalize(latents)).sample
     torch.testing.assert_close(moved, whole.clamp(-1, 1))  # in pieces as whole
     torch.testing.assert_close(codec.decode(latents[:, :, :1]), moved[:, :, :1])
+    assert decode_bytes(codec, (16, *latents.shape[1:])) > 0  # made once more, without memory of its own
     with pytest.raises(ValueError, match="join patches already, 8 wide"):
         mended.add_mend(8)
 

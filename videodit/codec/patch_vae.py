@@ -278,7 +278,7 @@ class AutoencoderKLPatch(Patched):
         rest = (dim, encoder_layers, decoder_layers, mlp_ratio)
         self._build(in_channels, (time, rows), rows, latent_channels, rest)
         if mend_dim:
-            self.add_mend(mend_dim)
+            self.decoder.mend = Mend(in_channels, mend_dim)
 
     def add_mend(self, dim: int) -> None:
         """Convolutions of this width, silent until they are trained, behind a decoder that has none (ValueError)."""

@@ -239,6 +239,7 @@ class VideoCodec:
     def fingerprint(self) -> str:
         """sha256 over class, configuration and weights, but the decoder's: the cache key of what this codec encodes."""
         digest = hashlib.sha256(type(self.vae).__name__.encode())
+        # mend_dim is the decoder's alone, and may come to a VAE whose latents are stored already
         config = {k: v for k, v in self.vae.config.items() if not k.startswith("_") and k != "mend_dim"}
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.vae.state_dict().items()):

@@ -247,7 +247,7 @@ def test_what_the_model_is_told_besides_is_in_the_form_and_of_the_clip(
     status(page).to_contain_text("numbers of shape (1, 3); give (2,) finite ones")
     field(page, "camera").fill("[1, 2]")
     page.locator(".v-file input[type=file]").last.set_input_files(tmp_path / "mask.mp4")
-    page.get_by_text("mask.mp4").wait_for()
+    page.locator(".v-file a[href*='mask.mp4']").wait_for()  # it is had, not on its way
     make(page, "a red circle")
     status(page).to_contain_text("Made")
     assert studio.entries()[0].settings["conditions"][1] == "camera=[1, 2]"

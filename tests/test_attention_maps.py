@@ -13,7 +13,7 @@ from sampling import run
 from tiny import tiny_dit, tiny_pipeline
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from videodit import TimeExtended, VideoDiTPipeline, sample_with_attention
+from videodit import LearnedCaptions, TimeExtended, VideoDiTPipeline, sample_with_attention
 from videodit.attention_maps import WordMap, maps_of, overlay, watching, write_overlays
 from videodit.caching import set_cache
 from videodit.geometry import Strides
@@ -71,6 +71,18 @@ def test_maps_are_the_mean_of_the_softmax_of_every_block_and_step(qk_norm: bool)
     np.testing.assert_allclose(maps.sum(-1).numpy(), 1, atol=1e-6)
     assert (maps[1, ..., 4:] == 0).all()  # three words and the end: the rest is padding
     assert (maps[0] > 0).all()
+
+
+def test_words_are_those_that_the_model_is_told() -> None:
+    pipe = tiny_pipeline()
+    captions = ["red circle", "blue star", "old green circle", *PROMPTS]
+    learned = LearnedCaptions.of(captions, pipe.text)
+    learned.register_to_config(far=-0.99, words=["red", "circle", "a"], common=0)
+    pipe.register_modules(learned=learned)
+    clip = sample_with_attention(pipe, "a red square", generator=seeds()[:1], **OPTIONS)[0]
+    read = pipe.text.read("a red square")
+    assert read.otherwise
+    assert [word.text for word in clip.words] == read.prompt.split()
 
 
 def test_a_text_of_which_nothing_stands_out_is_shared_evenly() -> None:

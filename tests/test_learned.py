@@ -1,9 +1,11 @@
-"""Prompts that are far from all that a model was shown are told, with the nearest captions; others pass in silence."""
+"""Words that a model was never shown are read as the nearest that it was; prompts far from all are told, with what is
+nearest; others pass in silence."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ import torch
 from runs import run
 
 from videodit import LearnedCaptions, VideoDiTPipeline
-from videodit.text import TextEncoder
+from videodit.text import TextEncoder, load_text
 from videodit.text.states import TextStates
+from videodit.text.words import words_in
 from videodit.training.trainer import Trainer
 
 ANGLES = {f"thing{angle}": float(angle) for start in (0, 90, 180) for angle in range(start, start + 30, 4)}
@@ -67,6 +70,88 @@ def test_one_caption_alone_makes_nothing_far() -> None:
     assert LearnedCaptions.of(["thing0"], encode).nearest(encode(["90", "180"])) == [[], []]
 
 
+THINGS = ["cat", "dog", "boat", "a tree", "red boat", "sun", "moon", "fish", "house", "star"]
+GROUNDS = ["pink", "blue", "green", "gray", "white"]
+SHOWN = [*THINGS, *(f"{thing} on a {ground} background" for thing in THINGS for ground in GROUNDS)]
+MEANINGS = [*dict.fromkeys(words_in(" ".join(SHOWN))), "the", "mat", "sat", "budget"]  # an axis each
+KIN = {"kitten": "cat", "tabby": "cat", "puppy": "dog", "yacht": "boat", "oak": "tree", "grand": "tree"}
+SCENE = "the yacht cat sat on the mat"
+
+
+def meant(prompts: list[str]) -> TextStates:
+    """A state a word: of what it means the axis, of its kin nearly the same, of all others one of their own."""
+    rows = [words_in(prompt) for prompt in prompts]
+    states = torch.zeros(len(rows), max(map(len, rows)), len(MEANINGS) + 1)
+    mask = torch.zeros(states.shape[:2], dtype=torch.bool)
+    for row, words in enumerate(rows):
+        mask[row, : len(words)] = True
+        for number, word in enumerate(words):
+            states[row, number, len(MEANINGS)] = word in KIN or word not in MEANINGS
+            name = KIN.get(word, word)
+            if name in MEANINGS:
+                states[row, number, MEANINGS.index(name)] = 2 + (word in KIN)
+    return TextStates(states, mask)
+
+
+def shown(captions: list[str] = SHOWN, *args: Any, far: float = 0.6, **kwargs: Any) -> LearnedCaptions:
+    learned = LearnedCaptions.of(captions, meant, *args, **kwargs)
+    learned.register_to_config(far=far)
+    return learned
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "otherwise"),
+    [
+        ("kitten on a pink background", "cat on a pink background", [("kitten", "cat")]),
+        ("Kitten, a PUPPY!", "cat, a dog!", [("Kitten", "cat"), ("PUPPY", "dog")]),
+        ("tabby kitten on a blue background", "cat on a blue background", [("tabby kitten", "cat")]),
+        ("kitten cat", "cat", [("kitten cat", "cat")]),
+        ("red yacht", "red boat", [("yacht", "boat")]),
+        ("a grand  oak", "a tree", [("grand  oak", "tree")]),  # without the "a" of its caption
+        ("kitten, budget", "cat, budget", [("kitten", "cat")]),  # which is near to nothing
+        ("red cat on a pink background", "red cat on a pink background", []),
+        ("", "", []),
+        ("?!", "?!", []),
+    ],
+)
+def test_new_words_and_what_belongs_to_them_are_read_as_the_nearest_thing_that_was_shown(
+    written: str, read: str, otherwise: list[tuple[str, str]]
+) -> None:
+    reading = shown([*SHOWN, SCENE.replace("yacht ", "")]).read(written, meant)
+    assert (reading.prompt, list(reading.otherwise)) == (read, otherwise)
+
+
+def test_a_word_that_any_caption_has_is_not_new_and_a_scene_is_no_thing() -> None:
+    assert shown([*SHOWN, SCENE]).read("yacht", meant).otherwise == ()
+    scenes = shown([f"the {thing} sat on the {ground} mat" for thing in THINGS for ground in GROUNDS])
+    assert scenes.read("a kitten on the mat", meant).otherwise == ()
+
+
+def test_nothing_is_read_otherwise_where_nobody_knows_what_was_shown_or_what_is_near() -> None:
+    assert shown(more=True).read("kitten", meant).prompt == "kitten"
+    assert shown(far=-1).read("kitten", meant).prompt == "kitten"
+    assert LearnedCaptions(THINGS, 4).read("kitten", meant).prompt == "kitten"
+
+
+def test_a_model_that_trains_on_knows_what_it_knew() -> None:
+    before = shown()
+    after = LearnedCaptions.of(["cat", "budget", "the yacht"], meant, before)
+    assert after.config["captions"] == [*before.config["captions"], "budget", "the yacht"]
+    assert torch.equal(after.vectors[: len(before.vectors)], before.vectors)
+    assert after.config["far"] == before.config["far"]
+    assert after.read("yacht, puppy, budgets", meant).otherwise == (("puppy", "dog"),)
+    for row, caption in enumerate(after.config["captions"]):  # new ones lie where old ones do
+        assert after._cosines(meant([caption]))[0].max() == pytest.approx(after._cosines(meant([caption]))[0, row])
+    assert LearnedCaptions.of(["cat"], meant, before) is before
+    unknown = shown(more=True)
+    assert LearnedCaptions.of(["budget"], meant, unknown, more=True).config["words"] is None
+
+
+def test_signs_of_scripts_without_spaces_are_a_word_each() -> None:
+    assert words_in("A jack-o'-lantern, 3D; Größe_2") == ["a", "jack-o'-lantern", "3d", "größe", "2"]
+    assert words_in("赤い星 star แมว") == ["赤", "い", "星", "star", *"แมว"]
+
+
 @pytest.mark.slow
 def test_what_was_shown_to_a_model_with_a_frozen_encoder_is_saved_with_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -81,6 +166,8 @@ def test_what_was_shown_to_a_model_with_a_frozen_encoder_is_saved_with_it(
     assert pipe.learned.config["captions"] == learned.config["captions"]
     assert torch.equal(pipe.learned.vectors, learned.vectors)
     assert torch.equal(pipe.learned.middle, learned.middle)
+    assert pipe.learned.config["words"] == learned.config["words"]
+    assert set(words_in(" ".join(learned.config["captions"]))) == set(learned.config["words"])
     pipe.learned.register_to_config(far=2.0)  # so that all is far
     with caplog.at_level(logging.WARNING):
         pipe.encode_prompt("a red circle moving right", negative_prompt="a banker reads")
@@ -92,6 +179,18 @@ def test_what_was_shown_to_a_model_with_a_frozen_encoder_is_saved_with_it(
     with caplog.at_level(logging.WARNING):
         pipe.encode_prompt("a red circle moving right")
     assert not caplog.records
+    pipe.learned.register_to_config(far=-0.99, words=["a", "red"], common=1)  # so that most is new and all is near
+    with caplog.at_level(logging.WARNING):
+        told = pipe.encode_prompt("a red circle", negative_prompt="a circle")
+    read = pipe.text.read("a red circle")
+    assert read.otherwise
+    assert [one for record in caplog.records if "nearest" in (one := record.getMessage())] == [
+        f"'a red circle': the model never saw these words and is told the nearest: "
+        f"{', '.join(f'{one!r} as {other!r}' for one, other in read.otherwise)}"
+    ]
+    states = pipe.text([read.prompt]).states
+    assert torch.equal(told[0], states)
+    assert torch.equal(load_text(tmp_path / "pipe").learned.vectors, learned.vectors)
 
 
 @pytest.mark.slow

@@ -47,15 +47,20 @@ def test_it_runs_in_float32_and_knows_every_word_of_its_world(pipe: VideoDiTPipe
     assert pipe.default_size == ClipSize(17, 64, 64, 8.0)
 
 
-def test_the_emoji_model_runs_in_float32_and_tells_what_is_far_from_all_that_it_was_shown(
+def test_the_emoji_model_runs_in_float32_and_tells_what_is_new_to_it_or_far_from_all_that_it_was_shown(
     emoji: VideoDiTPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     for part in (emoji.vae, emoji.text_encoder, emoji.transformer):
         assert {p.dtype for p in part.parameters()} == {torch.float32}
     assert emoji.default_size == ClipSize(25, 64, 64, 8.0)
-    emoji.encode_prompt(["kitten on a blue background", "rocket", "a smiling cat with tears of joy"])
+    emoji.encode_prompt(["cat on a blue background", "rocket", "a smiling cat with tears of joy"])
     assert caplog.text == ""
-    emoji.encode_prompt(["minutes of the annual budget committee"])
+    told, mask, *_ = emoji.encode_prompt(["kitten on a blue background", "cat on a blue background"])
+    assert torch.equal(told[0], told[1])
+    assert torch.equal(mask[0], mask[1])
+    assert "'kitten' as 'cat'" in caplog.text
+    assert "far from" not in caplog.text
+    emoji.encode_prompt(["quarterly revenue forecast"])
     assert "far from" in caplog.text
 
 

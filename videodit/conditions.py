@@ -219,8 +219,16 @@ def tells_apart(encoder: Encoder) -> bool:
 def encoded(encoder: Encoder, prompts: list[str], *, against: bool = False) -> TextStates:
     """States of prompts, or (`against`) of negative ones, each distinct one encoded once.
 
-    A warning tells unknown words with the nearest known ones, and a prompt far from all that the model was shown.
+    A warning tells what is read otherwise than it is written, unknown words with the nearest known ones, and a prompt
+    far from all that the model was shown.
     """
+    if not against:
+        readings = {prompt: encoder.read(prompt) for prompt in dict.fromkeys(prompts)}
+        for prompt, reading in readings.items():
+            if reading.otherwise:
+                told = ", ".join(f"{written!r} as {read!r}" for written, read in reading.otherwise)
+                log.warning("%r: the model never saw these words and is told the nearest: %s", prompt, told)
+        prompts = [readings[prompt].prompt for prompt in prompts]
     distinct = list(dict.fromkeys(prompts))
     for prompt in distinct:
         if unknown := [_with_nearest(word, encoder.nearest_words(word)) for word in encoder.unknown_words(prompt)]:

@@ -65,7 +65,7 @@ def sample_with_attention(pipe: Any, prompt: str | list[str], **options: Any) ->
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     each = options.get("num_videos_per_prompt", 1)
     encoder = pipe._text_encoder(options.get("max_sequence_length"))
-    words = [encoder.words(one) for one in prompts for _ in range(each)]
+    words = [encoder.words(encoder.read(one).prompt) for one in prompts for _ in range(each)]
     with watching(pipe, len(words)) as watched:
         frames = pipe(prompts, output_type="np", **options).frames
     maps = maps_of(watched, words, frames.shape[1], pipe.strides, pipe.transformer.patch_size)

@@ -198,7 +198,7 @@ def make_clips(
         todo = [requests[i] for batch in batches for i in batch]
         texts = encode_texts(pipe.text, *prompts_of(todo)) if todo else Texts({}, {})
     encoder: Any = pipe.text if attention else None
-    words = {one.prompt: encoder.words(one.prompt) for one in requests} if attention else None
+    words = {one.prompt: encoder.words(encoder.read(one.prompt).prompt) for one in requests} if attention else None
     if not keeps_text_encoder:
         free_text_encoder(pipe)
     done = 0

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from videodit.text.identity import fingerprint, of_config, of_tokenizer
-from videodit.text.learned import LearnedCaptions
+from videodit.text.learned import LearnedCaptions, Reading
 from videodit.text.load import loaded_parts, numbers_of, width_of
 from videodit.text.own import own_parts
 from videodit.text.states import TextStates
@@ -43,7 +43,7 @@ class TextEncoder(nn.Module):
             configuration says `lowercase_prompts`, prompts are lower-cased and stripped first, as PixArt and Latte do.
         max_length: the most tokens of a prompt that are kept, special ones included. None is what the tokenizer states,
             or 120 if it states nothing, and never more than the encoder has positions for.
-        learned: captions that the model was shown, which say what is far from all of them.
+        learned: captions that the model was shown, which say how new words are read, and what is far from all of them.
 
     Raises:
         ValueError: if the tokenizer is not a fast one or cannot pad, or if max_length is more than the encoder has
@@ -234,6 +234,11 @@ class TextEncoder(nn.Module):
     def nearest_words(self, word: str) -> list[str]:
         """Known words that may be meant by an unknown one, at most three; none of a tokenizer of pieces of words."""
         return nearest_words(word, known_words(self.tokenizer) or [])
+
+    @torch.no_grad()
+    def read(self, prompt: str) -> Reading:
+        """The prompt in words that the model was shown, as far as they are near: what is to be encoded, and cut."""
+        return self.learned.read(prompt, self) if self.learned else Reading(prompt)
 
     def nearest_learned(self, text: TextStates) -> list[list[str]]:
         """Of each prompt that is far from all that the model was shown, the nearest captions; of others none."""

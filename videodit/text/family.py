@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from videodit.text.encoder import TextEncoder
 from videodit.text.identity import fingerprint, of_config, of_tokenizer
+from videodit.text.learned import LearnedCaptions, Reading
 from videodit.text.states import OwnStates, TextStates, padded
 from videodit.weights import check_finite, loading
 
@@ -253,6 +254,10 @@ class FamilyText(nn.Module):
     def nearest_words(self, word: str) -> list[str]:
         return []
 
+    def read(self, prompt: str) -> Reading:
+        """As it is written: what its image model was shown is not known."""
+        return Reading(prompt)
+
     def nearest_learned(self, text: TextStates) -> list[list[str]]:
         """None: what its image model was shown is not known."""
         return [[]] * len(text.states)
@@ -295,7 +300,10 @@ def load_text(
             "which one alone would be read; name a folder of one, or start from a pipeline of this family "
             "(videodit inflate)"
         )
-    return TextEncoder.from_pretrained(folder, max_length=max_length, **kwargs)
+    text = TextEncoder.from_pretrained(folder, max_length=max_length, **kwargs)
+    if (_saved(like or folder).get("learned") or [None])[0]:
+        text.learned = LearnedCaptions.from_pretrained(like or folder, subfolder="learned")
+    return text
 
 
 def numbers_of_text(folder: str | Path) -> int:

@@ -13,6 +13,15 @@ from typing import NamedTuple
 from tokenizers import models
 from transformers import PreTrainedTokenizerBase
 
+# a run of letters and digits, as "jack-o'-lantern" and "snow-capped" are; of scripts that set no spaces, each sign
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:[-'\u2019]+[^\W_{_UNSPACED}]+)*")
+
+
+def words_in(text: str) -> list[str]:
+    """In order, in lower case."""
+    return [word.group().lower() for word in WORD.finditer(text)]
+
 
 def known_words(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
     """All that it knows, sorted, special tokens left out; None of one that spells words from pieces, as T5's does."""

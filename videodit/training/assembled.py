@@ -29,8 +29,6 @@ from videodit.models.quantized import plain_parts
 from videodit.models.time_blocks import save_time_blocks
 from videodit.models.waiting import BlocksWait
 from videodit.pipeline import VideoDiTPipeline
-from videodit.text import TextEncoder
-from videodit.text.learned import LearnedCaptions
 from videodit.training import checkpoint, inputs, parallel, samples
 from videodit.training.batches import Batches, batch_sizes
 from videodit.training.ema import PowerAverage, WeightAverage
@@ -122,7 +120,7 @@ class Assembled:
         captions = inputs.captions_of(self.train_clips, self.validation_clips)
         text = inputs.load_text(config) or build_text(config, captions)
         encoded = inputs.encode_text_of(config, text, captions) if inputs.is_frozen(config) else None
-        self.learned = LearnedCaptions.of(captions, encoded) if encoded and isinstance(text, TextEncoder) else None
+        self.learned = inputs.learned_of(config, text, captions, encoded)
         self.raw_model = Model(
             build_transformer(config, self.codec.strides, text), text, encoded, self.codec.strides.space
         )

@@ -36,8 +36,9 @@ from videodit.diffusion.schedulers import check_scheduler, is_flow
 from videodit.geometry import Strides
 from videodit.models import Condition
 from videodit.packaged import named_folder
+from videodit.text import TextEncoder, text_pipeline
 from videodit.text import load_text as load_text_of
-from videodit.text import text_pipeline
+from videodit.text.learned import LearnedCaptions
 from videodit.training import parallel
 from videodit.training.precision import tell_of_bfloat16
 
@@ -214,6 +215,15 @@ def encode_text_of(config: Run, text: Encoder, captions: list[str]) -> TextCache
     encoded = TextCache(latents_folder(config), text, [*captions, ""])
     text.to("cpu")
     return encoded
+
+
+def learned_of(config: Run, text: Encoder, captions: list[str], encoded: TextCache | None) -> LearnedCaptions | None:
+    """What the model will have been shown; None where its text encoder is trained, or is a family's."""
+    if encoded is None or not isinstance(text, TextEncoder):
+        return None
+    before = None if config.text.source else text.learned
+    more = bool(config.train.start_from) and (before is None or before.config["words"] is None)
+    return LearnedCaptions.of(captions, encoded, before, more=more)
 
 
 def is_frozen(config: Run) -> bool:

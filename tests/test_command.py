@@ -49,6 +49,25 @@ def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert command(lambda: 2)() == 2
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_reads_no_more_is_told_nothing(unbuffered: str) -> None:
+    """As `| head` does; what is not written yet when it goes is met at the end, else at once."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
+    words = [
+        sys.executable,
+        "-c",
+        "from videodit.command import command; exit(command(lambda: print('a' * 99) or 0)())",
+    ]
+    child = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    assert child.stdout is not None
+    child.stdout.close()
+    child.stdout = None
+    assert child.communicate() == (None, b"")
+    assert child.returncode == 141
+
+
 class Ended(Exception):
     status = 143
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from runs import run
+from tiny import tiny_pipeline
 
 from videodit import LearnedCaptions, VideoDiTPipeline
+from videodit.conditions import encoded
 from videodit.text import TextEncoder, load_text
+from videodit.text.learned import _joined, _things
 from videodit.text.states import TextStates
 from videodit.text.words import words_in
+from videodit.training.inputs import learned_of
 from videodit.training.trainer import Trainer
 
 ANGLES = {f"thing{angle}": float(angle) for start in (0, 90, 180) for angle in range(start, start + 30, 4)}
@@ -108,6 +114,10 @@ def shown(captions: list[str] = SHOWN, *args: Any, far: float = 0.6, **kwargs: A
         ("kitten cat", "cat", [("kitten cat", "cat")]),
         ("red yacht", "red boat", [("yacht", "boat")]),
         ("a grand  oak", "a tree", [("grand  oak", "tree")]),  # without the "a" of its caption
+        ("an oak.", "a tree.", [("an oak", "a tree")]),
+        ("oak", "a tree", [("oak", "a tree")]),
+        ("cat kitten", "cat", [("cat kitten", "cat")]),
+        ("budget cat", "budget cat", []),  # or it were a cat, and nothing said of the other word
         ("kitten, budget", "cat, budget", [("kitten", "cat")]),  # which is near to nothing
         ("red cat on a pink background", "red cat on a pink background", []),
         ("", "", []),
@@ -143,8 +153,81 @@ def test_a_model_that_trains_on_knows_what_it_knew() -> None:
     for row, caption in enumerate(after.config["captions"]):  # new ones lie where old ones do
         assert after._cosines(meant([caption]))[0].max() == pytest.approx(after._cosines(meant([caption]))[0, row])
     assert LearnedCaptions.of(["cat"], meant, before) is before
+    assert before.is_of(meant)
+    assert not before.is_of(lambda prompts: TextStates(meant(prompts).states.roll(1, 2), meant(prompts).mask))
     unknown = shown(more=True)
     assert LearnedCaptions.of(["budget"], meant, unknown, more=True).config["words"] is None
+
+
+def test_no_more_captions_are_kept_than_make_room_but_all_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videodit.text.learned.MOST", 4)
+    first = LearnedCaptions.of(SHOWN, meant)
+    assert first.config["captions"] == sorted(SHOWN, key=lambda one: (len(one.split()), one))[:4]
+    again = LearnedCaptions.of([*SHOWN, "budget"], meant, first)
+    assert again.config["captions"] == first.config["captions"]
+    assert torch.equal(again.vectors, first.vectors)
+    assert set(again.config["words"]) == {*words_in(" ".join(SHOWN)), "budget"}
+
+
+def test_a_caption_stands_without_its_punctuation_and_keeps_what_the_prompt_does_not_say() -> None:
+    common = frozenset(["a", "blue"])
+    things = _things(("A cat.", "(blue heart)", "cat, blue", "the"), common)
+    assert things == [
+        ("A cat", frozenset(["cat"])),
+        ("blue heart", frozenset(["heart"])),
+        ("cat, blue", frozenset()),  # it ends with a common word
+        ("the", frozenset(["the"])),
+    ]
+    assert [_joined("blue heart", before, common) for before in ((), ("a",), ("blue",), ("a", "blue"))] == [
+        "blue heart",
+        "blue heart",
+        "heart",
+        "heart",
+    ]
+
+
+def test_a_later_stage_knows_what_an_earlier_was_shown_by_the_same_encoder(tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    pipe.register_modules(learned=LearnedCaptions.of(["red star", "two blue stars"], pipe.text))
+    pipe.save_pretrained(tmp_path / "first")
+
+    def stage(text: TextEncoder, start: str | None = str(tmp_path / "first")) -> LearnedCaptions:
+        config: Any = SimpleNamespace(train=SimpleNamespace(start_from=start))
+        clips: Any = SimpleNamespace(samples=[SimpleNamespace(captions=["a green star"], image_captions=[])])
+        learned = learned_of(config, text, text, clips)  # type: ignore[arg-type]
+        assert learned is not None
+        return learned
+
+    assert set(stage(pipe.text).config["words"]) == {"blue", "red", "star", "stars", "two", "a", "green"}
+    assert set(stage(pipe.text, None).config["words"]) == {"a", "green", "star"}
+    other = TextEncoder.from_captions(["a green red star", "two blue stars"], width=32, depth=1, heads=2, seed=5)
+    assert stage(other.requires_grad_(False)).config["words"] is None  # what it read then is not what this one says
+    pipe.register_modules(learned=None)
+    pipe.save_pretrained(tmp_path / "elsewhere")
+    assert stage(pipe.text, str(tmp_path / "elsewhere")).config["words"] is None
+
+
+def test_what_was_shown_is_no_part_of_the_encoder_and_an_adapter_may_know_any_word() -> None:
+    pipe = tiny_pipeline()
+    pipe.register_modules(learned=LearnedCaptions.of(["red star", "two blue stars"], pipe.text))
+    assert pipe.text.learned is pipe.learned
+    pipe.text.requires_grad_(True)
+    assert not any(weight.requires_grad for weight in pipe.learned.parameters())
+    pipe.transformer.add_adapter(LoraConfig(r=1, target_modules=["to_q"]))
+    assert pipe.text.learned is None
+
+
+def test_negative_prompts_are_read_alike_and_nothing_is_told_of_them(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("videodit.text.encoder.known_words", lambda tokenizer: None)
+    pipe = tiny_pipeline()
+    pipe.register_modules(learned=LearnedCaptions.of(["red star", "two blue stars", "old green circle"], pipe.text))
+    pipe.learned.register_to_config(far=-0.99, words=["red"], common=0)
+    states = encoded(pipe.text, ["red square"], against=True).states
+    assert "told the nearest" not in caplog.text
+    assert torch.equal(states, encoded(pipe.text, ["red square"]).states)
+    assert "'red square': the model never saw these words and is told the nearest" in caplog.text
 
 
 def test_signs_of_scripts_without_spaces_are_a_word_each() -> None:
@@ -154,7 +237,7 @@ def test_signs_of_scripts_without_spaces_are_a_word_each() -> None:
 
 @pytest.mark.slow
 def test_what_was_shown_to_a_model_with_a_frozen_encoder_is_saved_with_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["a red circle moving right", "a banker reads tax forms beside an idle volcano"]
     TextEncoder.from_captions(words, width=16, depth=1, heads=2).save_pretrained(tmp_path / "text")
@@ -179,6 +262,7 @@ def test_what_was_shown_to_a_model_with_a_frozen_encoder_is_saved_with_it(
     with caplog.at_level(logging.WARNING):
         pipe.encode_prompt("a red circle moving right")
     assert not caplog.records
+    monkeypatch.setattr("videodit.text.encoder.known_words", lambda tokenizer: None)  # as of one that spells any word
     pipe.learned.register_to_config(far=-0.99, words=["a", "red"], common=1)  # so that most is new and all is near
     with caplog.at_level(logging.WARNING):
         told = pipe.encode_prompt("a red circle", negative_prompt="a circle")

@@ -12,6 +12,8 @@ import functools
 import importlib.util
 import io
 import logging
+import os
+import select
 import sys
 import warnings
 from collections.abc import Callable
@@ -28,6 +30,7 @@ STATUS: dict[type[BaseException], int] = {
     OSError: 2,
     ImportError: 2,
 }
+NOBODY_READS = 141  # as shells have it of a command that SIGPIPE ended
 
 
 def command(main: Callable[[], int]) -> Callable[[], int]:
@@ -39,8 +42,12 @@ def command(main: Callable[[], int]) -> Callable[[], int]:
     @functools.wraps(main)
     def ends() -> int:
         try:
-            return main()
+            status = main()
+            sys.stdout.flush()
+            return status
         except BaseException as error:
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                return NOBODY_READS
             status = getattr(error, "status", next((s for kind, s in STATUS.items() if isinstance(error, kind)), None))
             if status is None:
                 raise
@@ -50,6 +57,15 @@ def command(main: Callable[[], int]) -> Callable[[], int]:
             return status
 
     return ends
+
+
+def _nobody_reads() -> bool:
+    """Whether what is printed goes nowhere any more, as into `head`, which has enough; it is let go of then."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)  # errors are told in any case
+    if gone := bool(pipe.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def hide_torchao() -> None:

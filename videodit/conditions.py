@@ -222,13 +222,12 @@ def encoded(encoder: Encoder, prompts: list[str], *, against: bool = False) -> T
     A warning tells what is read otherwise than it is written, unknown words with the nearest known ones, and a prompt
     far from all that the model was shown.
     """
-    if not against:
-        readings = {prompt: encoder.read(prompt) for prompt in dict.fromkeys(prompts)}
-        for prompt, reading in readings.items():
-            if reading.otherwise:
-                told = ", ".join(f"{written!r} as {read!r}" for written, read in reading.otherwise)
-                log.warning("%r: the model never saw these words and is told the nearest: %s", prompt, told)
-        prompts = [readings[prompt].prompt for prompt in prompts]
+    readings = {prompt: encoder.read(prompt) for prompt in dict.fromkeys(prompts)}
+    for prompt, reading in readings.items():
+        if reading.otherwise and not against:
+            told = ", ".join(f"{written!r} as {read!r}" for written, read in reading.otherwise)
+            log.warning("%r: the model never saw these words and is told the nearest: %s", prompt, told)
+    prompts = [readings[prompt].prompt for prompt in prompts]
     distinct = list(dict.fromkeys(prompts))
     for prompt in distinct:
         if unknown := [_with_nearest(word, encoder.nearest_words(word)) for word in encoder.unknown_words(prompt)]:
@@ -322,7 +321,11 @@ def _unmasked(encoder: TextEncoder, prompts: list[str], negatives: list[str] | N
     states = encoded(encoder, prompts).states
     length = states.shape[1] if len(prompts) == 1 else encoder.max_length
     states = torch.nn.functional.pad(states, (0, 0, 0, length - states.shape[1]))
-    parts = [states] if negatives is None else [states, encoder.padded_states(negatives, length)]
+    parts = (
+        [states]
+        if negatives is None
+        else [states, encoder.padded_states([encoder.read(one).prompt for one in negatives], length)]
+    )
     return torch.cat(parts)
 
 

@@ -263,7 +263,9 @@ def list_words(model: str) -> int:
     from videodit.text import words_of
 
     words = words_of(named_folder(model))
-    for word in ["any: its tokenizer spells words from pieces"] if words is None else words:
+    for word in (
+        ["any: its tokenizer spells words from pieces, and nobody knows which it was shown"] if words is None else words
+    ):
         print(shown(word))
     return 0
 

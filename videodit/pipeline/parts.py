@@ -73,6 +73,7 @@ class Parts(DiffusionPipeline, Adapters):
 
     _size_is_told = False
     model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->transformer->transformer_2->vae"
+    _exclude_from_cpu_offload: ClassVar[list[str]] = ["learned"]
     _optional_components: ClassVar[list[str]] = [*PARTS, "transformer_2", "learned"]
 
     def __init__(
@@ -237,7 +238,8 @@ class Parts(DiffusionPipeline, Adapters):
                 "encode_prompt makes them where there is one"
             )
         own = self.tokenizer.model_max_length
-        encoder = TextEncoder(self.text_encoder, self.tokenizer, max_sequence_length, self.learned)
+        learned = None if self._adapted() else self.learned  # an adapter may know any word
+        encoder = TextEncoder(self.text_encoder, self.tokenizer, max_sequence_length, learned)
         if max_sequence_length is not None:
             self.tokenizer.model_max_length = own  # it is this call's length alone
         return encoder

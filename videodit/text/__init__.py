@@ -2,7 +2,7 @@
 over those of an image model's pipeline."""
 
 from videodit.text.encoder import TextEncoder
-from videodit.text.family import PARTS, ROWS, FamilyText, load_text, numbers_of_text, text_pipeline
+from videodit.text.family import PARTS, ROWS, FamilyText, load_text, numbers_of_text, saved_captions, text_pipeline
 from videodit.text.load import words_of
 from videodit.text.states import OwnStates, TextStates, padded, told_in
 from videodit.text.words import Word
@@ -18,6 +18,7 @@ __all__ = [
     "load_text",
     "numbers_of_text",
     "padded",
+    "saved_captions",
     "text_pipeline",
     "told_in",
     "words_of",

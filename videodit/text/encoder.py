@@ -83,7 +83,7 @@ class TextEncoder(nn.Module):
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.learned = learned
+        self._learned = [learned]  # in a list, for it is no part of the encoder
         self.lowercase = bool(tokenizer.init_kwargs.get("lowercase_prompts", False))
         self.eval()
 
@@ -235,10 +235,20 @@ class TextEncoder(nn.Module):
         """Known words that may be meant by an unknown one, at most three; none of a tokenizer of pieces of words."""
         return nearest_words(word, known_words(self.tokenizer) or [])
 
+    @property
+    def learned(self) -> LearnedCaptions | None:
+        """Captions that the model was shown, where they are known."""
+        return self._learned[0]
+
     @torch.no_grad()
     def read(self, prompt: str) -> Reading:
-        """The prompt in words that the model was shown, as far as they are near: what is to be encoded, and cut."""
-        return self.learned.read(prompt, self) if self.learned else Reading(prompt)
+        """The prompt in words that the model was shown, as far as they are near: what is to be encoded, and cut.
+
+        A tokenizer of whole words has one token for all that it does not know, which is near to nothing.
+        """
+        if self.learned is None or known_words(self.tokenizer) is not None:
+            return Reading(prompt)
+        return self.learned.read(prompt, self, self.max_length)
 
     def nearest_learned(self, text: TextStates) -> list[list[str]]:
         """Of each prompt that is far from all that the model was shown, the nearest captions; of others none."""

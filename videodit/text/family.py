@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from videodit.text.encoder import TextEncoder
 from videodit.text.identity import fingerprint, of_config, of_tokenizer
 from videodit.text.learned import LearnedCaptions, Reading
+from videodit.text.load import loaded_parts
 from videodit.text.states import OwnStates, TextStates, padded
 from videodit.weights import check_finite, loading
 
@@ -300,10 +301,13 @@ def load_text(
             "which one alone would be read; name a folder of one, or start from a pipeline of this family "
             "(videodit inflate)"
         )
-    text = TextEncoder.from_pretrained(folder, max_length=max_length, **kwargs)
-    if (_saved(like or folder).get("learned") or [None])[0]:
-        text.learned = LearnedCaptions.from_pretrained(like or folder, subfolder="learned")
-    return text
+    return TextEncoder(*loaded_parts(folder, **kwargs), max_length, saved_captions(like or folder))
+
+
+def saved_captions(folder: str | Path) -> LearnedCaptions | None:
+    """Those that a saved model was shown, where it says so."""
+    has = (_saved(folder).get("learned") or [None])[0]
+    return LearnedCaptions.from_pretrained(folder, subfolder="learned") if has else None
 
 
 def numbers_of_text(folder: str | Path) -> int:

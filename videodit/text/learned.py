@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from re import Match
 from typing import Any
 
@@ -33,6 +34,8 @@ FAR = 0.05  # the share of captions that are farther from all others
 COMMON = 0.2  # words of more captions than these belong to no thing: "on", "background"
 SPAN = 6  # words that are read as one thing, at most
 LONGER = 2  # words that a caption may have more than what is read as it
+BARE = 0.75  # the cosine above which a new word may be left out, where nothing takes its place
+SAME = 0.98  # the cosine of a caption's states by one encoder
 BATCH = 32
 
 Encode = Callable[[list[str]], TextStates]
@@ -44,6 +47,17 @@ class Reading:
 
     prompt: str
     otherwise: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Span:
+    """Words about a new one: the numbers of the first and the last, how they are written, and the common ones that
+    stand right before them."""
+
+    first: int
+    last: int
+    text: str
+    before: tuple[str, ...]
 
 
 class LearnedCaptions(ModelMixin, ConfigMixin):
@@ -79,8 +93,11 @@ class LearnedCaptions(ModelMixin, ConfigMixin):
         said = {one for one in captions if one.strip()}.difference(old["captions"])
         if before is not None and not said:
             return before
-        kept = sorted(said, key=lambda one: (len(one.split()), one))[:MOST]
-        means = torch.cat([_means(encode(kept[i : i + BATCH])) for i in range(0, len(kept), BATCH)])
+        kept = sorted(said, key=lambda one: (len(one.split()), one))[: MOST - len(old["captions"])]
+        if before is not None and not kept:
+            means = before.vectors.new_zeros(0, before.config["width"], dtype=torch.float32)
+        else:
+            means = torch.cat([_means(encode(kept[i : i + BATCH])) for i in range(0, len(kept), BATCH)])
         middle = before.middle.to(means) if before else means.mean(dim=0)
         vectors = nn.functional.normalize(means - middle, dim=1)
         counts = Counter(word for one in sorted(said) for word in sorted(set(words_in(one))))
@@ -106,39 +123,58 @@ class LearnedCaptions(ModelMixin, ConfigMixin):
             for cosines, near in zip(found.values.tolist(), found.indices.tolist(), strict=True)
         ]
 
-    def read(self, prompt: str, encode: Encode) -> Reading:
+    def read(self, prompt: str, encode: Encode, most: int = 128) -> Reading:
         """The prompt with each new word, and what belongs to it, read as the nearest caption; what is far, as written.
 
-        A caption is taken without the common words before it, and only if it has no others and few more words than what
-        is read as it: it names a thing, and does not tell of a scene.
+        A caption stands for it only if it has no common words but those that it begins with, and few more words: such a
+        one names a thing, and does not tell of a scene.
+
+        Args:
+            most: so many first words are looked at: others are cut.
         """
         if self.config["words"] is None or self.config["far"] == -1:
             return Reading(prompt)
-        known, common = set(self.config["words"]), set(self.config["words"][: self.config["common"]])
-        words = list(WORD.finditer(prompt))
+        known, common = set(self.config["words"]), frozenset(self.config["words"][: self.config["common"]])
+        words = list(WORD.finditer(prompt))[:most]
         new = [word.group().lower() not in known for word in words]
+        if not any(new):
+            return Reading(prompt)
+        spans = {at: list(_spans(prompt, words, new, at, common)) for at in range(len(words)) if new[at]}
+        texts = list(dict.fromkeys(span.text for each in spans.values() for span in each))
+        cosines = torch.cat([self._cosines(encode(texts[i : i + BATCH])) for i in range(0, len(texts), BATCH)]).cpu()
+        rows = dict(zip(texts, self._fitting(texts, cosines, common), strict=True))
         parts, otherwise, done, end = [], [], 0, 0  # of words and of letters that are read
-        for number in range(len(words)):
-            if number < done or not new[number]:
+        for number, each in spans.items():
+            free = [span for span in each if span.first >= done]
+            if number < done or not free:
                 continue
-            spans = list(_spans(prompt, words, new, number, done, common))
-            if (found := self._named([text for text, _ in spans], encode, common)) is None:
-                continue
-            (text, last), thing = spans[found[0]], found[1]
-            parts += [prompt[end : words[last].end() - len(text)], thing]
-            otherwise.append((text, thing))
-            done, end = last + 1, words[last].end()
+            span = max(free, key=lambda one: rows[one.text][0])
+            cosine, thing = rows[span.text]
+            if cosine >= self.config["far"]:
+                thing = _joined(thing, span.before, common)
+                parts += [prompt[end : words[span.first].start()], thing]
+                otherwise.append((span.text, thing))
+                done, end = span.last + 1, words[span.last].end()
         return Reading("".join([*parts, prompt[end:]]), tuple(otherwise))
 
-    def _named(self, texts: list[str], encode: Encode, common: set[str]) -> tuple[int, str] | None:
-        """Which of these texts is nearest to a thing that was shown, and which; None: all are far."""
-        things = [_thing(caption, common) for caption in self.config["captions"]]
-        lengths = torch.tensor([len(words_in(thing)) for thing in things])
-        room = torch.tensor([len(words_in(text)) + LONGER for text in texts])
-        cosines = self._cosines(encode(texts)).cpu()
-        cosines[(lengths == 0) | (lengths > room[:, None])] = -2
-        text, thing = divmod(int(cosines.argmax()), len(things))
-        return (text, things[thing]) if cosines[text, thing] >= self.config["far"] else None
+    def _fitting(self, texts: list[str], cosines: Tensor, common: frozenset[str]) -> list[tuple[float, str]]:
+        """Of each text, what may stand for it and is nearest: its cosine, and how it is said."""
+        things = _things(tuple(self.config["captions"]), common)
+        lengths = torch.tensor([len(own) for _, own in things])
+        found = []
+        for text, row in zip(texts, cosines, strict=True):
+            written = frozenset(words_in(text))
+            fits = (lengths > 0) & (lengths <= len(words_in(text)) + LONGER)
+            bare = torch.tensor([own <= written for _, own in things])
+            row = row.masked_fill(~fits | (bare & (row < BARE)), -2)
+            found.append((float(row.max()), things[int(row.argmax())][0]))
+        return found
+
+    def is_of(self, encode: Encode) -> bool:
+        """Whether the captions' states are this encoder's."""
+        said = encode(self.config["captions"][:4])
+        width = said.states.shape[-1]
+        return width == self.config["width"] and bool((self._cosines(said).diagonal() > SAME).all())
 
     def _cosines(self, text: TextStates) -> Tensor:
         """Of prompts to all captions, b n."""
@@ -146,43 +182,59 @@ class LearnedCaptions(ModelMixin, ConfigMixin):
         return vectors @ nn.functional.normalize(self.vectors.float(), dim=1).T
 
 
-def _spans(
-    prompt: str, words: list[Match[str]], new: list[bool], number: int, first: int, common: set[str]
-) -> Iterator[tuple[str, int]]:
-    """What stands about a new word, without common ones and commas, and with new ones that follow: the text, and its
-    last word.
-
-    first: the word from which on it may begin.
-    """
+def _spans(prompt: str, words: list[Match[str]], new: list[bool], at: int, common: frozenset[str]) -> Iterator[Span]:
+    """What may belong to a new word: what stands about it, without common words and commas, and with new ones that
+    follow."""
 
     def joins(left: int) -> bool:
         """Whether a word and the next belong together."""
-        if left + 1 == len(words):
+        if left + 1 == len(words) or prompt[words[left].end() : words[left + 1].start()].strip():
             return False
-        between = prompt[words[left].end() : words[left + 1].start()]
-        return not between.strip() and not {words[i].group().lower() for i in (left, left + 1)} & common
+        return not {words[left].group().lower(), words[left + 1].group().lower()} & common
 
-    begin = end = number
-    while begin > max(first, number - SPAN + 1) and joins(begin - 1):
+    begin = end = at
+    while begin > max(0, at - SPAN + 1) and joins(begin - 1):
         begin -= 1
-    while end < number + SPAN - 1 and joins(end) and new[end + 1]:
+    while end < at + SPAN - 1 and joins(end) and new[end + 1]:
         end += 1
-    for start in range(max(begin, end - SPAN + 1), number + 1):
+    for first in range(max(begin, end - SPAN + 1), at + 1):
+        number = first
+        while number > 0 and words[number - 1].group().lower() in common:
+            number -= 1
+        before = tuple(word.group().lower() for word in words[number:first])
         last = end
         while True:
-            yield prompt[words[start].start() : words[last].end()], last
-            if last - start + 1 == SPAN or not joins(last):
+            yield Span(first, last, prompt[words[first].start() : words[last].end()], before)
+            if last - first + 1 == SPAN or not joins(last):
                 break
             last += 1
 
 
-def _thing(caption: str, common: set[str]) -> str:
-    """A caption without the common words that it begins with; nothing where there are others in it."""
-    words = list(WORD.finditer(caption))
-    own = [number for number, word in enumerate(words) if word.group().lower() not in common]
-    if not own or own != list(range(own[0], len(words))):
-        return ""
-    return caption[words[own[0]].start() :].rstrip()
+@lru_cache(maxsize=4)
+def _things(captions: tuple[str, ...], common: frozenset[str]) -> list[tuple[str, frozenset[str]]]:
+    """Of each caption how it is said, and its words but the common ones that it begins with; none of one that has
+    others, which names no thing."""
+    found = []
+    for caption in captions:
+        words = list(WORD.finditer(caption))
+        own = [number for number, word in enumerate(words) if word.group().lower() not in common]
+        whole = bool(own) and own == list(range(own[0], len(words)))
+        said = caption[words[0].start() : words[-1].end()] if words else ""
+        found.append((said, frozenset(words[number].group().lower() for number in own) if whole else frozenset()))
+    return found
+
+
+def _joined(thing: str, before: tuple[str, ...], common: frozenset[str]) -> str:
+    """A caption without the common words that it begins with and that stand before it already, an "a" for an "an"."""
+    words = list(WORD.finditer(thing))
+    lead = 0
+    while words[lead].group().lower() in common:
+        lead += 1
+    for count in range(min(lead, len(before)), 0, -1):
+        pairs = zip((word.group().lower() for word in words[:count]), before[len(before) - count :], strict=True)
+        if all(one.startswith(other) or other.startswith(one) for one, other in pairs):
+            return thing[words[count].start() :]
+    return thing
 
 
 def _means(text: TextStates) -> Tensor:

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from videodit.text.learned import LearnedCaptions
 from videodit.text.words import known_words
 from videodit.weights import check_finite, loading
 
@@ -67,13 +68,18 @@ def numbers_of(name_or_folder: str | os.PathLike[str]) -> int:
 
 
 def words_of(name_or_folder: str | os.PathLike[str]) -> list[str] | None:
-    """The words that a model's tokenizer knows, sorted; None where it spells any word from pieces. Loads no weights.
+    """The words that a model's tokenizer knows, sorted, or where that spells any word from pieces those that the model
+    was shown; None where nobody knows these. Loads no weights.
 
     Raises:
         FileNotFoundError: if a folder lacks a part; names the folder and what it should hold.
     """
     _, folder = _subfolders(name_or_folder, {})
-    return known_words(AutoTokenizer.from_pretrained(name_or_folder, subfolder=folder))
+    known = known_words(AutoTokenizer.from_pretrained(name_or_folder, subfolder=folder))
+    if known is not None or not Path(name_or_folder, "learned", "config.json").is_file():
+        return known
+    shown: Any = LearnedCaptions.load_config(name_or_folder, subfolder="learned")
+    return sorted(shown["words"]) if shown.get("words") else None
 
 
 def _subfolders(name_or_folder: str | os.PathLike[str], hub: dict[str, Any], *, whole: bool = True) -> tuple[str, str]:

@@ -120,7 +120,7 @@ class Assembled:
         captions = inputs.captions_of(self.train_clips, self.validation_clips)
         text = inputs.load_text(config) or build_text(config, captions)
         encoded = inputs.encode_text_of(config, text, captions) if inputs.is_frozen(config) else None
-        self.learned = inputs.learned_of(config, text, captions, encoded)
+        self.learned = inputs.learned_of(config, text, encoded, self.train_clips)
         self.raw_model = Model(
             build_transformer(config, self.codec.strides, text), text, encoded, self.codec.strides.space
         )
@@ -254,6 +254,8 @@ class Assembled:
             )
         if changed:
             log.warning("%s: it goes on with them, and the order of an epoch is another", changed)
+            model = self.raw_model
+            self.learned = inputs.learned_of(self.config, model.text, model.encoded, self.train_clips, saved)
 
     def _trained(self) -> dict[str, Tensor]:
         return {name: weight for name, weight in self.raw_model.named_parameters() if weight.requires_grad}

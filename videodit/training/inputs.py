@@ -36,7 +36,7 @@ from videodit.diffusion.schedulers import check_scheduler, is_flow
 from videodit.geometry import Strides
 from videodit.models import Condition
 from videodit.packaged import named_folder
-from videodit.text import TextEncoder, text_pipeline
+from videodit.text import TextEncoder, saved_captions, text_pipeline
 from videodit.text import load_text as load_text_of
 from videodit.text.learned import LearnedCaptions
 from videodit.training import parallel
@@ -217,13 +217,21 @@ def encode_text_of(config: Run, text: Encoder, captions: list[str]) -> TextCache
     return encoded
 
 
-def learned_of(config: Run, text: Encoder, captions: list[str], encoded: TextCache | None) -> LearnedCaptions | None:
-    """What the model will have been shown; None where its text encoder is trained, or is a family's."""
+def learned_of(
+    config: Run, text: Encoder, encoded: TextCache | None, clips: Latents | LiveClips, saved: Path | None = None
+) -> LearnedCaptions | None:
+    """What the model will have been shown; None where its text encoder is trained, or is a family's.
+
+    saved: the checkpoint that it goes on from, of other data; None: what it starts from says what it was shown before.
+    """
     if encoded is None or not isinstance(text, TextEncoder):
         return None
-    before = None if config.text.source else text.learned
-    more = bool(config.train.start_from) and (before is None or before.config["words"] is None)
-    return LearnedCaptions.of(captions, encoded, before, more=more)
+    place = saved or (named_folder(config.train.start_from) if config.train.start_from else None)
+    before = saved_captions(place) if place else None
+    if before is not None and not before.is_of(text):
+        before = None
+    more = place is not None and (before is None or before.config["words"] is None)
+    return LearnedCaptions.of(captions_of(clips), encoded, before, more=more)
 
 
 def is_frozen(config: Run) -> bool:

@@ -42,9 +42,9 @@ def command(main: Callable[[], int]) -> Callable[[], int]:
     @functools.wraps(main)
     def ends() -> int:
         try:
-            status = main()
+            ended = main()
             sys.stdout.flush()
-            return status
+            return ended
         except BaseException as error:
             if isinstance(error, BrokenPipeError) and _nobody_reads():
                 return NOBODY_READS

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from tiny import awaken, tiny_pipeline
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from videodit.caching import set_cache
-from videodit.codec.maps import blurred
+from videodit.clipset.upscaling import SecondStage
+from videodit.codec.maps import blurred, enlarged, map_of
 from videodit.commands import sample
+from videodit.data.transforms import to_frames, to_pixels
 from videodit.models import Condition
 from videodit.pipeline import VideoDiTPipeline
 from videodit.pipeline.tiles import Side, Tiles
+from videodit.pipeline.upsampling import upsampled
 from videodit.video import read_clip
 
 FAST: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "latent", "num_frames": 5}
@@ -105,19 +108,87 @@ def test_rows_and_columns_of_tiles_may_differ_and_the_model_is_told_of_what_it_s
     assert set(seen) == {(4, 8)}  # no larger than its own
 
 
-def test_a_second_stage_is_told_the_small_clip_by_its_name_and_size(pipe: VideoDiTPipeline) -> None:
-    clip = frames(1)
-    large = np.stack(
-        [np.asarray(PIL.Image.fromarray(one).resize((32, 32), PIL.Image.Resampling.BICUBIC)) for one in clip]
+def test_a_second_stage_is_told_what_it_was_told_in_training(pipe: VideoDiTPipeline) -> None:
+    """A small picture, scaled up once: what is left of a large one that is taken down and up again."""
+    large = to_pixels(frames(1, side=32))[None]
+    trained = map_of(pipe.codec, large, "small", 2)
+    small = interpolate(large[0].transpose(0, 1), scale_factor=0.5, mode="bicubic", antialias=True)
+    clip = to_frames(small.transpose(0, 1)[None])[0]
+    told = []
+    pipe.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: told.append(kwargs["conditions"]["low"]), with_kwargs=True
     )
     options = {k: v for k, v in FAST.items() if k != "num_frames"} | {"generator": torch.Generator().manual_seed(0)}
     ours = pipe.upsample(clip, "a red circle", **options).frames
     assert ours.shape[-2:] == (4, 4)
-    assert torch.equal(ours, made(pipe, height=32, width=32, conditions={"low": large}))
+    torch.testing.assert_close(told[0][:1].cpu(), trained.cpu(), atol=0.02, rtol=0)  # of rounding to 256 levels
+    assert (
+        map_of(pipe.codec, enlarged(small[None].transpose(1, 2), 2), "small", 2).cpu() - trained.cpu()
+    ).abs().max() > 0.05
+    assert torch.equal(ours, made(pipe, height=32, width=32, conditions={"low": clip}))  # which may be given small
     generator = torch.Generator().manual_seed(0)
     wide = pipe.upsample([frames(1), frames(2)], ["a red circle"] * 2, height=64, **options | {"generator": generator})
     assert wide.frames.shape == (2, 4, 2, 8, 8)
     assert blurred(torch.zeros(1, 3, 1, 32, 32), 2).shape[-1] == 32
+
+
+def test_a_clip_of_another_shape_is_cut_and_one_of_detail_that_is_not_told_is_said(
+    pipe: VideoDiTPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    def asked(shape: tuple[int, int], height: int | None = None, width: int | None = None) -> dict[str, Any]:
+        return upsampled(pipe, np.zeros((3, *shape, 3), np.uint8), height, width, {})
+
+    pipe.register_to_config(default_height=32, default_width=64, trained_sizes=[[5, 64, 32, 8.0]])
+    for shape, height, sides, tile in [
+        ((16, 32), None, (32, 64), None),
+        ((32, 16), None, (64, 32), None),  # one of those that it was trained at
+        ((64, 32), None, (128, 64), (64, 32)),
+        ((32, 64), None, (64, 128), (32, 64)),
+        ((30, 17), 64, (64, 32), None),
+    ]:
+        call = asked(shape, height)
+        assert (call["height"], call["width"], call["tile_size"]) == (*sides, tile)
+        assert {one.shape[:2] for one in call["conditions"]["low"]} == {(sides[0] // 2, sides[1] // 2)}
+    assert caplog.text == ""
+    asked((64, 64), 64)
+    assert "video: 64x64 is scaled to 32x32, for the model makes clips 2 times as large" in caplog.text
+    thirds = [one | {"factor": 3} for one in pipe.transformer.config.own_conditions]
+    pipe.transformer.register_to_config(own_conditions=thirds)
+    assert asked((24, 24))["height"] == 96  # of whole patches, 16, and three times something
+    with pytest.raises(ValueError, match="height=64 is not a multiple of 48; nearest: 48 or 96"):
+        asked((24, 24), 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "why"),
+    [
+        ({}, {"loop": True}, "upscale: loop: what is given would be made anew"),
+        ({}, {"image": "first.png"}, "upscale: image: what is given would be made anew"),
+        ({"default_num_frames": 1}, {}, "upscale: num_frames=9: the model learned pictures alone; ask for 1 or fewer"),
+        ({}, {"num_frames": 17, "height": 17}, "upscale: height=40 is not a multiple of 16"),
+    ],
+)
+def test_what_a_second_stage_cannot_make_is_said_before_anything_is_made(
+    pipe: VideoDiTPipeline, change: dict[str, Any], settings: dict[str, Any], why: str
+) -> None:
+    pipe.register_to_config(**change)
+    stage = SecondStage(pipe, "second", 40 if "height" in settings else None)
+    with pytest.raises(ValueError, match=why):
+        stage.check({"num_frames": 9, "height": 16, "width": 16, "fps": 8.0} | settings)
+
+
+def test_how_it_was_made_larger_is_among_the_settings_and_memory_is_counted(
+    pipe: VideoDiTPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe.register_to_config(default_num_inference_steps=7, default_guidance_scale=3.0)
+    settings = SecondStage(pipe, "second").settings
+    assert (settings["upscale_steps"], settings["upscale_guidance_scale"]) == (7, 3.0)
+    monkeypatch.setattr("videodit.memory.free_bytes", lambda device: 1)
+    with pytest.raises(ValueError, match=r"upscale: decoding .* GB of memory"):
+        SecondStage(pipe, "second").check({"num_frames": 9, "height": 16, "width": 16, "fps": 8.0})
+    pipe.transformer.add_conditions([Condition("pose", "vectors", 2, False, of="numbers")])
+    with pytest.raises(ValueError, match="upscale: second was not trained to do without 'pose'"):
+        SecondStage(pipe, "second")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def over_windows(
         elif joined:
             pixels = _pixels(one, value, 1, 1, size)
             rest = pixels[:, :, -1:].expand(-1, -1, whole.num_frames - size.num_frames, -1, -1)
-            cuts[name] = of_latents(map_of(codec, torch.cat([pixels, rest], dim=2), one.of, one.factor), 2)
+            cuts[name] = of_latents(_map_of(codec, one, torch.cat([pixels, rest], dim=2), size), 2)
         else:
             cuts[name] = of_frames(to_frames(_pixels(one, value, 1, 1, size))[0])
     return lambda first, count: {**given, **{name: cut(first, count) for name, cut in cuts.items()}}
@@ -132,7 +132,11 @@ def over_windows(
 def _map(codec: VideoCodec, one: Condition, value: Any, count: int, times: int, size: ClipSize) -> Tensor:
     if _is_made(codec, one, value, size):
         return _rows(value.float(), count, times, f"conditions[{one.name!r}]")
-    return map_of(codec, _pixels(one, value, count, times, size), one.of, one.factor)
+    return _map_of(codec, one, _pixels(one, value, count, times, size), size)
+
+
+def _map_of(codec: VideoCodec, one: Condition, pixels: Tensor, size: ClipSize) -> Tensor:
+    return map_of(codec, pixels, one.of, one.factor, small=pixels.shape[-2:] != (size.height, size.width))
 
 
 def _is_made(codec: VideoCodec, one: Condition, value: Any, size: ClipSize) -> bool:
@@ -141,7 +145,12 @@ def _is_made(codec: VideoCodec, one: Condition, value: Any, size: ClipSize) -> b
 
 
 def _pixels(one: Condition, value: Any, count: int, times: int, size: ClipSize) -> Tensor:
+    """As large as the clip; or, of what is `of: small`, as such a picture, where all frames are."""
     what = f"conditions[{one.name!r}]"
+    if one.of == "small":
+        sides = size.height // one.factor, size.width // one.factor
+        if all(frame.shape[:2] == sides for clip in clips_of(value, what) for frame in clip):
+            size = replace(size, height=sides[0], width=sides[1])
     pixels = pixels_of(repeated_clips(value, times, what), count, size, what)
     if pixels.shape[2] != size.num_frames:
         raise ValueError(f"{what}: {pixels.shape[2]} frames for a clip of {size.num_frames}; give as many")

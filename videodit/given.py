@@ -73,7 +73,10 @@ def pixels_of(frames: Any, count: int, size: ClipSize, name: str) -> Tensor:
     clips = clips_of(frames, name)
     if len(clips) not in (1, count):
         raise ValueError(f"{name}: {len(clips)} given for {count} prompts; give one, or one each")
-    fitted = [np.stack([_fitted(frame, size, name) for frame in clip]) for clip in clips]
+    others = {frame.shape[:2] for clip in clips for frame in clip} - {(size.height, size.width)}
+    for height, width in sorted(others):
+        log.warning("%s: %dx%d is scaled and cut to %dx%d", name, height, width, size.height, size.width)
+    fitted = [np.stack([_fitted(frame, size) for frame in clip]) for clip in clips]
     if len({len(clip) for clip in fitted}) > 1:
         raise ValueError(f"{name}: clips of {', '.join(str(len(clip)) for clip in fitted)} frames; give equally many")
     pixels = torch.from_numpy(np.stack(fitted)).float() / 127.5 - 1
@@ -272,13 +275,12 @@ def _opened(source: str, name: str) -> np.ndarray:
             raise ValueError(f"{name}: {source} is no picture that can be read") from error
 
 
-def _fitted(frame: np.ndarray, size: ClipSize, name: str) -> np.ndarray:
+def _fitted(frame: np.ndarray, size: ClipSize) -> np.ndarray:
     """uint8 h w 3 of the clip's size."""
     height, width = frame.shape[:2]
     if (height, width) == (size.height, size.width):
         return frame
     rows, columns = covering(height, width, size.height, size.width)
-    log.warning("%s: %dx%d is scaled and cut to %dx%d", name, height, width, size.height, size.width)
     scaled = PIL.Image.fromarray(frame).resize((columns, rows), PIL.Image.Resampling.BICUBIC)
     top, left = (rows - size.height) // 2, (columns - size.width) // 2
     return np.asarray(scaled)[top : top + size.height, left : left + size.width]

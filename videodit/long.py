@@ -30,6 +30,7 @@ from videodit.given import given_frames
 from videodit.memory import check_decode
 from videodit.models.linear import CAUSAL, remembers, with_past
 from videodit.pipeline import VideoDiTPipeline
+from videodit.pipeline.tiles import Tiles
 
 LAST = ("last_image", "last_video")
 
@@ -133,7 +134,10 @@ def long_clip(
     sides = {name: options.get(name) or getattr(pipe.default_size, name) for name in ("height", "width", "fps")}
     shown = replace(pipe.default_size, num_frames=size, **sides)
     check_decode(pipe.codec, (1, *shown.latent(strides, pipe.transformer.patch_size)), whole=False)
-    pipe.tell_of_size(shown)
+    tile = options.get("tile_size")
+    pipe.tell_of_size(
+        Tiles.of_call(pipe, tile, options.get("tile_overlap_factor", 0.25)).seen(shown) if tile else shown
+    )
     whole = replace(shown, num_frames=num_frames)
     given = options.pop("conditions", None) or {}
     told = over_windows(pipe.codec, pipe.transformer, given, whole, around=loop, joined=overlap == 0)

@@ -18,8 +18,10 @@ def map_width(of: str, strides: Strides) -> int:
     return strides.channels if of in ("vae", "small") else strides.space**2
 
 
-def map_of(codec: VideoCodec, pixels: Tensor, of: str, factor: int = 1) -> Tensor:
+def map_of(codec: VideoCodec, pixels: Tensor, of: str, factor: int = 1, *, small: bool = False) -> Tensor:
     """Pixels b 3 f h w in [-1, 1] -> a map b c f' h' w' as large as their latent, float32.
+
+    small: of "small", the pixels are those of such pictures, and are enlarged; the latent is that of large ones.
 
     of: "vae", what the VAE keeps of them; "small", what it keeps of them with all taken out that pictures with sides of
     a `factor`th cannot hold; "luma", their brightness in [-1, 1], exact to the pixel: of as many frames as the latent
@@ -27,7 +29,8 @@ def map_of(codec: VideoCodec, pixels: Tensor, of: str, factor: int = 1) -> Tenso
     fast that brightness changes from pixel to pixel (Sobel): 0 where it does not, 1 from black to white at once.
     """
     if of in ("vae", "small"):
-        return codec.encode(blurred(pixels, factor) if of == "small" else pixels)
+        how = (enlarged if small else blurred) if of == "small" else lambda pixels, _: pixels
+        return codec.encode(how(pixels, factor))
     strides, frames = codec.strides, pixels.shape[2]
     count = strides.latent_frames(frames)
     shown = torch.linspace(0, frames - 1, count).round().long()
@@ -59,5 +62,11 @@ def blurred(pixels: Tensor, factor: int) -> Tensor:
         raise ValueError(f"pictures of {h} x {w} have no {factor}th: sides must be multiples of {factor}")
     pictures = rearrange(pixels.float(), "b c f h w -> (b f) c h w")
     small = interpolate(pictures, (h // factor, w // factor), mode="bicubic", antialias=True)
-    large = interpolate(small, (h, w), mode="bicubic").clamp(-1, 1)
-    return rearrange(large, "(b f) c h w -> b c f h w", b=b)
+    return enlarged(rearrange(small, "(b f) c h w -> b c f h w", b=b), factor)
+
+
+def enlarged(pixels: Tensor, factor: int) -> Tensor:
+    """Pixels b c f h w in [-1, 1], each picture scaled up (bicubic)."""
+    pictures = rearrange(pixels.float(), "b c f h w -> (b f) c h w")
+    large = interpolate(pictures, scale_factor=factor, mode="bicubic").clamp(-1, 1)
+    return rearrange(large, "(b f) c h w -> b c f h w", b=len(pixels))

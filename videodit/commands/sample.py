@@ -250,7 +250,9 @@ def main() -> int:
     import torch
     from accelerate import PartialState
 
-    processes = PartialState(cpu=not torch.accelerator.is_available())
+    from videodit.training.parallel import TIMEOUT
+
+    processes = PartialState(cpu=not torch.accelerator.is_available(), timeout=TIMEOUT)
     try:
         for path in sample(args, processes):
             processes.print(path)

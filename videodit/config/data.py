@@ -109,8 +109,8 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _has_parts(self) -> Data:
-        if self.zoom != 1 and self.source == "shapes":
-            raise ValueError("zoom: is of clips of yours; source 'shapes' draws whole ones")
+        if self.zoom != 1 and (self.source == "shapes" or self.shapes):
+            raise ValueError("zoom: is of clips of yours; shapes are drawn whole")
         return self
 
     @model_validator(mode="after")

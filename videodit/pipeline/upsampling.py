@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any
 
 import numpy as np
 import PIL.Image
 
 from videodit.conditions import own_of
+from videodit.geometry import covering
 from videodit.given import clips_of
 from videodit.models import Condition
+
+log = logging.getLogger(__name__)
+
+ALIKE = 0.02  # shapes that differ by less are stretched to each other
 
 
 def enlarging(pipe: Any) -> Condition:
@@ -24,28 +31,60 @@ def enlarging(pipe: Any) -> Condition:
 
 
 def upsampled(pipe: Any, video: Any, height: int | None, width: int | None, options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call that makes these clips larger; a side that is not given follows from the other."""
+    """The arguments of a call that makes these clips larger; a side that is not given follows from the other.
+
+    The model is told pictures of a `factor`th of the sides that are asked for, as in training.
+    """
     small, clips = enlarging(pipe), clips_of(video, "video")
     own = clips[0][0].shape[:2]
     scale = height / own[0] if height else width / own[1] if width else small.factor
-    step = pipe.strides.space * pipe.transformer.patch_size[1]
-    sides = [given or round(side * scale / step) * step for given, side in zip((height, width), own, strict=True)]
-    told = [[_scaled(frame, *sides) for frame in clip] for clip in clips]
-    tile = (pipe.default_size.height, pipe.default_size.width)
-    large = sides[0] > tile[0] or sides[1] > tile[1]
+    steps = [math.lcm(pipe.strides.space * patch, small.factor) for patch in pipe.transformer.patch_size[1:]]
+    sides = [
+        given or round(side * scale / step) * step
+        for given, side, step in zip((height, width), own, steps, strict=True)
+    ]
+    for name, given, step in zip(("height", "width"), sides, steps, strict=True):
+        if given % step:
+            raise ValueError(f"{name}={given} is not a multiple of {step}; nearest: {_nearest(given, step)}")
+    rows, columns = (side // small.factor for side in sides)
+    if rows < own[0]:
+        log.warning(
+            "video: %dx%d is scaled to %dx%d, for the model makes clips %d times as large",
+            *own,
+            rows,
+            columns,
+            small.factor,
+        )
+    told = [[_scaled(frame, rows, columns) for frame in clip] for clip in clips]
     return {
         "num_frames": len(clips[0]),
         "height": sides[0],
         "width": sides[1],
-        "tile_size": tile if large else None,
+        "tile_size": _tile(pipe, *sides),
         **options,
         "conditions": {**(options.get("conditions") or {}), small.name: told[0] if len(told) == 1 else told},
     }
 
 
+def _nearest(given: int, step: int) -> str:
+    below = given // step * step
+    return f"{below} or {below + step}" if below else f"{step}"
+
+
+def _tile(pipe: Any, height: int, width: int) -> tuple[int, int] | None:
+    """The size that the model was trained at and that is most like such a clip in shape; None: one holds it whole."""
+    trained = [(pipe.default_size.height, pipe.default_size.width)]
+    trained += [(rows, columns) for _, rows, columns, _ in pipe.config.trained_sizes or ()]
+    if any(height <= rows and width <= columns for rows, columns in trained):
+        return None
+    return min(trained, key=lambda one: (abs(math.log(one[0] * width / (one[1] * height))), -one[0]))
+
+
 def _scaled(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """As large as that, where it is of such a shape; else the pipeline cuts it, and says so."""
-    rows, columns = frame.shape[:2]
-    if abs(rows * width - columns * height) > 0.02 * rows * width:
-        return frame
-    return np.asarray(PIL.Image.fromarray(frame).resize((width, height), PIL.Image.Resampling.BICUBIC))
+    """As large as that: scaled, and cut at two sides where it is of another shape."""
+    own = frame.shape[0], frame.shape[1]
+    alike = abs(own[0] * width - own[1] * height) <= ALIKE * own[0] * width
+    rows, columns = (height, width) if alike else covering(*own, height, width)
+    scaled = np.asarray(PIL.Image.fromarray(frame).resize((columns, rows), PIL.Image.Resampling.BICUBIC))
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return scaled[top : top + height, left : left + width]

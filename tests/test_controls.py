@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,10 @@ def test_what_is_given_wrongly_is_named(pipe: VideoDiTPipeline, told: dict[str, 
 
 
 def test_what_takes_none_says_so(pipe: VideoDiTPipeline) -> None:
+    pipe.transformer.add_conditions([replace(pipe.transformer.own_conditions[1], null=False)])
+    with pytest.raises(ValueError, match="guidance_conditions: this model was not trained to do without 'mask'"):
+        made(pipe, conditions={"mask": frames(1)}, guidance_conditions=["mask"])
+    pipe.transformer.add_conditions([replace(pipe.transformer.own_conditions[1], null=True)])
     with pytest.raises(ValueError, match="guidance_conditions: 'mask' is not given"):
         made(pipe, conditions={"camera": [1.0, 2.0]}, guidance_conditions=["mask"])
     with pytest.raises(ValueError, match=r"'mask'\]: 9 frames for a clip of 33; give as many"):
@@ -223,6 +228,13 @@ def test_the_command_tells_files_and_numbers(
         "picture=picture.npy",
     ]
     assert Path("told.mkv").read_bytes() != Path("plain.mkv").read_bytes()
+    digests = json.loads(Path("told.json").read_text())["conditions_digest"]
+    assert digests[1] is None
+    write_video(Path("mask.mkv"), frames(7), 8)
+    assert run("again.mkv", "mask=mask.mkv", "camera=[1, 2]", "picture=picture.npy") == 0
+    other = json.loads(Path("again.json").read_text())["conditions_digest"]  # so that a set makes it once more
+    assert other[0] != digests[0]
+    assert other[1:] == digests[1:]
     capsys.readouterr()
     for out, said, why in (
         ("x.mkv", ("edge=mask.mkv",), "condition 'edge' is none of what this model is told"),

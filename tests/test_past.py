@@ -143,6 +143,23 @@ def test_each_window_of_a_long_clip_is_told_the_frames_before_those_it_shares(mo
         end += 4
 
 
+def test_a_past_that_is_given_is_that_of_later_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, told_of = pipeline(), []
+    plain = VideoDiTPipeline.__call__
+
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        told_of.append(options["conditions"].get("past"))
+        return plain(self, *args, **options)
+
+    monkeypatch.setattr(VideoDiTPipeline, "__call__", call)
+    how: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": 1.0, "height": 32, "width": 32}
+    before = frames(1, 9)
+    made = np.stack(list(long_clip(pipe, "red", 17, window=9, overlap=5, conditions={"past": before}, **how)))
+    np.testing.assert_array_equal(told_of[0], before)
+    np.testing.assert_array_equal(told_of[1], np.concatenate([before, made[:4]])[-9:])
+    np.testing.assert_array_equal(told_of[2], np.concatenate([before, made[:8]])[-9:])
+
+
 def test_the_pipeline_takes_frames_of_any_legal_number(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = pipeline()
     how: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": 2.0, "output_type": "latent", "num_frames": 5}
@@ -163,6 +180,8 @@ def test_the_pipeline_takes_frames_of_any_legal_number(monkeypatch: pytest.Monke
     assert made(conditions={"past": frames(1, 1)}).isfinite().all()
     with pytest.raises(ValueError, match="num_frames=8 is not 4k"):
         made(conditions={"past": frames(1, 8)})
+    with pytest.raises(ValueError, match="13 frames; this model learned at most 9: give the last"):
+        made(conditions={"past": frames(1, 13)})
 
 
 @pytest.mark.parametrize(

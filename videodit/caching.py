@@ -61,11 +61,13 @@ def set_cache(pipe: Any, cache: str | None) -> None:
     Raises:
         ValueError: as `named_cache`, or `sea` for a model that is no flow model.
     """
-    config = None if cache is None else _config(pipe, *named_cache(cache))
-    if pipe.transformer.is_cache_enabled:
-        pipe.transformer.disable_cache()
-    if config is not None:
-        pipe.transformer.enable_cache(config)
+    named = None if cache is None else named_cache(cache)
+    for model in filter(None, (pipe.transformer, getattr(pipe, "transformer_2", None))):
+        config = named and _config(pipe, *named)
+        if model.is_cache_enabled:
+            model.disable_cache()
+        if config is not None:
+            model.enable_cache(config)
 
 
 def _config(pipe: Any, name: str, value: float) -> Any:
@@ -110,11 +112,13 @@ def check_cache(model: Any, latent_frames: int) -> None:
     blocks out of which others see the states."""
     if getattr(model.config, "skips", None) and model.is_cache_enabled and isinstance(model._cache_config, BY_CONTENT):
         raise ValueError("this cache leaves blocks out, and this model has long skips (skips): take taylorseer")
-    skips = latent_frames == 1 and getattr(model.units[-1], "axis", "") == "time"
+    ends = [getattr(model.units[place], "axis", "") for place in (0, -1)]
+    skips = latent_frames == 1 and "time" in ends
     if skips and model.is_cache_enabled and isinstance(model._cache_config, BY_CONTENT):
         name = type(model._cache_config).__name__.removesuffix("Config")
         raise ValueError(
-            f"{name} watches the last block, which an image skips: take taylorseer for images, or no cache"
+            f"{name} watches the {'last' if ends[-1] == 'time' else 'first'} block, which an image skips: take "
+            f"taylorseer for images, or no cache"
         )
 
 

@@ -194,6 +194,10 @@ def _tokens(
     each_one = value if several else [value]
     if one.of == "past" and not all(isinstance(each, Tensor) and each.ndim == 2 for each in each_one):  # frames
         pixels = pixels_of(repeated_clips(value, times, what), count, replace(size, num_frames=1), what)
+        if pixels.shape[2] > one.frames:
+            raise ValueError(
+                f"{what}: {pixels.shape[2]} frames; this model learned at most {one.frames}: give the last"
+            )
         return longest([past_tokens(latents) for latents in codec.encode(pixels).cpu()])
     if one.encoder:
         each_one = [_encoded(one, each, what) for each in each_one]

@@ -272,6 +272,8 @@ def grown_pipeline(
     size = ClipSize(num_frames, pipe.default_size.height, pipe.default_size.width, fps)
     size.latent(VideoCodec(vae).strides, transformer.patch_size)  # a length or size that the VAE has not is an error
     config = {key: value for key, value in pipe.config.items() if key.startswith("default_")}
+    del config["default_skipped_blocks"]  # numbers of other blocks
+    config["trained_guidance"] = pipe.config.trained_guidance
     config |= {f"default_{key}": value for key, value in asdict(size).items()}
     labels = pipe.config.id2label if transformer.config.num_classes is not None else None
     return VideoDiTPipeline(**parts, **config, id2label=labels)

@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from videodit.conditions import own_of
 from videodit.controls import Cut, over_windows
 from videodit.data.transforms import to_frames
 from videodit.geometry import ClipSize
-from videodit.given import given_frames
+from videodit.given import clips_of, given_frames
 from videodit.memory import check_decode
 from videodit.models.linear import CAUSAL, remembers, with_past
 from videodit.pipeline import VideoDiTPipeline
@@ -110,7 +111,12 @@ def long_clip(
     strides = pipe.codec.strides
     step = strides.step
     size = pipe.default_size.num_frames if window is None else window
-    if overlap is None and remembers(pipe.transformer):
+    if (
+        overlap is None
+        and remembers(pipe.transformer)
+        and not loop
+        and not any(options.get(name) is not None for name in LAST)
+    ):
         overlap = 0
     if overlap is None:
         overlap = step * (size // (3 * step)) + 1 if strides.time > 1 else max(1, size // 3)
@@ -176,7 +182,7 @@ def _remembered(
             new = _window(pipe, prompt, size, 0, carry, _seed(seed, number), options)
             yield from new[: num_frames - made]
             made, number = made + len(new), number + 1
-            options = options | {"image": None, "video": None}
+            options = options | {"image": None, "video": None, "image_guidance_scale": 1.0}
 
 
 def _made(
@@ -192,7 +198,7 @@ def _made(
     end = {name: options.get(name) for name in LAST}
     options = options | dict.fromkeys(LAST)
     overlap, closing = windows.overlap, windows.closing
-    past = Before(pipe, overlap)
+    past = Before(pipe, overlap, told(0, windows.size))
     body = windows.body if closing else windows.num_frames
     carry: list[Any] = []  # what the decoder keeps from window to window
     last = first = None  # of the frames given out: those to go on from, and those that a loop comes back to
@@ -223,20 +229,26 @@ def _made(
 class Before:
     """The frames before a window, as many as the model learned to be told of, for its condition that is its past."""
 
-    def __init__(self, pipe: VideoDiTPipeline, overlap: int):
+    def __init__(self, pipe: VideoDiTPipeline, overlap: int, told: dict[str, Any]):
+        """told: the first window; frames that are its past are that of later ones too, behind what is made since."""
         self.one = next((one for one in own_of(pipe.transformer) if one.of == "past"), None)
         self.strides, self.overlap = pipe.codec.strides, overlap
         self.frames: np.ndarray | None = None
+        self.made = 0
+        given = told.get(self.one.name) if self.one else None
+        if given is not None and not isinstance(given, Tensor):
+            self.frames = np.stack(clips_of(given, "past")[0])
 
     def add(self, new: np.ndarray) -> None:
         """Of frames that were made; what is too old is let go of."""
         if self.one is not None:
             frames = new if self.frames is None else np.concatenate([self.frames, new])
             self.frames = frames[-(self.one.frames + self.overlap) :]
+            self.made += len(new)
 
     def told(self) -> dict[str, np.ndarray]:
         """With the window that begins with the last `overlap` of them; nothing before the second."""
-        if self.one is None or self.frames is None or len(self.frames) <= self.overlap:
+        if self.one is None or self.frames is None or not self.made or len(self.frames) <= self.overlap:
             return {}
         before = self.frames[: -self.overlap]
         count = (min(len(before), self.one.frames) - 1) // self.strides.step * self.strides.step + 1

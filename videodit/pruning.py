@@ -59,6 +59,8 @@ def levels_of(pipe: Any, prompts: Sequence[str], levels: int = 6, seed: int = 0,
     if not isinstance(model, VideoDiT) or not is_flow(pipe.scheduler):
         kind = type(model if not isinstance(model, VideoDiT) else pipe.scheduler).__name__
         raise ValueError(f"what could be spared is measured of a VideoDiT that was trained by flow, not of a {kind}")
+    if pipe.transformer_2 is not None:
+        raise ValueError("what could be spared is measured of one model, and this pipeline has two experts")
     if model.is_cache_enabled:
         raise ValueError("what could be spared is not measured under a feature cache: take it out")
     calls: list[tuple[float, partial[Any], Tensor]] = []

@@ -76,9 +76,11 @@ def test_the_difference_is_the_derivative_along_the_way() -> None:
     assert errors[1] / errors[2] == pytest.approx(4, rel=0.05)
 
 
-def test_at_one_time_the_target_is_the_velocity_and_the_map_is_not_asked() -> None:
-    t, v = torch.tensor([0.0, 0.5, 1.0]), torch.randn(3, 1, 1, 2, 2)
-    assert torch.equal(map_target(lambda x, s: 1 / 0, v, t, t, v), v)  # type: ignore[arg-type, return-value]
+def test_at_one_time_the_target_is_the_velocity_and_the_map_is_asked_as_at_any() -> None:
+    """For processes that share its weights make its calls together, and in another times may differ."""
+    t, v, calls = torch.tensor([0.0, 0.5, 1.0]), torch.randn(3, 1, 1, 2, 2), []
+    assert torch.equal(map_target(lambda x, s: calls.append(s) or x * 3, v, t, t, v), v)  # type: ignore[func-returns-value]
+    assert len(calls) == 2
     # and among others too
     r = torch.tensor([0.0, 0.1, 1.0])
     mixed = map_target(lambda x, s: x * of_frames(s) * 3, v, t, r, v)

@@ -217,6 +217,18 @@ def test_what_cannot_go_on_from_the_past_says_why(tiny_pipe: VideoDiTPipeline) -
         long_clip(tiny_pipe, "a red circle", 30, overlap=0)
     pipe = pipeline(tiny_pipe)
     with pytest.raises(ValueError, match=r"overlap=0: a clip that comes back"):
-        long_clip(pipe, "a red circle", 33, loop=True)
+        long_clip(pipe, "a red circle", 33, loop=True, overlap=0)
+    assert long_clip(pipe, "a red circle", 33, loop=True)  # by frames that windows share
+    end = np.zeros((32, 32, 3), np.uint8)
+    with pytest.raises(ValueError, match="last_image: no frame of this model sees a later one"):
+        pipe(
+            "red",
+            last_image=end,
+            generator=[torch.Generator()],
+            num_inference_steps=1,
+            height=32,
+            width=32,
+            num_frames=9,
+        )
     with pytest.raises(ValueError, match="only a model whose axes are"), with_past(model(("space", "time"))):
         pass

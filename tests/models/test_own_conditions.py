@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from videodit.models import Condition
+from videodit.models.formats.files import to_checkpoint
 from videodit.models.formats.table import ConversionError
 from videodit.models.growth import grow
 from videodit.models.pruned import without_blocks
@@ -143,8 +145,14 @@ def test_conditions_are_saved_grown_and_pruned_with_the_model(tmp_path: Path) ->
     torch.testing.assert_close(call(without_blocks(other, [2]), some), call(other, some, skip_layers=[2]))
     again.add_conditions([DEPTH])  # which it knows
     assert torch.equal(call(again, told), wanted)
-    with pytest.raises(ValueError, match="condition depth: this model knows it as"):
+    with pytest.raises(ValueError, match="condition depth: this model knows it with width 3, not 4"):
         again.add_conditions([Condition("depth", "channels", 4)])
+    again.add_conditions([replace(DEPTH, null=not DEPTH.null)])  # how it goes on being trained
+    assert again.own_conditions[0].null is not DEPTH.null
+    with pytest.raises(ConversionError, match="a model that is told maps reads them frame by frame"):
+        grow(other, patch_frames=2)
+    with pytest.raises(ConversionError, match=r"dit has no place for what this model is told besides \(depth\)"):
+        to_checkpoint(model, "dit")
 
 
 @pytest.mark.parametrize(

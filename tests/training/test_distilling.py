@@ -17,6 +17,7 @@ from torch import Tensor
 
 from videodit import VideoDiT, VideoDiTPipeline
 from videodit.diffusion.flow_map import HALF
+from videodit.models import Condition
 from videodit.models.growth import flow_map_of
 from videodit.training import checkpoint
 from videodit.training.plan import plan
@@ -214,6 +215,11 @@ def test_it_is_told_where_each_step_ends_and_runs_once_a_step(teacher: Path) -> 
     torch.testing.assert_close(made, x, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="flow map, has its guidance in itself"):
         pipe("a red circle", true_cfg_scale=2.0, **size)
+    with pytest.raises(ValueError, match=r"no effect on a flow map, .*: leave it out"):
+        pipe("a red circle", negative_prompt="blue", **size)
+    for useless in ({"guidance_interval": (0.2, 0.4)}, {"guidance_rescale": 0.7}):
+        with pytest.raises(ValueError, match="which is told guidance_scale itself, makes none: leave them out"):
+            pipe("a red circle", **useless, **size)
     pipe.scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
     with pytest.raises(ValueError, match="UniPCMultistepScheduler makes other steps"):
         pipe("a red circle", **size)
@@ -273,6 +279,7 @@ def test_it_is_planned_as_the_map_that_it_becomes(teacher: Path, tmp_path: Path)
     ("train", "config", "why"),
     [
         ({"routing": 0.5}, {}, "take routing out"),
+        ({"weights": ["*.attn1.*"]}, {}, "take weights out"),
         ({"distill": {"teacher": "x", "guidance_scale": [4.0, 2.0]}}, {}, "two rising scales"),
         ({}, {"objective": {"prediction_type": "epsilon"}}, "train.distill is of flow"),
     ],
@@ -313,3 +320,19 @@ def test_a_map_is_no_teacher(teacher: Path, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "map")
     with pytest.raises(ValueError, match="is a flow map itself"):
         Trainer(distilled(tmp_path / "run", tmp_path / "map"))
+    with pytest.raises(ValueError, match="a flow map, which would lose what it learned in a plain training"):
+        Trainer(distilled(tmp_path / "plain", teacher, distill=None, start_from=str(tmp_path / "map")))
+
+
+@pytest.mark.slow
+def test_a_teacher_says_a_velocity_and_is_told_what_its_student_is(teacher: Path, tmp_path: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(teacher)
+    pipe.register_to_config(prediction_type="epsilon")
+    pipe.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="is a model of epsilon; name one that says a flow's velocity"):
+        Trainer(distilled(tmp_path / "run", tmp_path / "other", start_from=str(teacher)))
+    pipe = VideoDiTPipeline.from_pretrained(teacher)
+    pipe.transformer.add_conditions([Condition("mask", "channels", 64, of="luma")])
+    pipe.save_pretrained(tmp_path / "told")
+    with pytest.raises(ValueError, match=r"is told \['mask'\], and its student nothing besides by model.conditions"):
+        Trainer(distilled(tmp_path / "run2", tmp_path / "told", start_from=str(teacher)))

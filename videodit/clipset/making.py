@@ -161,9 +161,8 @@ def make_clips(
     sampling = (sampling or Sampling()).resolved(pipe)
     between = asked(pipe.transformer, "guidance") is None or (sampling.true_cfg_scale or 1.0) != 1.0
     if lost := [one.negative_prompt for one in requests if one.negative_prompt and not between]:
-        raise ValueError(
-            f"negative_prompt has no effect at true_cfg_scale=1: set true_cfg_scale above 1, or leave {lost[0]!r} out"
-        )
+        may = "set true_cfg_scale above 1, or " if asked(pipe.transformer, "until") is None else ""
+        raise ValueError(f"negative_prompt has no effect at true_cfg_scale=1: {may}leave {lost[0]!r} out")
     if sampling.scheduler is not None:
         pipe.scheduler = scheduler_named(sampling.scheduler, pipe.scheduler)
     made_by = {
@@ -174,6 +173,9 @@ def make_clips(
         "model_digest": model_digest or weights_digest(pipe.transformer),
     }
     made_by = {name: value for name, value in made_by.items() if value is not None}
+    told = [one.partition("=")[2] for one in sampling.conditions or ()]
+    if any(digests := [_digest(Path(one)) if Path(one).is_file() else None for one in told]):
+        made_by["conditions_digest"] = digests
     made_by |= upscale.settings if upscale else {}
     if attention and sampling.tile_size:
         raise ValueError("attention maps are of whole pictures, and tile_size cuts them: take one of them out")
@@ -234,7 +236,7 @@ def _settings(pipe: VideoDiTPipeline, request: Request) -> dict[str, Any]:
     size = pipe.default_size
     own = {"num_frames": size.num_frames, "height": size.height, "width": size.width, "fps": size.fps}
     asked = {field.name: getattr(request, field.name) for field in fields(Request)}
-    files = {f"{name}_digest": _digest(asked[name]) for name in FILES if asked[name] is not None}
+    files = {f"{name}_digest": _digest(checked(asked[name])) for name in FILES if asked[name] is not None}
     if request.video is not None and request.strength is None:
         own["given_frames"] = 1
     if request.last_video is not None:
@@ -243,9 +245,10 @@ def _settings(pipe: VideoDiTPipeline, request: Request) -> dict[str, Any]:
     return {name: value for name, value in (asked | sized | files).items() if value is not None}
 
 
-def _digest(file: str) -> str:
+def _digest(file: Path) -> str:
+    """Of what is in a file; of no device, which would never end."""
     try:
-        with checked(file).open("rb") as content:  # no device, which would never end
+        with file.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest()[:12]
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from error

@@ -129,6 +129,8 @@ class Train(Section):
             raise ValueError(
                 "distill trains weights, of which adapters hold no embedding of a second time: take lora out"
             )
+        if self.distill and self.weights:
+            raise ValueError("distill trains what tells the model a second time and a scale too: take weights out")
         if self.keep_best and self.checkpoint_every % self.validate_every:
             raise ValueError(
                 f"keep_best needs a validation at each checkpoint: checkpoint_every={self.checkpoint_every} must be a "

@@ -32,7 +32,8 @@ def map_target(
     """What u(x_t, t, r) should be by its own slope: velocity - (t - r) du/dt, without gradients, b c f h w.
 
     Args:
-        u: the map at other places and times, towards the same r; called twice where any r is below its t.
+        u: the map at other places and times, towards the same r; called twice, whatever the times: in another process
+            they are others, and calls of split weights are made together.
         x_t, velocity: b c f h w; the velocity is zero on frames that are given, which stay where they are.
         t, r: b, or b f; 0 <= r <= t <= 1.
         half: h. The way goes on a little above t = 1. Within h of r the difference is taken from r on, where t - r is
@@ -44,8 +45,6 @@ def map_target(
     if bool((r > t).any()):
         raise ValueError(f"r = {float(r[r > t][0])} lies above t = {float(t[r > t][0])}: a map leads down to data")
     with torch.no_grad():
-        if bool((r == t).all()):
-            return velocity
         late, early = t + half, torch.maximum(t - half, r)
         after = u(x_t + over(x_t, late - t) * velocity, late)
         before = u(x_t - over(x_t, t - early) * velocity, early)

@@ -117,6 +117,10 @@ def grow(
             old.skips and (layers != old.num_layers or tuple(axes) != tuple(old.axes)),
             "long skips are between blocks of a number, which would be others",
         ),
+        (
+            pt != before and any(one.kind == "channels" for one in image_model.own_conditions),
+            f"{patch_frames=}: a model that is told maps reads them frame by frame",
+        ),
         (pt < 1 or before not in (1, pt), f"{patch_frames=}: this model has {before} and can be grown from 1 upwards"),
         (channels < inputs, f"{in_channels=}: this model has {inputs}, and some would be lost"),
         (channels != inputs and outputs % inputs, f"{in_channels=}: {outputs} outputs of {inputs} cannot be grown"),

@@ -16,7 +16,8 @@ from videodit.models.transformer import VideoDiT
 
 
 def without_blocks(model: VideoDiT, numbers: Collection[int]) -> VideoDiT:
-    """The model without these blocks: with `skip_layers` it computes the same. Its `axes` name each block that is left.
+    """The model without these blocks: with `skip_layers` it computes the same. Its `axes` are the shortest pattern of
+    what is left.
 
     Raises:
         ValueError: no such block, none that would be left, or the others would not compute what they do beside it;
@@ -28,7 +29,12 @@ def without_blocks(model: VideoDiT, numbers: Collection[int]) -> VideoDiT:
     kept = _others(model, numbers)
     axes = [str(model.blocks[number].axis) for number in kept]
     config = {key: value for key, value in model.config.items() if not key.startswith("_")}
-    config |= {"axes": tuple(axes), "num_layers": 1, "window": config["window"] if "window" in axes else None}
+    pattern = next(axes[:n] for n in range(1, len(axes) + 1) if axes[:n] * (len(axes) // n) == axes)
+    config |= {
+        "axes": tuple(pattern),
+        "num_layers": len(axes) // len(pattern),
+        "window": config["window"] if "window" in axes else None,
+    }
     for key in ("qk_norm", "cross_attention_axes"):
         if isinstance(config[key], tuple | list):
             config[key] = tuple(axis for axis in config[key] if axis in axes) or (False if key == "qk_norm" else None)
@@ -86,6 +92,8 @@ def with_narrower_mlp(model: VideoDiT, kept: Mapping[int, Tensor]) -> VideoDiT:
         ValueError: blocks whose numbers of units differ, or that are not named.
     """
     _check_plain(model)
+    if branches := [one.name for one in model.own_conditions if one.branch]:
+        raise ValueError(f"condition {branches[0]}: its branch has copies of blocks as they are; take it out first")
     counts = {len(units) for units in kept.values()}
     if len(counts) != 1 or set(kept) != set(range(len(model.blocks))):
         raise ValueError(f"each block keeps as many units; these are of {sorted(counts)}, of blocks {sorted(kept)}")

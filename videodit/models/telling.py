@@ -6,7 +6,6 @@ Axes: `b` batch, `f` frames, `s` places, `m` text tokens, `d` width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,9 +59,13 @@ class Telling:
         width, like = patch_embed.proj.out_features, patch_embed.proj.weight
         for one in conditions:
             before = known.setdefault(one.name, one)
-            if replace(before, encoder=one.encoder).to_dict() != one.to_dict():
-                raise ValueError(f"condition {one.name}: this model knows it as {before}, not as {one}")
-            known[one.name] = one  # whose encoder may lie elsewhere by now
+            was, now = before.to_dict(), one.to_dict()
+            if others := [key for key in now if was.get(key) != now[key] and key not in ("encoder", "null")]:
+                key = others[0]
+                raise ValueError(
+                    f"condition {one.name}: this model knows it with {key} {was.get(key)!r}, not {now[key]!r}"
+                )
+            known[one.name] = one  # whose encoder may lie elsewhere by now, and which may be left out from now on
             if f"of_{one.name}" not in self.condition_embedders:  # with a prefix: a module is called by it
                 made: nn.Module = VectorEmbed(one.width, width)
                 if one.branch:

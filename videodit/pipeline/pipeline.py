@@ -37,6 +37,7 @@ from videodit.diffusion.schedulers import check_flow_map, check_scheduler, clean
 from videodit.geometry import ClipSize
 from videodit.given import given_frames, noised_video, repeated_clips
 from videodit.memory import check_decode
+from videodit.models.linear import remembers
 from videodit.pipeline.ends import VideoDiTPipelineOutput, check_call, each_of, noise_of, present
 from videodit.pipeline.passes import (
     check_left_out,
@@ -220,6 +221,11 @@ class VideoDiTPipeline(State):
                 raise ValueError("guidance_scale_2 is of a second expert, and this model has one alone: leave it out")
             scales = scales + scales_of_steps(guidance_scale_2, guidance_interval, steps, "guidance_scale_2")
         guided = any(one != 1 for one in scales + image_scales)
+        if self._true_cfg_scale == 1 and (guidance_rescale or tuple(guidance_interval) != (0, 1)):
+            raise ValueError(
+                "guidance_interval and guidance_rescale are of a pass without the prompt, and this model, which is "
+                "told guidance_scale itself, makes none: leave them out"
+            )
         if class_labels is None:
             told = of_call(
                 lambda: self._text_encoder(max_sequence_length),
@@ -242,6 +248,10 @@ class VideoDiTPipeline(State):
             guidance=self._shown_scale(rows),
         )
         if conditions or own_of(model):
+            if never := [one.name for one in own_of(model) if one.name in guidance_conditions and not one.null]:
+                raise ValueError(
+                    f"guidance_conditions: this model was not trained to do without {never[0]!r}: leave it out of them"
+                )
             own = controls_of(self.codec, model, conditions, count, num_videos_per_prompt, size, condition_scale)
             told = told.also(**told_rows(own, guided, guidance_conditions, where))
         watched = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
@@ -265,6 +275,9 @@ class VideoDiTPipeline(State):
                 raise ValueError("strength remakes a whole video: give no first or last frames beside it")
             latents, times = noised_video(self.codec, self.scheduler, ends["video"], latents, strength, size)
         else:
+            late = [name for name, one in ends.items() if "last" in name and one is not None]
+            if late and remembers(model):
+                raise ValueError(f"{late[0]}: no frame of this model sees a later one, and an end changes none")
             if any(one is not None for one in ends.values()):
                 given = given_frames(self.codec, count, size, model.patch_size, **ends)
             latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)
@@ -303,7 +316,11 @@ class VideoDiTPipeline(State):
                 if passes != before:
                     forget(model)
                 self._current_timestep = t
-                where = {"step_index": index, "num_inference_steps": len(times), "sigma": float(t) / times_in_all}
+                where = {
+                    "step_index": index,
+                    "num_inference_steps": len(times),
+                    "sigma": float(t.float()) / times_in_all,
+                }
                 skip = (skip_guidance_layers or (), skip_layer_guidance_scale * (step in skipping))
                 until = times[index + 1] if index + 1 < len(times) else 0.0
                 left_out = [one for low, high, out in skipped if low < where["sigma"] <= high for one in out]

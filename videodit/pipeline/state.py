@@ -71,6 +71,10 @@ class State(Parts):
             raise ValueError("true_cfg_scale: this model, a flow map, has its guidance in itself; set guidance_scale")
         if told and not isinstance(scale, int | float):
             raise ValueError("this model is told guidance_scale itself, one for all steps: give one number")
+        if asked(self.transformer, "until") is not None and against:
+            raise ValueError(
+                "negative_prompt has no effect on a flow map, which has its guidance in itself: leave it out"
+            )
         if told and against and true_cfg_scale == 1.0:
             raise ValueError(
                 "negative_prompt has no effect at true_cfg_scale=1, for this model is told guidance_scale itself: set "

@@ -130,7 +130,8 @@ class Assembled:
         self._to_device()
         about = (config, self.raw_model, self.path, self.accelerator.device)
         self.teacher = Teacher(*about) if config.train.distill else None
-        self.raw_model.transformer.set_sequence_group(self.group)
+        for one in (self.raw_model, self.teacher.model) if self.teacher else (self.raw_model,):
+            one.transformer.set_sequence_group(self.group)
         choose_weights(self.raw_model, config, self.train_clips)
         frozen = {name: p for name, p in self.raw_model.named_parameters() if not p.requires_grad}
         self.thin_base = ""  # what adapters are on, where it is no part of the state

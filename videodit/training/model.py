@@ -23,6 +23,7 @@ from videodit.geometry import Strides
 from videodit.models.checks import check_route
 from videodit.models.extended import TimeExtended
 from videodit.models.growth import flow_map_of
+from videodit.models.linear import remembers
 from videodit.models.loading import fresh_extended, load_model
 from videodit.models.quantized import quantization
 from videodit.models.transformer import SIZES, VideoDiT
@@ -151,6 +152,11 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
             f"{source}: a transformer that is told a class; grow it with videodit inflate "
             f"--text-encoder ... --drop-classes"
         )
+    if asked(transformer, "until") is not None and not config.train.distill:
+        raise ValueError(
+            f"{source}: a flow map, which would lose what it learned in a plain training; set train.distill, or start "
+            f"from its teacher"
+        )
     reads, gives = asked(transformer, "text"), text.width if isinstance(text, TextEncoder) else None
     if gives is not None and reads != gives:
         raise ValueError(
@@ -176,6 +182,8 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
         )
     if (config.objective.given_frames or config.objective.frame_times) and transformer.patch_size[0] > 1:
         raise ValueError("objective.given_frames and frame_times need a patch of one frame (model.patch_size[0]: 1)")
+    if remembers(transformer) and (late := set(config.objective.given_frames) - {"first", "start"}):
+        raise ValueError(f"objective.given_frames.{min(late)}: no frame of {source} sees a later one; leave it out")
     if config.train.routing:
         try:
             check_route(transformer)

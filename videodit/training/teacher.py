@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from videodit.config import Run
@@ -37,6 +39,19 @@ class Teacher:
         if not isinstance(transformer, VideoDiT) or transformer.config.flow_map_gate is not None:
             kind = "a flow map itself" if isinstance(transformer, VideoDiT) else f"a {type(transformer).__name__}"
             raise ValueError(f"train.distill.teacher: {folder} is {kind}; name a VideoDiT that says a velocity")
+        said: Any = _index(folder)
+        if said.get("prediction_type", "flow") not in ("flow", None) or (said.get("transformer_2") or [None])[0]:
+            kind = "of two experts" if (said.get("transformer_2") or [None])[0] else f"of {said['prediction_type']}"
+            raise ValueError(f"train.distill.teacher: {folder} is a model {kind}; name one that says a flow's velocity")
+        told, taught = (
+            [replace(one, encoder="", null=True) for one in m.own_conditions]
+            for m in (transformer, student.transformer)
+        )
+        if told != taught:
+            raise ValueError(
+                f"train.distill.teacher: {folder} is told {[one.name for one in told] or 'nothing besides'}, and its "
+                f"student {[one.name for one in taught] or 'nothing besides'} by model.conditions: they must be alike"
+            )
         if transformer.in_channels != student.transformer.in_channels:
             raise ValueError(
                 f"train.distill.teacher: {folder} has {transformer.in_channels} latent channels, and its student "
@@ -70,6 +85,14 @@ class Teacher:
             ).float()
 
         return map_target(u, noisy, batch.times, batch.until, self.velocity(noisy, batch, fps))
+
+
+def _index(folder: str) -> dict[str, Any]:
+    """What a pipeline says of itself; nothing of a transformer alone."""
+    try:
+        return dict(DiffusionPipeline.load_config(named_folder(folder)))
+    except OSError:
+        return {}
 
 
 def _check_text(config: Run, student: Model) -> None:

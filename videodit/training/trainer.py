@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from videodit.config import Run
+from videodit.data.cache import Latents
 from videodit.diffusion import objectives, paths
 from videodit.diffusion.conditioning import with_given
 from videodit.diffusion.flow_map import tamed
@@ -256,6 +257,8 @@ class Trainer(Assembled):
                         pipe.transformer.to(self.accelerator.device)
                     pipe.vae.to(self.accelerator.device)
                     own, fps = self._own(pipe.default_size, len(prompts)), pipe.default_size.fps
+                    if own is None:
+                        return {}
                     clips = measure.sample_clips(pipe, prompts, told, own)
                     if shows:
                         measure.write_samples(clips, prompts, self.folder / "samples" / f"step_{step + 1:08d}", fps)
@@ -264,13 +267,27 @@ class Trainer(Assembled):
                 pipe.vae.to("cpu")
         return found
 
-    def _own(self, size: ClipSize, count: int) -> dict[str, Any]:
-        """What clips of this size that were kept out are told besides, in turn, a row a prompt."""
-        shown = self.validation_clips.samples
-        some = [number for number, sample in enumerate(shown) if sample.size == size]
-        if not self.config.model.conditions or not some:
+    def _own(self, size: ClipSize, count: int) -> dict[str, Any] | None:
+        """What clips of this size that were kept out (or else: that are trained on) are told besides, in turn, a row a
+        prompt; where there is none of this size nothing, or None: the model cannot do without."""
+        if not (conditions := self.config.model.conditions):
             return {}
-        told = [self.validation_clips.told(some[place % len(some)], False) for place in range(count)]
+        for clips in (one for one in (self.validation_clips, self.train_clips) if isinstance(one, Latents)):
+            if some := [number for number, sample in enumerate(clips.samples) if sample.size == size]:
+                break
+        else:
+            without = all(one.dropout for one in conditions.values())
+            log.warning(
+                "no clip is of the size of samples (%d frames of %dx%d), so they are %s what model.conditions names",
+                *(
+                    size.num_frames,
+                    size.height,
+                    size.width,
+                    "made without" if without else "left out: none can do without",
+                ),
+            )
+            return {} if without else None
+        told = [clips.told(some[place % len(some)], False) for place in range(count)]
         found: dict[str, Any] = {}
         for name, first in told[0].items():
             values = [one[name] for one in told]

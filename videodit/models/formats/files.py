@@ -197,6 +197,11 @@ def to_checkpoint(model: VideoDiT, family: str) -> State:
     """
     if family not in ORIGINALS:
         raise ConversionError(f"{family!r} is none of {', '.join(ORIGINALS)}")
+    if model.own_conditions:
+        raise ConversionError(
+            f"{family} has no place for what this model is told besides ({model.own_conditions[0].name}): branches go "
+            f"out by themselves (convert --control), a pipeline folder holds all"
+        )
     several = ORIGINALS[family]
     where = next((where for where in several if where.fits(model.config)), several[0])
     their_config(where, model.config)

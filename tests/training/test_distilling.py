@@ -20,7 +20,7 @@ from videodit.diffusion.flow_map import HALF
 from videodit.models import Condition
 from videodit.models.growth import flow_map_of
 from videodit.training import checkpoint
-from videodit.training.plan import plan
+from videodit.training.plan import plan, plans
 from videodit.training.trainer import Trainer
 
 
@@ -273,6 +273,16 @@ def test_it_is_planned_as_the_map_that_it_becomes(teacher: Path, tmp_path: Path)
     held = 4e-9 * sum(weight.numel() for weight in plain.parameters())
     assert found.memory["teacher"] == pytest.approx(held)  # beside the student, and in the sum of all
     assert found.peak > held + found.memory["weights"] + found.memory["optimizer"]
+
+
+@pytest.mark.slow
+def test_a_run_that_trains_its_teacher_first_is_planned_before_that_is_there(tmp_path: Path) -> None:
+    teacher = f"{tmp_path}/run/stage_1/pipeline"
+    stages = [{"train": {"steps": 2}}, {"train": {"steps": 2, "distill": {"teacher": teacher}}}]
+    plain = {"num_inference_steps": None, "guidance_scale": None}
+    first, second = plans(run(tmp_path / "run", stages=stages, train=plain))
+    assert second.parameters > first.parameters  # what tells it a second time and a scale
+    assert second.memory["teacher"] == pytest.approx(4 * second.parameters / 1e9)
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,11 @@ def summary(report: dict[str, Any]) -> str:
         lines.append(f"{DROPPED} says of each that was dropped why.")
     if count := report["shared_caption"]:
         lines.append(f"{count} clips come from sources that were cut, and share their captions: see whether they hold.")
+    if columns := report["of_whole_file"]:
+        lines.append(
+            f"{', '.join(columns)}: of whole files, also where a clip begins later in its own: cut them likewise "
+            "before a model is told them (model.conditions)."
+        )
     if count := report["without_caption"]:
         lines.append(f"{count} clips have no caption: training needs one in each row of {MANIFEST}.")
     return "\n".join(lines)
@@ -228,7 +233,21 @@ def _counts(sifted: Sifted, dropped: Sequence[Drop]) -> dict[str, Any]:
         },
         "shared_caption": sum(bool(one.item.captions) and parts[id(one.item)] > 1 for one in kept),
         "without_caption": sum(not one.item.captions for one in kept),
+        "of_whole_file": sorted({name for one in kept for name in _of_whole_file(one)}),
     }
+
+
+def _of_whole_file(one: Kept) -> list[str]:
+    """Columns of a clip that begins within its file which name a file beside it, or hold a number a frame: they are of
+    the file from its beginning."""
+    if one.scene.start <= 0:
+        return []
+    return [
+        name
+        for name, value in one.item.attributes.items()
+        if isinstance(value, list | tuple)
+        or (isinstance(value, str) and one.item.path.parent.joinpath(value[:999]).is_file())
+    ]
 
 
 def _count(some: Sequence[tuple[bool, float]]) -> dict[str, Any]:

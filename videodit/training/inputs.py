@@ -242,10 +242,15 @@ def is_frozen(config: Run) -> bool:
 
 
 def legs_ahead(run: Run) -> Iterator[Run]:
-    """The legs of a run before any of them has been trained: all start from what the first starts from."""
+    """The legs of a run before any of them has been trained: all start from what the first starts from, and a teacher
+    that an earlier one is to become is that too ("": a model of this run's own shape)."""
+    ahead: list[str] = []
     for leg in run.legs():
-        train = leg.train.model_copy(update={"start_from": run.train.start_from})
-        yield leg.model_copy(update={"train": train})
+        changes: dict[str, Any] = {"start_from": run.train.start_from}
+        if leg.train.distill and leg.train.distill.teacher in ahead:
+            changes["distill"] = leg.train.distill.model_copy(update={"teacher": run.train.start_from or ""})
+        ahead.append(f"{leg.output}/pipeline")
+        yield leg.model_copy(update={"train": leg.train.model_copy(update=changes)})
 
 
 def latents_folder(config: Run) -> Path:

@@ -159,9 +159,9 @@ def _transformer(config: Run, strides: Strides) -> VideoDiT | TimeExtended:
         if config.train.start_from:
             with inputs.named(config.train.start_from, "transformer"):
                 model = shape_of(**place_of_base(config))
-            model = as_map(model, config) if config.train.distill else model
         else:
             model = fresh_transformer(config, strides, _text_width(config))
+        model = as_map(model, config) if config.train.distill else model
         tell(model, config, strides)
         if config.train.lora:
             add_lora(model, config.train.lora, config.train.precision)
@@ -204,8 +204,10 @@ def _memory(config: Run, model: VideoDiT, rows: list[Row], strides: Strides) -> 
     together = split > 1 or train.sequence_parallel > 1
     peak = sum(memory.values()) if together else found.peak / GB
     if train.distill:
-        with torch.device("meta"), inputs.named(train.distill.teacher, "transformer"):
-            teacher = shape_of(**place_of(train.distill.teacher))
+        teacher: torch.nn.Module = model
+        if train.distill.teacher:
+            with torch.device("meta"), inputs.named(train.distill.teacher, "transformer"):
+                teacher = shape_of(**place_of(train.distill.teacher))
         memory["teacher"] = 4 * sum(p.numel() for p in teacher.parameters()) / GB
         peak += memory["teacher"]
     return memory, peak

@@ -39,6 +39,20 @@ def test_scenes_of_a_film_become_clips_of_its_caption(raw: Path, made: Callable)
     assert "2 clips come from sources that were cut" in summary(report)
 
 
+def test_columns_that_are_of_a_whole_file_are_told_where_it_was_cut(raw: Path, made: Callable) -> None:
+    film(raw / "film.mp4", np.concatenate([pan(1, 48), pan(2, 36)]))
+    (raw / "mask.mkv").write_bytes(b"a mask")
+    told = {"mask": "mask.mkv", "loud": [0.5, 1.0], "camera": 3.0, "note": "mask"}
+    row = {"file_name": "film.mp4", "caption": "two places"} | told
+    (raw / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    kept, _, report = made()
+    assert [row["start"] for row in kept] == [0.0, 2.0]
+    assert report["of_whole_file"] == ["loud", "mask"]
+    assert "loud, mask: of whole files" in summary(report)
+    film(raw / "film.mp4", pan(1, 48))
+    assert made(overwrite=True)[2]["of_whole_file"] == []
+
+
 @pytest.fixture(scope="module")
 def junk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One file for each reason to drop a whole file, named by it; for all tests, to be read only."""

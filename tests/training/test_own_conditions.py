@@ -185,6 +185,7 @@ def trains(config: str) -> None:
         ({"loudness": "loud"}, "column 'loudness' holds 'loud' and no numbers"),
         ({"loudness": [[1, 2]]}, r"numbers of shape \(1, 2\); 1 finite ones, a list of them"),
         ({"picture": "gone.npy"}, "gone.npy is no file here"),
+        ({"picture": "gone " * 99}, "gone gone .*is no file here"),
         ({"camera": [1]}, r"numbers of shape \(1, 1\); 2 finite ones, one such list"),
         ({"camera": [1, float("inf")]}, "2 finite ones"),
     ],

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from videodit.codec.sounds import SOUNDS, rows_at
 from videodit.data.files import Facts
-from videodit.data.rows import Item, found_file
+from videodit.data.rows import Item, found_file, is_there
 from videodit.geometry import ClipSize, Strides
 from videodit.models import Condition
 
@@ -42,7 +42,8 @@ def _why_not(item: Item, one: Condition) -> str:
         return f"its column {one.name!r} is empty or missing"
     if one.kind != "vectors" or one.of in SOUNDS:
         file = file_of(item, one.name)
-        return "" if file is not None and file.is_file() else f"{file or item.attributes[one.name]} is no file here"
+        there = file is not None and is_there(file) and file.is_file()
+        return "" if there else f"{str(file or item.attributes[one.name])[:200]} is no file here"
     try:
         numbers_of(item, one)
     except ValueError as error:

@@ -21,12 +21,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from videodit.data import cut
+from videodit.data.columns import file_of
 from videodit.data.limits import REASONS, Options
 from videodit.data.manifest import Item, Skip, read_manifest, tell
 from videodit.data.remote import is_url
+from videodit.data.rows import is_there
 from videodit.data.sifting import Drop, Kept, Sifted, name_of, sift
 from videodit.data.survey import Memory, Survey, stamp, time_limit
 from videodit.disk import LOCK, clear_scratch, locked, replace_text
@@ -238,16 +241,22 @@ def _counts(sifted: Sifted, dropped: Sequence[Drop]) -> dict[str, Any]:
 
 
 def _of_whole_file(one: Kept) -> list[str]:
-    """Columns of a clip that begins within its file which name a file beside it, or hold a number a frame: they are of
-    the file from its beginning."""
-    if one.scene.start <= 0:
-        return []
+    """Columns of a clip that begins within its file which name another file, or hold a number a frame: they are of the
+    file from its beginning."""
+    item = one.item
     return [
         name
-        for name, value in one.item.attributes.items()
-        if isinstance(value, list | tuple)
-        or (isinstance(value, str) and one.item.path.parent.joinpath(value[:999]).is_file())
+        for name, value in item.attributes.items()
+        if one.scene.start > 0
+        and (_are_numbers(value) or ((file := file_of(item, name)) is not None and is_there(file)))
     ]
+
+
+def _are_numbers(value: str) -> bool:
+    try:
+        return np.ndim(np.array(json.loads(value), dtype=np.float32)) > 0
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 def _count(some: Sequence[tuple[bool, float]]) -> dict[str, Any]:

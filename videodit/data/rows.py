@@ -138,7 +138,7 @@ def item_of_row(
     path = found_file(place, folders or [Path(manifest).parent])
     if not is_plain_file(path):
         hint = ": its folders are joined by backslashes" if "\\" in place else ""
-        return Skip(where, f"{path} is not a file" if _is_there(path) else f"{path} does not exist{hint}")
+        return Skip(where, f"{path} is not a file" if is_there(path) else f"{path} does not exist{hint}")
     found = item_of(where, path, "", row.get(caption), said_in, others)
     begin = tuple(folders or [Path(manifest).parent])
     return replace(found, folders=begin) if isinstance(found, Item) and not is_url(manifest) else found
@@ -184,7 +184,8 @@ def _take_stretch(columns: dict[str, object]) -> tuple[float, float | None]:
     raise ValueError(f"start {texts[0]!r} and end {texts[1]!r} are no stretch: give seconds with 0 <= start < end")
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Whether something lies there, whatever it is; False too of what can be no path."""
     try:
         path.lstat()
     except (OSError, ValueError):
@@ -197,7 +198,7 @@ def found_file(place: str, folders: Sequence[Path]) -> Path:
     spellings = list(dict.fromkeys([place, place.replace("\\", "/")]))
     for spelling in spellings:
         for folder in folders:
-            if _is_there(path := folder / spelling):
+            if is_there(path := folder / spelling):
                 return path
     for spelling in spellings:
         for folder in folders:
@@ -210,7 +211,7 @@ def _in_another_form(folder: Path, place: str) -> Path | None:
     """Part by part: an accent may be written as one sign or as two, and file systems differ in what they keep."""
     at = folder / Path(place).anchor
     for part in Path(place).relative_to(Path(place).anchor).parts:
-        if not _is_there(at / part):
+        if not is_there(at / part):
             try:
                 part = _names_in(at, at.stat().st_mtime_ns)[unicodedata.normalize("NFC", part)]
             except (OSError, ValueError, KeyError):

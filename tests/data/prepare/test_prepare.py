@@ -42,7 +42,7 @@ def test_scenes_of_a_film_become_clips_of_its_caption(raw: Path, made: Callable)
 def test_columns_that_are_of_a_whole_file_are_told_where_it_was_cut(raw: Path, made: Callable) -> None:
     film(raw / "film.mp4", np.concatenate([pan(1, 48), pan(2, 36)]))
     (raw / "mask.mkv").write_bytes(b"a mask")
-    told = {"mask": "mask.mkv", "loud": [0.5, 1.0], "camera": 3.0, "note": "mask"}
+    told = {"mask": "mask.mkv", "loud": [0.5, 1.0], "camera": 3.0, "note": "mask " * 99, "names": ["a", "b"]}
     row = {"file_name": "film.mp4", "caption": "two places"} | told
     (raw / "metadata.jsonl").write_text(json.dumps(row) + "\n")
     kept, _, report = made()

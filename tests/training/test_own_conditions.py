@@ -12,12 +12,14 @@ import torch
 from processes import launch
 from runs import losses, run
 from safetensors.torch import save_file
+from tiny import tiny_dit
 
 from videodit import VideoDiTPipeline
 from videodit.codec.maps import blurred, map_of
 from videodit.config import ConfigError, Run
 from videodit.data.columns import tokens_in
 from videodit.data.transforms import to_pixels
+from videodit.geometry import Strides
 from videodit.training import inputs
 from videodit.training.trainer import Trainer
 from videodit.video.writer import write_video
@@ -152,6 +154,12 @@ def test_a_run_with_all_of_them_is_that_of_its_parts(manifest: Path, tmp_path: P
     assert [one.name for one in ends[0].own_conditions] == list(CONDITIONS)
     again = told(tmp_path / "c", manifest, train={"start_from": str(tmp_path / "a" / "pipeline"), "steps": 1})
     Trainer(again).train()
+    lora = {"start_from": str(tmp_path / "a" / "pipeline"), "lora": {"rank": 2}, "steps": 1}
+    thin = Trainer(told(tmp_path / "lora", manifest, train=lora))
+    assert all(".lora_" in name for name, weight in thin.raw_model.named_parameters() if weight.requires_grad)
+    thin.train()
+    with pytest.raises(ValueError, match=r"model.conditions.mask: begins silent, and train.lora trains no more"):
+        inputs.tell(tiny_dit(), told(tmp_path / "silent", manifest, train=lora), Strides(4, 8, 4))
     with pytest.raises(ValueError, match=r"told 'mask': name it in model.conditions"):
         Trainer(told(tmp_path / "d", manifest, {}, train={"start_from": str(tmp_path / "a" / "pipeline")}))
 

@@ -53,10 +53,6 @@ class Run(Section):
             raise ValueError("train.keep_best goes by the loss on clips kept out: set data.validation above 0")
         if self.model.conditions and self.data.encode == "each_step":
             raise ValueError("model.conditions are encoded once, with the clips: set data.encode: once")
-        if self.model.conditions and self.train.lora:
-            raise ValueError(
-                "model.conditions begin silent, and train.lora trains no more than adapters: train without"
-            )
         branches = [name for name, told in self.model.conditions.items() if told.branch]
         if any(told.of == "past" for told in self.model.conditions.values()) and self.data.start == "first":
             raise ValueError("model.conditions: before a file's first frames there is no past: set data.start: random")

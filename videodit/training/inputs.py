@@ -35,6 +35,7 @@ from videodit.diffusion import paths
 from videodit.diffusion.schedulers import check_scheduler, is_flow
 from videodit.geometry import Strides
 from videodit.models import Condition
+from videodit.models.transformer import VideoDiT
 from videodit.packaged import named_folder
 from videodit.text import TextEncoder, saved_captions, text_pipeline
 from videodit.text import load_text as load_text_of
@@ -202,6 +203,30 @@ def left_out(found: Survey) -> list[Skip]:
     """What is not trained or measured on, and why."""
     parts = ((found.split.train, found.train), (found.split.validation, found.validation))
     return [*found.split.skips, *(skip for clips, b in parts for skip in (*clips.skips.values(), *b.dropped))]
+
+
+def tell(transformer: Any, config: Run, strides: Strides) -> None:
+    """Has a transformer told what `model.conditions` says, silently at first.
+
+    ValueError: it cannot be, or it is told something already that is not there.
+    """
+    conditions, source = conditions_of(config, strides), config.train.start_from or "model"
+    if not isinstance(transformer, VideoDiT):
+        if conditions:
+            raise ValueError(f"{source}: a {type(transformer).__name__}, of which model.conditions are not")
+        return
+    if left := [one.name for one in transformer.own_conditions if one.name not in config.model.conditions]:
+        raise ValueError(f"{source}: a transformer that is told {left[0]!r}: name it in model.conditions")
+    known = [one.name for one in transformer.own_conditions]
+    if config.train.lora and (new := [one.name for one in conditions if one.name not in known]):
+        raise ValueError(
+            f"model.conditions.{new[0]}: begins silent, and train.lora trains no more than adapters: train without, or "
+            f"start from a model that is told it"
+        )
+    try:
+        transformer.add_conditions(conditions)
+    except ValueError as error:
+        raise ValueError(f"model.conditions: {source}: {error}") from error
 
 
 def captions_of(*caches: Latents | LiveClips) -> list[str]:

@@ -141,7 +141,7 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
     else:
         transformer = fresh_transformer(config, strides, text.width)  # type: ignore[arg-type]
     source = config.train.start_from or ("model.image" if config.model.image else "model")
-    tell(transformer, config, strides)
+    inputs.tell(transformer, config, strides)
     if transformer.in_channels != channels:
         raise ValueError(
             f"{source}: a transformer of {transformer.in_channels} latent channels, but "
@@ -201,24 +201,6 @@ def build_transformer(config: Run, strides: Strides, text: Encoder) -> VideoDiT 
     if config.model.compile:
         transformer.compile_repeated_blocks()
     return transformer
-
-
-def tell(transformer: VideoDiT | TimeExtended, config: Run, strides: Strides) -> None:
-    """Has a transformer told what `model.conditions` says, silently at first.
-
-    ValueError: it cannot be, or it is told something already that is not there.
-    """
-    conditions, source = inputs.conditions_of(config, strides), config.train.start_from or "model"
-    if not isinstance(transformer, VideoDiT):
-        if conditions:
-            raise ValueError(f"{source}: a {type(transformer).__name__}, of which model.conditions are not")
-        return
-    if left := [one.name for one in transformer.own_conditions if one.name not in config.model.conditions]:
-        raise ValueError(f"{source}: a transformer that is told {left[0]!r}: name it in model.conditions")
-    try:
-        transformer.add_conditions(conditions)
-    except ValueError as error:
-        raise ValueError(f"model.conditions: {source}: {error}") from error
 
 
 def load_base(config: Run, **how: Any) -> VideoDiT | TimeExtended:

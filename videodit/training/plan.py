@@ -27,7 +27,7 @@ from videodit.text import TextEncoder, numbers_of_text
 from videodit.training import inputs
 from videodit.training.batches import batch_sizes
 from videodit.training.footprint import footprint
-from videodit.training.model import add_lora, as_map, fresh_transformer, is_chosen, place_of, place_of_base, tell
+from videodit.training.model import add_lora, as_map, fresh_transformer, is_chosen, place_of, place_of_base
 
 GB = 1e9
 SHOWN = 10  # files left out that are named
@@ -162,7 +162,7 @@ def _transformer(config: Run, strides: Strides) -> VideoDiT | TimeExtended:
         else:
             model = fresh_transformer(config, strides, _text_width(config))
         model = as_map(model, config) if config.train.distill else model
-        tell(model, config, strides)
+        inputs.tell(model, config, strides)
         if config.train.lora:
             add_lora(model, config.train.lora, config.train.precision)
     for name, weight in model.named_parameters() if config.train.weights else ():

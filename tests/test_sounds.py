@@ -123,6 +123,10 @@ def test_an_encoder_of_sounds_hears_them_at_its_rate(tmp_path: Path) -> None:
     wanted = model(**hear(tone(1.0, 8000), sampling_rate=8000, return_tensors="pt")).last_hidden_state[0]
     assert wanted.shape == (25, 8)
     torch.testing.assert_close(encoder(tone(1.0, 8000)), wanted)
+    encoder.seconds = 0.5  # as Whisper has thirty, and leaves out the rest
+    with pytest.raises(ValueError, match=r"a sound of 1.0 s, and .* hears 0.5 s: cut it"):
+        encoder(tone(1.0, 8000))
+    assert encoder(tone(0.5, 8000)).shape[1] == 8
 
 
 def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:

@@ -225,11 +225,12 @@ def _encoded(one: Condition, value: Any, what: str) -> Any:
     if not is_file and not _is_picture(value) and getattr(value, "ndim", 2) == 2:
         return value
     encoder = states_encoder(one.encoder)
-    if encoder.rate is None and not is_file:
-        return encoder(clips_of(value, what)[0][0])
     if encoder.rate is None:
-        return encoder(read_frames(value, [0.0])[0])
-    return encoder(read_sound(value, encoder.rate) if is_file else np.asarray(value, dtype=np.float32))
+        return encoder(read_frames(value, [0.0])[0] if is_file else clips_of(value, what)[0][0])
+    sound = read_sound(value, encoder.rate) if is_file else np.asarray(value, dtype=np.float32)
+    if why := encoder.too_long(sound):
+        raise ValueError(f"{what}: {why}")
+    return encoder(sound)
 
 
 def _rows(value: Tensor, count: int, times: int, what: str) -> Tensor:

@@ -26,7 +26,8 @@ class StatesEncoder:
     would leave out; None: all.
     """
 
-    def __init__(self, model: Any, prepare: Any):
+    def __init__(self, model: Any, prepare: Any, name: str = ""):
+        self.name = name
         self.model, self.prepare = model.eval(), prepare
         self.rate: int | None = getattr(prepare, "sampling_rate", None)
         self.seconds: float | None = getattr(prepare, "chunk_length", None)  # Whisper's
@@ -57,17 +58,29 @@ class StatesEncoder:
         half: Any = getattr(model, "vision_model", None) or getattr(model, "audio_model", None)
         if half is None and model.config.is_encoder_decoder:
             half = model.get_encoder()
-        return cls(half or model, prepare)
+        return cls(half or model, prepare, place)
 
     @torch.no_grad()
     def __call__(self, one: np.ndarray) -> Tensor:
-        """A picture uint8 h w 3, or a sound float32 n at its rate -> states m c, float32."""
+        """A picture uint8 h w 3, or a sound float32 n at its rate -> states m c, float32.
+
+        ValueError: a sound that is longer than it hears.
+        """
+        if why := self.too_long(one):
+            raise ValueError(why)
         how = {} if self.rate is None else {"sampling_rate": self.rate}
         inputs = self.prepare(one, return_tensors="pt", **how)
         named = ("pixel_values", "input_values", "input_features")
         wanted = {name: x.to(self.device) for name, x in inputs.items() if name in named}
         states = self.model(**wanted).last_hidden_state[0].float().cpu()
         return states.flatten(1).T.contiguous() if states.ndim == 3 else states  # c h w of convolutions
+
+    def too_long(self, one: np.ndarray) -> str:
+        """Why it would not hear all of a sound; "": it does, or this is a picture."""
+        if not self.rate or not self.seconds or len(one) <= self.seconds * self.rate:
+            return ""
+        length = f"{len(one) / self.rate:.1f} s"
+        return f"a sound of {length}, and {self.name or 'its encoder'} hears {self.seconds:g} s: cut it"
 
     def fingerprint(self) -> str:
         said = self.model.config.to_json_string() + self.prepare.to_json_string()

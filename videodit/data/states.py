@@ -96,9 +96,8 @@ def _maker(one: Condition, folder: Path) -> tuple[Path, Read, Callable[[Any], Te
     encoder = states_encoder(one.encoder)
 
     def encoded(read: Any) -> Tensor:
-        if encoder.rate and encoder.seconds and len(read) > encoder.seconds * encoder.rate:
-            length = f"{len(read) / encoder.rate:.1f} s"
-            raise VideoError(f"a sound of {length}, and {one.encoder} hears {encoder.seconds:g} s: cut it")
+        if why := encoder.too_long(read):
+            raise VideoError(why)
         states = encoder(read if encoder.rate else read[0])
         if states.shape[1] != one.width:
             raise ValueError(

@@ -249,16 +249,19 @@ def _tensors(state: Any) -> list[Tensor]:
     return [tensor for value in values for tensor in _tensors(value)]
 
 
-def train_in_parts(folder: str, teacher: str, config: str) -> str:
-    Trainer(distilled(Path(folder), Path(teacher), config=json.loads(config), log_every=1)).train()
+def train_in_parts(folder: str, teacher: str, config: str, sharding: str) -> str:
+    how = {"log_every": 1, "sharding": sharding}
+    Trainer(distilled(Path(folder), Path(teacher), config=json.loads(config), **how)).train()
     return ""
 
 
 @pytest.mark.slow
-def test_world_law_of_a_distillation(teacher: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+def test_world_law_of_a_distillation(teacher: Path, tmp_path: Path, sharding: str) -> None:
+    """Weights that are split are gathered for each call, which all processes make, whatever times they draw."""
     config = {"objective": MIXED["objective"]}
     Trainer(distilled(tmp_path / "one", teacher, config=config, log_every=1)).train()
-    launch(train_in_parts, tmp_path / "two", teacher, json.dumps(config))
+    launch(train_in_parts, tmp_path / "two", teacher, json.dumps(config), sharding, timeout=60)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert list(one) == list(two)
     assert [two[step] for step in one] == pytest.approx(list(one.values()), rel=1e-4)

@@ -146,6 +146,7 @@ def install() -> torch.device:
         torch.__future__.set_swap_module_params_on_conversion(True)  # or weights that are tied would come apart
         for name in ("tensor", "as_tensor", "arange"):
             setattr(torch, name, _sending(getattr(torch, name)))
+        torch.empty_like = torch.zeros_like  # so that what transformers leaves empty is the same each time
     return torch.device(NAME, 0)
 
 

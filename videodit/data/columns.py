@@ -15,7 +15,7 @@ from torch import Tensor
 
 from videodit.codec.sounds import SOUNDS, rows_at
 from videodit.data.files import Facts
-from videodit.data.rows import Item, found_file, is_there
+from videodit.data.rows import Item, file_of, is_there
 from videodit.geometry import ClipSize, Strides
 from videodit.models import Condition
 
@@ -49,11 +49,6 @@ def _why_not(item: Item, one: Condition) -> str:
     except ValueError as error:
         return str(error)
     return ""
-
-
-def file_of(item: Item, column: str) -> Path | None:
-    """The file that a row's other column names; None where paths of such a row begin nowhere here (shards, URLs)."""
-    return found_file(item.attributes[column].strip(), item.folders) if item.folders else None
 
 
 def numbers_of(item: Item, one: Condition) -> np.ndarray:

@@ -25,11 +25,10 @@ import numpy as np
 from tqdm import tqdm
 
 from videodit.data import cut
-from videodit.data.columns import file_of
 from videodit.data.limits import REASONS, Options
 from videodit.data.manifest import Item, Skip, read_manifest, tell
 from videodit.data.remote import is_url
-from videodit.data.rows import is_there
+from videodit.data.rows import file_of, is_there
 from videodit.data.sifting import Drop, Kept, Sifted, name_of, sift
 from videodit.data.survey import Memory, Survey, stamp, time_limit
 from videodit.disk import LOCK, clear_scratch, locked, replace_text

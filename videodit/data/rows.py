@@ -207,6 +207,11 @@ def found_file(place: str, folders: Sequence[Path]) -> Path:
     return folders[0] / place
 
 
+def file_of(item: Item, column: str) -> Path | None:
+    """The file that a row's other column names; None where paths of such a row begin nowhere here (shards, URLs)."""
+    return found_file(item.attributes[column].strip(), item.folders) if item.folders else None
+
+
 def _in_another_form(folder: Path, place: str) -> Path | None:
     """Part by part: an accent may be written as one sign or as two, and file systems differ in what they keep."""
     at = folder / Path(place).anchor

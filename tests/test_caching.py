@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from tiny import tiny_dit, tiny_pipeline
 
 from videodit.caching import named_cache, set_cache
 from videodit.pipeline import VideoDiTPipeline
@@ -105,6 +106,21 @@ def test_an_image_is_refused_where_its_last_block_is_skipped(pipe: VideoDiTPipel
         clips(pipe, num_frames=1)
     set_cache(pipe, "taylorseer")
     assert clips(pipe, num_frames=1).shape[2] == 1
+
+
+def test_an_image_is_refused_where_its_first_block_is_skipped() -> None:
+    pipe = tiny_pipeline()
+    pipe.register_modules(transformer=tiny_dit(axes=("time", "space")))
+    set_cache(pipe, "first-block")
+    with pytest.raises(ValueError, match="watches the first block, which an image skips: take taylorseer"):
+        clips(pipe, num_frames=1)
+
+
+def test_both_experts_are_under_a_cache_and_then_under_none() -> None:
+    pipe = VideoDiTPipeline(**tiny_pipeline().components | {"transformer_2": tiny_dit()}, boundary_ratio=0.5)
+    for cache, on in (("taylorseer", True), (None, False)):
+        set_cache(pipe, cache)
+        assert [pipe.transformer.is_cache_enabled, pipe.transformer_2.is_cache_enabled] == [on, on]
 
 
 @pytest.mark.parametrize(

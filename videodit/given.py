@@ -76,10 +76,10 @@ def pixels_of(frames: Any, count: int, size: ClipSize, name: str) -> Tensor:
     others = {frame.shape[:2] for clip in clips for frame in clip} - {(size.height, size.width)}
     for height, width in sorted(others):
         log.warning("%s: %dx%d is scaled and cut to %dx%d", name, height, width, size.height, size.width)
-    fitted = [np.stack([_fitted(frame, size) for frame in clip]) for clip in clips]
-    if len({len(clip) for clip in fitted}) > 1:
-        raise ValueError(f"{name}: clips of {', '.join(str(len(clip)) for clip in fitted)} frames; give equally many")
-    pixels = torch.from_numpy(np.stack(fitted)).float() / 127.5 - 1
+    shown = [np.stack([fitted(frame, size.height, size.width) for frame in clip]) for clip in clips]
+    if len({len(clip) for clip in shown}) > 1:
+        raise ValueError(f"{name}: clips of {', '.join(str(len(clip)) for clip in shown)} frames; give equally many")
+    pixels = torch.from_numpy(np.stack(shown)).float() / 127.5 - 1
     return rearrange(pixels, "b f h w c -> b c f h w").expand(count, -1, -1, -1, -1)
 
 
@@ -275,12 +275,11 @@ def _opened(source: str, name: str) -> np.ndarray:
             raise ValueError(f"{name}: {source} is no picture that can be read") from error
 
 
-def _fitted(frame: np.ndarray, size: ClipSize) -> np.ndarray:
-    """uint8 h w 3 of the clip's size."""
-    height, width = frame.shape[:2]
-    if (height, width) == (size.height, size.width):
+def fitted(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 h w 3, scaled to cover so many rows and columns, and cut to them."""
+    if frame.shape[:2] == (height, width):
         return frame
-    rows, columns = covering(height, width, size.height, size.width)
+    rows, columns = covering(frame.shape[0], frame.shape[1], height, width)
     scaled = PIL.Image.fromarray(frame).resize((columns, rows), PIL.Image.Resampling.BICUBIC)
-    top, left = (rows - size.height) // 2, (columns - size.width) // 2
-    return np.asarray(scaled)[top : top + size.height, left : left + size.width]
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return np.asarray(scaled)[top : top + height, left : left + width]

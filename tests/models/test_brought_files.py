@@ -12,7 +12,7 @@ from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 from peers import tiny_wan_pipeline
 from readme import tool
 from safetensors.torch import save_file
-from tiny import awaken
+from tiny import awaken, tiny_pipeline
 from torch import Tensor
 
 from videodit.exchange import grown_pipeline, open_model, pipeline_from_diffusers
@@ -205,6 +205,14 @@ def test_two_experts_are_not_grown_as_one() -> None:
     pipe = pipeline_from_diffusers(tiny_wan_pipeline(2))[0]
     with pytest.raises(ConversionError, match="a pipeline of two experts: grow each by itself"):
         grown_pipeline(pipe, pipe.transformer, pipe.vae, num_frames=5, fps=16.0)
+
+
+def test_numbers_of_blocks_are_not_carried_to_a_grown_model_and_learned_scales_are() -> None:
+    pipe = tiny_pipeline()
+    pipe.register_to_config(default_skipped_blocks=[[0.0, 0.5, [1]]], trained_guidance=[1.0, 5.0])
+    grown = grown_pipeline(pipe, pipe.transformer, pipe.vae, num_frames=5, fps=16.0)
+    assert grown.config.default_skipped_blocks is None
+    assert grown.config.trained_guidance == [1.0, 5.0]
 
 
 # --- published shapes ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from videodit.models import Condition
 from videodit.models.pruned import with_narrower_mlp, without_blocks
 from videodit.models.transformer import VideoDiT
 
@@ -38,6 +39,9 @@ def test_what_is_left_computes_what_the_whole_model_does_without_the_rest(name: 
     small = without_blocks(model, out)
     assert [block.axis for block in small.blocks] == [b.axis for n, b in enumerate(model.blocks) if n not in out]
     torch.testing.assert_close(call(small), call(model, skip_layers=out), rtol=0, atol=0)
+    axes, left = list(small.config.axes), [block.axis for block in small.blocks]
+    assert axes * small.config.num_layers == left
+    assert not any(left[:n] * (len(left) // n) == left for n in range(1, len(axes)))  # the shortest pattern
     small.save_pretrained(tmp_path)
     torch.testing.assert_close(call(VideoDiT.from_pretrained(tmp_path)), call(small), rtol=0, atol=0)
 
@@ -79,3 +83,6 @@ def test_each_block_keeps_as_many_units() -> None:
         with_narrower_mlp(model, {0: torch.arange(3), 1: torch.arange(4), 2: torch.arange(3), 3: torch.arange(3)})
     with pytest.raises(ValueError, match=r"of blocks \[0\]"):
         with_narrower_mlp(model, {0: torch.arange(3)})
+    model.add_conditions([Condition("pose", "channels", 4, branch=1)])
+    with pytest.raises(ValueError, match="condition pose: its branch has copies of blocks as they are"):
+        with_narrower_mlp(model, {number: torch.arange(3) for number in range(4)})

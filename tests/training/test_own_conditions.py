@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from videodit.codec.maps import blurred, map_of
 from videodit.config import ConfigError, Run
 from videodit.data.columns import tokens_in
 from videodit.data.transforms import to_pixels
-from videodit.geometry import Strides
+from videodit.geometry import ClipSize, Strides
 from videodit.training import inputs
 from videodit.training.trainer import Trainer
 from videodit.video.writer import write_video
@@ -162,6 +163,24 @@ def test_a_run_with_all_of_them_is_that_of_its_parts(manifest: Path, tmp_path: P
         inputs.tell(tiny_dit(), told(tmp_path / "silent", manifest, train=lora), Strides(4, 8, 4))
     with pytest.raises(ValueError, match=r"told 'mask': name it in model.conditions"):
         Trainer(told(tmp_path / "d", manifest, {}, train={"start_from": str(tmp_path / "a" / "pipeline")}))
+
+
+@pytest.mark.slow
+def test_samples_are_told_what_there_is_and_a_run_does_not_end_for_want_of_it(
+    manifest: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    size = ClipSize(9, 32, 32, 8.0)
+    none_out = Trainer(told(tmp_path / "a", manifest, data={"validation": 0}))
+    found = none_out._own(size, 2)  # of those that are trained on
+    assert found is not None
+    assert set(found) == set(CONDITIONS)
+    other = replace(size, num_frames=5)
+    assert none_out._own(other, 2) == {}
+    assert "so they are made without what model.conditions names" in caplog.text
+    never = {"mask": {"kind": "channels", "of": "luma", "dropout": 0.0}}
+    must = Trainer(told(tmp_path / "b", manifest, never))
+    assert must._own(other, 2) is None
+    assert "left out: none can do without" in caplog.text
 
 
 @pytest.mark.slow

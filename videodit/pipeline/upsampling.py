@@ -10,8 +10,7 @@ import numpy as np
 import PIL.Image
 
 from videodit.conditions import own_of
-from videodit.geometry import covering
-from videodit.given import clips_of
+from videodit.given import clips_of, fitted
 from videodit.models import Condition
 
 log = logging.getLogger(__name__)
@@ -44,8 +43,7 @@ def upsampled(pipe: Any, video: Any, height: int | None, width: int | None, opti
         for given, side, step in zip((height, width), own, steps, strict=True)
     ]
     for name, given, step in zip(("height", "width"), sides, steps, strict=True):
-        if given % step:
-            raise ValueError(f"{name}={given} is not a multiple of {step}; nearest: {_nearest(given, step)}")
+        pipe.strides.latent_side(given, name, step // pipe.strides.space)
     rows, columns = (side // small.factor for side in sides)
     if rows < own[0]:
         log.warning(
@@ -66,11 +64,6 @@ def upsampled(pipe: Any, video: Any, height: int | None, width: int | None, opti
     }
 
 
-def _nearest(given: int, step: int) -> str:
-    below = given // step * step
-    return f"{below} or {below + step}" if below else f"{step}"
-
-
 def _tile(pipe: Any, height: int, width: int) -> tuple[int, int] | None:
     """The size that the model was trained at and that is most like such a clip in shape; None: one holds it whole."""
     trained = [(pipe.default_size.height, pipe.default_size.width)]
@@ -82,9 +75,7 @@ def _tile(pipe: Any, height: int, width: int) -> tuple[int, int] | None:
 
 def _scaled(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     """As large as that: scaled, and cut at two sides where it is of another shape."""
-    own = frame.shape[0], frame.shape[1]
-    alike = abs(own[0] * width - own[1] * height) <= ALIKE * own[0] * width
-    rows, columns = (height, width) if alike else covering(*own, height, width)
-    scaled = np.asarray(PIL.Image.fromarray(frame).resize((columns, rows), PIL.Image.Resampling.BICUBIC))
-    top, left = (rows - height) // 2, (columns - width) // 2
-    return scaled[top : top + height, left : left + width]
+    rows, columns = frame.shape[:2]
+    if abs(rows * width - columns * height) > ALIKE * rows * width:
+        return fitted(frame, height, width)
+    return np.asarray(PIL.Image.fromarray(frame).resize((width, height), PIL.Image.Resampling.BICUBIC))

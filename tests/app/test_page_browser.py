@@ -287,6 +287,8 @@ def test_two_ways_to_sample_are_compared_blind(user: Callable[..., Any], studio:
     page.get_by_label("Prompts, one a line").fill("a red circle\ntwo blue stars")
     page.get_by_label("One side: steps").fill("1")
     page.get_by_label("The other: steps").fill("2")
+    page.get_by_role("button", name="Told besides").filter(visible=True).click()
+    field(page, "camera").fill("[3, 4]")
     page.get_by_role("button", name="Make pairs", exact=True).last.click()
     pair = page.locator("#pair")
     playwright.expect(pair).to_contain_text("2 to vote on")
@@ -300,6 +302,8 @@ def test_two_ways_to_sample_are_compared_blind(user: Callable[..., Any], studio:
     page.get_by_role("button", name="The same").click()
     playwright.expect(pair).to_contain_text("No pair waits")
     assert [one.choice for one in studio.votes().pairs] == ["first", "same"]
+    told = {(*clip.settings["conditions"],) for one in studio.votes().pairs for clip in studio.clips(one)}
+    assert told == {("camera=[3, 4]",)}
     page.get_by_role("button", name="Votes so far").click()
     page.get_by_role("button", name="Show", exact=True).click()
     won = studio.votes().pairs[0].sides[0]

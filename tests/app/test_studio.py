@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import awaken, tiny_pipeline
 
 from videodit.app.studio import Side, Studio
 from videodit.app.work import Job
 from videodit.clipset import Request, Sampling
 from videodit.evaluation.report.votes import load_votes
+from videodit.models import Condition
+from videodit.models.branches import branch_of, save_control
 from videodit.pipeline import VideoDiTPipeline
 from videodit.video import probe, read_clip, read_metadata, write_video
 
@@ -85,6 +88,25 @@ def test_a_job_that_is_stopped_keeps_what_is_made_and_leaves_nothing_half(studio
             job.cancel()
     assert job.state == "stopped"
     assert [file.name for file in sorted(studio.out.glob("0*"))] == ["0000.json", "0000.mp4"]
+
+
+def test_a_branch_is_put_onto_the_first_model_and_weighs_where_its_map_is_given(tmp_path: Path) -> None:
+    pipe, told = tiny_pipeline(), tiny_pipeline().transformer
+    told.add_conditions([Condition("edges", "channels", 64, True, of="edges", branch=1)])
+    awaken(branch_of(told, "edges")[1])
+    save_control(told, "edges", tmp_path / "edges")
+    write_video(tmp_path / "map.mp4", np.zeros((5, 32, 32, 3), np.uint8), 8)
+    loads = {"first": pipe, "second": tiny_pipeline()}
+    studio = Studio(tmp_path / "out", [*loads], loads.__getitem__, [f"{tmp_path / 'edges'}=0.5"])
+    assert [one.name for one in studio.told()] == ["edges"]
+    given = [f"edges={tmp_path / 'map.mp4'}"]
+    made(studio, ONE, conditions=given)
+    made(studio, ONE)
+    scales = [entry.settings.get("condition_scale") for entry in studio.entries()]
+    assert scales == [None, {"edges": 0.5}]
+    other = ended(studio.make("me", [ONE], Sampling(steps=1, conditions=given), "second"))
+    assert "edges" in other.error
+    studio.close()
 
 
 def test_a_clip_can_be_had_in_other_formats_with_its_settings(studio: Studio, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from videodit.app import looks
-from videodit.app.asked import requests_of
+from videodit.app.asked import requests_of, sampling_of
+from videodit.app.form import Form
 from videodit.app.studio import Studio
-from videodit.clipset import Sampling
 
 
 def attention_tab(studio: Studio, blocks: gr.Blocks) -> None:
@@ -19,10 +19,13 @@ def attention_tab(studio: Studio, blocks: gr.Blocks) -> None:
         "steps.",
         elem_classes="v-hint",
     )
+    form = Form(studio)
     prompt = gr.Textbox(label="Prompt to look into", placeholder="dog face on a blue background", max_lines=2)
+    form.fields["prompt"] = prompt
     with gr.Row():
-        seed = gr.Textbox("0", label="Its seed", max_lines=1, min_width=80)
-        frames = gr.Textbox("", label="Its frames", placeholder=studio.own()["num_frames"], max_lines=1, min_width=80)
+        form.number("seed", "Its seed", "0")
+        form.number("num_frames", "Its frames")
+    form.told()
     with gr.Row():
         make = gr.Button("Make, and look", variant="primary", min_width=140)
         stop = gr.Button("Cancel", interactive=False, min_width=120)
@@ -30,10 +33,10 @@ def attention_tab(studio: Studio, blocks: gr.Blocks) -> None:
     shown = gr.HTML(elem_id="attention")
     outputs = [status, shown, make, stop]
 
-    def begin(request: gr.Request, said: str, first: str, length: str) -> Iterator[dict[Any, Any]]:
+    def begin(request: gr.Request, *said: Any) -> Iterator[dict[Any, Any]]:
         try:
-            asked = requests_of({"prompt": said, "seed": first, "num_frames": length})
-            job = studio.make(str(request.session_hash), asked, Sampling(), attention=True)
+            values = form.values(said)
+            job = studio.make(str(request.session_hash), requests_of(values), sampling_of(values), attention=True)
         except (ValueError, OSError) as error:
             yield {status: looks.failure(error)}
             return
@@ -50,6 +53,6 @@ def attention_tab(studio: Studio, blocks: gr.Blocks) -> None:
         studio.worker.cancel(str(request.session_hash))
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on([make.click, prompt.submit], begin, [prompt, seed, frames], outputs, **private)
+    gr.on([make.click, prompt.submit], begin, list(form.fields.values()), outputs, **private)
     stop.click(cancel, None, None, **private)
     blocks.load(latest, None, shown, **private)

@@ -9,6 +9,7 @@ import gradio as gr
 
 from videodit.app import looks
 from videodit.app.asked import requests_of, sampling_of
+from videodit.app.form import Form
 from videodit.app.studio import Side, Studio
 from videodit.evaluation.report.votes import Pair, preferences
 
@@ -16,15 +17,16 @@ CHOICES = {"Left is better": "first", "The same": "same", "Right is better": "se
 
 
 def compare_tab(studio: Studio, blocks: gr.Blocks) -> None:
-    own = studio.own()
+    form = Form(studio)
     with gr.Accordion("Make pairs", elem_classes="v-fold"):
         prompts = gr.Textbox(label="Prompts, one a line", lines=4)
         with gr.Row():
-            seed = gr.Textbox("0", label="First seed", max_lines=1, min_width=80)
-            count = gr.Textbox("1", label="Seeds a prompt", max_lines=1, min_width=80)
-            frames = gr.Textbox(label="Frames", placeholder=own["num_frames"], max_lines=1, min_width=80)
+            form.number("seed", "First seed", "0")
+            form.number("count", "Seeds a prompt", "1")
+            form.number("num_frames", "Frames")
+        form.told()
         with gr.Row():
-            sides = [_side(studio, "One side", 0), _side(studio, "The other", -1)]
+            sides = [_side(form, "One side", 0), _side(form, "The other", -1)]
         with gr.Row():
             make = gr.Button("Make pairs", variant="primary", min_width=120)
             stop = gr.Button("Cancel", interactive=False, min_width=120)
@@ -50,14 +52,15 @@ def compare_tab(studio: Studio, blocks: gr.Blocks) -> None:
         }
 
     def begin(request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
-        said, first, many, length, *rest = values
+        said, *common, a_model, a_steps, a_guidance, b_model, b_steps, b_guidance = values
         try:
             lines = [line.strip() for line in (said or "").splitlines() if line.strip()]
             if not lines:
                 raise ValueError("the prompts are empty; write one a line")
-            common = {"seed": first, "count": many, "num_frames": length}
-            asked = [one for line in lines for one in requests_of({"prompt": line, **common})]
-            a, b = (_read(rest[:3]), _read(rest[3:]))
+            both = form.values(common)
+            asked = [one for line in lines for one in requests_of(both | {"prompt": line})]
+            a = Side(a_model, sampling_of(both | {"steps": a_steps, "guidance_scale": a_guidance}))
+            b = Side(b_model, sampling_of(both | {"steps": b_steps, "guidance_scale": b_guidance}))
             job = studio.compare(str(request.session_hash), asked, (a, b))
         except (ValueError, OSError) as error:
             yield {status: looks.failure(error)}
@@ -91,7 +94,7 @@ def compare_tab(studio: Studio, blocks: gr.Blocks) -> None:
         studio.worker.cancel(str(request.session_hash))
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    make.click(begin, [prompts, seed, count, frames, *sides[0], *sides[1]], outputs, **private)
+    make.click(begin, [prompts, *form.fields.values(), *sides[0], *sides[1]], outputs, **private)
     stop.click(cancel, None, None, **private)
     for button in buttons:
         button.click(vote, [button, waiting], outputs, **private)
@@ -99,18 +102,13 @@ def compare_tab(studio: Studio, blocks: gr.Blocks) -> None:
     blocks.load(opened, None, outputs, **private)
 
 
-def _side(studio: Studio, label: str, number: int) -> list[Any]:
-    own = studio.own()
+def _side(form: Form, label: str, number: int) -> list[Any]:
+    models, own = form.studio.models, form.own
     with gr.Column(min_width=280):
-        model = gr.Dropdown(studio.models, value=studio.models[number], label=f"{label}: model")
+        model = gr.Dropdown(models, value=models[number], label=f"{label}: model")
         with gr.Row():
             steps = gr.Textbox(label=f"{label}: steps", placeholder=own["steps"], max_lines=1, min_width=80)
             guidance = gr.Textbox(
                 label=f"{label}: guidance", placeholder=own["guidance_scale"], max_lines=1, min_width=80
             )
     return [model, steps, guidance]
-
-
-def _read(values: Any) -> Side:
-    model, steps, guidance = values
-    return Side(model, sampling_of({"steps": steps, "guidance_scale": guidance}))

@@ -9,25 +9,24 @@ from typing import Any
 import gradio as gr
 
 from videodit.app import looks
-from videodit.app.asked import TOLD, again, requests_of, sampling_of
+from videodit.app.asked import again, requests_of, sampling_of
+from videodit.app.form import PICTURE, VIDEO, Form
 from videodit.app.studio import Studio
 from videodit.app.work import Job
 from videodit.clipset.requests import FILES
-from videodit.codec.sounds import SOUNDS
 
 CHOOSE = """element.addEventListener("click", event => {
   const button = event.target.closest("button[data-name]");
   if (button) trigger("select", {value: button.dataset.name});
 });"""
 EMPTY: dict[str, Any] = {"loop": False, "count": "1"}
-PICTURE, VIDEO = ["image"], ["video", "image"]  # GIF and WebP are both
 
 
 def prompt_tab(studio: Studio, blocks: gr.Blocks) -> None:
     with gr.Row(elem_classes="v-columns"):
         with gr.Column(scale=5, min_width=320):
-            form, make, stop, given = _form(studio)
-            uploads = [name for name, field in form.items() if isinstance(field, gr.File)]
+            asked, make, stop, given = _form(studio)
+            form, uploads = asked.fields, asked.uploads
         with gr.Column(scale=4, min_width=320, elem_classes="v-beside"):
             status = gr.HTML(elem_id="status", container=False)
             player = gr.HTML(elem_id="player")
@@ -64,10 +63,9 @@ def prompt_tab(studio: Studio, blocks: gr.Blocks) -> None:
             take: gr.Button(interactive=entry is not None),
         }
 
-    def begin(owner: str, values: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+    def begin(owner: str, said: Callable[[], dict[str, Any]]) -> Iterator[dict[Any, Any]]:
         try:
-            files = {name: str(studio.given(name, values[name])) for name in uploads if values.get(name)}
-            values = values | files
+            values = said()
             job = studio.make(owner, requests_of(values), sampling_of(values), values.get("model"))
         except (ValueError, OSError) as error:
             yield {status: looks.failure(error)}
@@ -75,14 +73,14 @@ def prompt_tab(studio: Studio, blocks: gr.Blocks) -> None:
         yield from follow(job)
 
     def from_form(request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
-        yield from begin(str(request.session_hash), dict(zip(form, values, strict=True)))
+        yield from begin(str(request.session_hash), lambda: asked.values(values))
 
     def from_clip(request: gr.Request, name: str) -> Iterator[dict[Any, Any]]:
         entry = studio.entry(name)
         if entry is None:
             yield {status: looks.failure(f"{name}: the clip is gone from {studio.out}")}
             return
-        yield from begin(str(request.session_hash), again(entry.settings))
+        yield from begin(str(request.session_hash), lambda: again(entry.settings))
 
     def opened(request: gr.Request) -> Iterator[dict[Any, Any]]:
         """What is there, and the jobs of pages that were closed, which are this one's now."""
@@ -117,18 +115,10 @@ def prompt_tab(studio: Studio, blocks: gr.Blocks) -> None:
         form[name].change(_kept(studio), [form[one] for one in FILES], [given, status], **private)
 
 
-def _form(studio: Studio) -> tuple[dict[str, Any], gr.Button, gr.Button, gr.HTML]:
-    """The fields by their names, the two buttons, and where the given pictures are shown."""
-    form: dict[str, Any] = {}
-    own = studio.own()
-
-    def number(name: str, label: str, value: str = "", hint: str | None = None) -> None:
-        form[name] = gr.Textbox(value, label=label, placeholder=own.get(name, hint), max_lines=1, min_width=80)
-
-    def file(name: str, label: str, kinds: list[str] | None) -> None:
-        form[name] = gr.File(
-            label=label, file_types=kinds, type="filepath", height=120, min_width=140, elem_classes="v-file"
-        )
+def _form(studio: Studio) -> tuple[Form, gr.Button, gr.Button, gr.HTML]:
+    """The fields, the two buttons, and where the given pictures are shown."""
+    asked = Form(studio)
+    form, own, number, file = asked.fields, asked.own, asked.number, asked.file
 
     form["prompt"] = gr.Textbox(label="Prompt", lines=2, placeholder="face with tears of joy on a blue background")
     with gr.Row():
@@ -174,16 +164,8 @@ def _form(studio: Studio) -> tuple[dict[str, Any], gr.Button, gr.Button, gr.HTML
             number("overlap", "Overlap", hint="frames")
             number("window", "Window", hint="frames")
             number("image_guidance_scale", "Image guidance", hint="1")
-    if told := studio.told():
-        with gr.Accordion("Told besides", open=False, elem_classes="v-fold"):
-            gr.Markdown("What the model was trained to be told; what is empty, it is not.", elem_classes="v-hint")
-            with gr.Row():
-                for one in told:
-                    if one.kind == "vectors" and one.of not in SOUNDS:
-                        number(TOLD + one.name, one.name, hint="a number, or [0.5, 1]")
-                    else:
-                        file(TOLD + one.name, one.name, VIDEO if one.kind == "channels" else None)
-    return form, make, stop, given
+    asked.told()
+    return asked, make, stop, given
 
 
 def _kept(studio: Studio) -> Callable[..., Any]:

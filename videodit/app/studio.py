@@ -13,7 +13,7 @@ import random
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,12 @@ class Studio:
         out: the folder; it is made.
         models: folders or names that may be sampled from, the first unless another is asked for.
         load: gives a model by its name.
+        controls: branches put onto the first model, as `VideoDiTPipeline.control` takes them.
     """
 
-    def __init__(self, out: Path, models: Sequence[str], load: Load = load):
+    def __init__(self, out: Path, models: Sequence[str], load: Load = load, controls: Sequence[str] = ()):
         self.out, self.models, self.worker = out.absolute(), list(models), Worker()
+        self._controls, self._scales = list(controls), dict[str, float]()
         self._load, self._loaded = load, ""
         self._pipe: VideoDiTPipeline | None = None
         self._digest = ""
@@ -163,6 +165,7 @@ class Studio:
         if self._loaded != model or self._pipe is None:
             self._pipe, self._loaded = None, ""
             self._pipe = self._load(model)
+            self._scales = self._pipe.control(self._controls) if model == self.models[0] else {}
             self._digest, self._loaded = weights_digest(self._pipe.transformer), model
         return self._pipe
 
@@ -172,7 +175,10 @@ class Studio:
         job.check()
         job.tell(step=0, steps=0)
         pipe = self.pipe(side.model)
-        scheduler, steps = pipe.scheduler, side.sampling.resolved(pipe).steps or 1
+        told = {said.partition("=")[0] for said in side.sampling.conditions or ()}
+        scales = {name: scale for name, scale in self._scales.items() if name in told}
+        sampling = replace(side.sampling, condition_scale=scales or None)
+        scheduler, steps = pipe.scheduler, sampling.resolved(pipe).steps or 1
         sheet = path.with_suffix(".preview.png")
         job.preview = sheet if shows else None
         try:
@@ -180,7 +186,7 @@ class Studio:
                 pipe,
                 [request],
                 [path],
-                side.sampling,
+                sampling,
                 model=side.model,
                 model_digest=self._digest,
                 preview=max(1, steps // PREVIEWS) if shows else None,

@@ -3,6 +3,7 @@
   videodit app                                             the packaged model, at http://127.0.0.1:7860
   videodit app --model runs/mine/pipeline --out clips/     a model of yours
   videodit app --model runs/new runs/old                   two, which the tab Compare shows side by side
+  videodit app --model emoji --control outline/            with a branch that reads a map, on the first model
   videodit app --report evaluation/                        with the report of an evaluation
 
 Needs videodit[app]. Only this machine can open it, unless --host says otherwise. What is made lies in --out, each clip
@@ -38,6 +39,13 @@ def parse() -> argparse.Namespace:
         help="pipeline folders or hub names; the first is used unless another is chosen (default: the packaged model)",
     )
     parser.add_argument(
+        "--control",
+        nargs="+",
+        default=[],
+        metavar="FOLDER[=WEIGHT]",
+        help="branches that read a map, put onto the first model (videodit convert --control), each with its weight",
+    )
+    parser.add_argument(
         "--out", type=argument(File), default=Path("clips"), help="a folder for what is made (default: clips)"
     )
     parser.add_argument(
@@ -61,7 +69,7 @@ def main() -> int:
     load_without_bars()
     from videodit.app.studio import Studio
 
-    studio = Studio(args.out, args.model)
+    studio = Studio(args.out, args.model, controls=args.control)
     with locked(studio.out):
         studio.pipe(args.model[0])
         host, port = taken.getsockname()[:2]

@@ -27,24 +27,25 @@ from .damage.wear import worn_files
 from .readings import Damaged, read_all, table
 
 
-def make(folder: Path, seed: int = 0, sample: int = 0) -> list[Damaged]:
+def make(folder: Path, seed: int = 0, every: int = 1, *, costly: bool = True) -> list[Damaged]:
     """Writes the corpus, the same for a seed: sound files into `folder/sound`, damaged ones into `folder`.
 
     Args:
-        sample: so many of the cheap ones only (0: all).
+        every: of the cheap ones one in so many, drawn once.
+        costly: those that take long to make or to read, and odd places, too.
     """
     sound, rng = make_sound(folder / "sound"), np.random.default_rng(seed)
     wanted = [one for maker in CHEAP for one in maker(sound, rng)]
-    if sample:
-        wanted = wanted[:: len(wanted) // sample][:sample]
-    else:
+    drawn = np.random.default_rng(0).permutation(len(wanted))[: len(wanted) // every]
+    wanted = [wanted[i] for i in sorted(drawn)]
+    if costly:
         wanted += [one for maker in COSTLY for one in maker(sound, rng)]
     made = [Damaged(f"sound/{name}", "none", name) for name in sound]
     for damage, suffix, content, source in wanted:
         name = "".join(c if c.isalnum() else "_" for c in f"{damage} {Path(source).stem}").strip("_")
         made.append(Damaged(f"{len(made):03d}_{name}{suffix}", damage.partition(":")[0], source))
         (folder / made[-1].file).write_bytes(content)
-    return made + ([] if sample else odd_places(folder, sound))
+    return made + (odd_places(folder, sound) if costly else [])
 
 
 def odd_places(folder: Path, sound: Sound) -> list[Damaged]:
@@ -79,9 +80,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="an empty folder")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--every", type=int, default=1, help="of the cheap ones one in so many, drawn once (default: all)"
+    )
     parser.add_argument("--report", type=Path, help="a JSON file to write what came of each file to")
     options = parser.parse_args()
-    made = make(options.out, options.seed)
+    made = make(options.out, options.seed, options.every)
     begin = time.monotonic()
     readings = read_all(options.out, made)
     found = {

@@ -55,6 +55,14 @@ def test_a_small_clip_is_enlarged_only_where_that_is_asked_for() -> None:
     assert choose(file(3, 48, 48), [SQUARE], Data(upscale=True)) == SQUARE
 
 
+def test_what_fills_a_bucket_as_it_is_is_neither_enlarged_nor_shown_slower_for_another() -> None:
+    fast = ClipSize(49, 64, 64, 24)
+    for order in ((SQUARE, LARGE, fast), (fast, LARGE, SQUARE)):
+        assert choose(file(3, 64, 64, 8), order, Data(upscale=True, slower="repeat")) == SQUARE
+        assert choose(file(3, 64, 64, 24), order, Data(slower="repeat")) == fast
+        assert choose(file(3, 256, 256, 8), order, Data(slower="repeat")) == LARGE
+
+
 def test_an_image_goes_to_the_nearest_picture_size() -> None:
     image = Facts(height=400, width=600, is_image=True)
     assert choose(image, ALL, Data()) == WIDE.image()

@@ -69,6 +69,29 @@ def test_each_clip_is_described_from_its_own_frames(clips: Path, caplog: pytest.
 
 
 @pytest.mark.slow
+def test_a_clip_in_several_rows_keeps_all_captions_and_a_second_captioner_fills_what_the_first_left(
+    clips: Path,
+) -> None:
+    double = {"file": "grays.mp4", "caption": "and another", "start": 2.0, "end": 4.0}
+    empty = {"file": "grays.mp4", "caption": "", "start": 2.0, "end": 4.0}
+    with clips.open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in (double, empty)))
+    first, second = clips.with_name("first.jsonl"), clips.with_name("second.jsonl")
+    count = caption_clips(str(clips), first, lambda pictures: "" if len(pictures) > 1 else "x", "one")
+    assert dict(count) == {"before": 0, "not captioned": 3, "kept": 1}
+    assert rows_of(first)[2]["caption"] == ["kept", "as it is", "and another"]
+    count = caption_clips(str(first), second, grays, "two")
+    assert dict(count) == {"before": 0, "captioned": 2, "kept": 1, "not captioned": 1}
+    filled = rows_of(second)[0]
+    assert (filled["captioner"], "not_captioned" in filled) == ("two, 8 frames", False)
+    third = clips.with_name("third.jsonl")  # whose source has captions of another, which stay its own
+    for _ in range(2):
+        count = caption_clips(str(second), third, grays, "three")
+    assert count["before"] == 4
+    assert [row.get("captioner") for row in rows_of(third)[:2]] == ["two, 8 frames"] * 2
+
+
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_behind_its_last_whole_row(clips: Path) -> None:
     one, other = clips.with_name("one.jsonl"), clips.with_name("other.jsonl")
     caption_clips(str(clips), one, grays, "me")

@@ -14,8 +14,8 @@ from PIL import Image
 
 from videodit.commands import evaluate as tool
 from videodit.evaluation.measure.clips import clip_from_array
-from videodit.evaluation.measure.nearest import FRAMES
-from videodit.evaluation.report.remembered import TrueFiles
+from videodit.evaluation.measure.nearest import FRAMES, TrueClip, TrueClips
+from videodit.evaluation.report.remembered import TrueFile, TrueFiles
 from videodit.evaluation.report.results import load_results
 from videodit.evaluation.suite import evaluate
 from videodit.video.guarded import Guarded
@@ -40,8 +40,8 @@ def true(tmp_path: Path) -> Path:
     return folder
 
 
-def files(folder: Path) -> list[tuple[Path, str, str | None]]:
-    return [(path, path.name, path.stem) for path in sorted(folder.iterdir())]
+def files(folder: Path) -> list[TrueFile]:
+    return [TrueFile(path, path.name, (path.stem,)) for path in sorted(folder.iterdir())]
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_it_tells_whether_the_nearest_is_the_one_asked_for_and_whether_that_move
         clip_from_array(town, 8, name="nothing"),
     ]
     with Guarded(1) as guard:
-        files = [(true / f"{name}.mkv", name, caption) for name, caption in captions.items()]
+        files = [TrueFile(true / f"{name}.mkv", name, (caption,)) for name, caption in captions.items()]
         results = TrueFiles(files, guard).beside(evaluate(clips, metrics=QUICK, workers=1), clips, "true")
     near = {clip.name: clip.nearest for clip in results.clips}
     assert {name: one.asked for name, one in near.items()} == {
@@ -138,3 +138,49 @@ def test_it_tells_whether_the_nearest_is_the_one_asked_for_and_whether_that_move
     assert (results.nearest.named, results.nearest.asked) == (3, 2)
     assert results.nearest.moving == sum(0.5 <= near[name].motion <= 2 for name in ("right", "slow", "wrong"))
     assert "of 3 made from the caption of a true clip 2 are nearest to that one" in results.to_text()
+
+
+@pytest.mark.slow
+def test_stretches_of_long_clips_and_rows_of_files_are_compared_as_training_shows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cuts of two films, each in a row of its own with two captions: copies of what lies within them are remembered."""
+    films = [pan(20 + number, 6 * FRAMES, 3.0) for number in range(2)]
+    rows = [{"file": "gone.mkv", "caption": "gone"}]
+    for number, film in enumerate(films):
+        write_video(tmp_path / "true" / f"{number}.mkv", film, 12)
+        for start in (0, 3):  # seconds: a row each, which are 3 s long, for clips of 1 s
+            rows += [
+                {"file": f"{number}.mkv", "caption": f"{number} {word}", "start": start, "end": start + 3}
+                for word in ("runs", "walks")
+            ]
+    (tmp_path / "true" / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    made = tmp_path / "made"
+    for name, clip in {"a": films[0][18:30], "b": films[1][6:18], "c": pan(90, FRAMES, 3.0)}.items():
+        write_video(made / f"{name}.mkv", clip, 12)
+    (made / "a.txt").write_text("0 walks")
+    words = [made, "--nearest", tmp_path / "true" / "clips.jsonl", "--out", tmp_path / "out", "--metrics", *QUICK]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words), "--workers", "1"])
+    assert tool.main() == 0
+    said = capsys.readouterr().out
+    assert "left out of the true clips: true/clips.jsonl:1" in said.replace(str(tmp_path) + "/", "")
+    results = load_results(tmp_path / "out" / "results.json")
+    assert results.nearest.n == 4
+    near = {clip.name: clip.nearest for clip in results.clips}
+    assert near["a.mkv"].name == "0.mkv from 0 s to 3 s at 1.5 s"
+    assert near["a.mkv"].asked is True
+    assert near["b.mkv"].name == "1.mkv from 0 s to 3 s at 0.5 s"
+    assert max(near[name].distance for name in ("a.mkv", "b.mkv")) < 0.01
+    assert set(results.nearest.remembered) == {"a.mkv", "b.mkv"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "0.mkv from 0 s to 3 s at 1.5 s" in page
+
+
+def test_what_is_there_twice_says_nothing_of_how_far_apart_clips_are() -> None:
+    clips = [TrueClip(pan(seed, FRAMES)) for seed in range(4)]
+    plain, twice = TrueClips(clips), TrueClips([*clips, *clips])
+    assert twice.apart == pytest.approx(plain.apart, rel=1e-4)
+    both = [*clips, *(TrueClip(pan(seed, FRAMES, 1.6)) for seed in range(4))]
+    assert TrueClips(both).apart < 0.5 * plain.apart
+    assert TrueClips(both, [0, 1, 2, 3] * 2).apart == pytest.approx(plain.apart, rel=0.1)
+    assert TrueClips([*clips[:1], *clips[:1]]).close == 0

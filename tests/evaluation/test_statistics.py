@@ -9,7 +9,7 @@ import pytest
 
 from videodit.evaluation.report import statistics
 from videodit.evaluation.report.results import Better
-from videodit.evaluation.report.statistics import bootstrap_mean, paired_difference, robust_z, sign_test, worst
+from videodit.evaluation.report.statistics import bootstrap_mean, paired_difference, robust_z, sign_test, wilson, worst
 
 
 def clustered(rng: np.random.Generator, num_groups: int, size: int) -> tuple[np.ndarray, list[str]]:
@@ -86,6 +86,22 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_equal_values_have_an_interval_of_no_width() -> None:
     found = bootstrap_mean([0.1] * 9, list("aaabbcdef"))
     assert found.low == found.value == found.high == 0.1
+
+
+@pytest.mark.parametrize(("truth", "prompts"), [(0.9, 6), (0.9, 10), (0.95, 24), (0.5, 12)])
+def test_the_interval_of_a_share_covers_the_truth_though_few_say_no(truth: float, prompts: int) -> None:
+    rng, names = np.random.default_rng(0), list(map(str, range(prompts)))
+    drawn = [(rng.random(prompts) < truth).astype(float) for _ in range(300)]
+    found = [bootstrap_mean(values, names, resamples=300, share=True) for values in drawn]
+    assert np.mean([one.low <= truth <= one.high for one in found]) > 0.9
+    plain = [bootstrap_mean(values, names, resamples=300) for values in drawn]
+    assert all(one.low <= it.low and it.high <= one.high for one, it in zip(found, plain, strict=True))
+
+
+def test_a_share_whose_prompts_say_different_things_is_left_to_the_resamples() -> None:
+    values, names = np.tile([0.0, 1.0, 1.0], 8), [str(i // 3) for i in range(24)]
+    assert bootstrap_mean(values, names, share=True) == bootstrap_mean(values, names)
+    assert wilson(0.9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-4)  # Wilson's, from a table
 
 
 def test_five_groups_have_a_mean_and_no_interval() -> None:

@@ -50,6 +50,19 @@ def test_scores_are_those_of_the_evaluation_and_worthless_clips_are_in_none() ->
     assert alone == {"score_frozen_share": 1, "score_worthless": 1}  # and no change, of which no clip is left
 
 
+def test_images_are_worth_something_unless_they_are_empty() -> None:
+    gray = np.full((1, 64, 64, 3), 128, np.uint8)
+    found = Scores([], lambda: iter(()))([pan(1, 1), gray], ["a", "b"], 8)
+    assert found == {"score_worthless": 0.5}
+
+
+@pytest.mark.slow
+def test_a_run_on_images_has_no_clips_to_be_near_to(tmp_path: Path) -> None:
+    config = run(tmp_path, data={"num_frames": 1}, train={"evaluate_every": 2, "measures": ["nearest"]})
+    with pytest.raises(ValueError, match="nearest compares clips, and all that is trained on are images"):
+        Trainer(config)
+
+
 @pytest.mark.parametrize(
     ("names", "why"),
     [

@@ -166,7 +166,7 @@ class Studio:
             self._pipe, self._loaded = None, ""
             self._pipe = self._load(model)
             self._scales = self._pipe.control(self._controls) if model == self.models[0] else {}
-            self._digest, self._loaded = weights_digest(self._pipe.transformer), model
+            self._digest, self._loaded = weights_digest(self._pipe), model
         return self._pipe
 
     def _make(

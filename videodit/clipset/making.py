@@ -170,7 +170,7 @@ def make_clips(
         "guidance_interval": list(sampling.guidance_interval),
         "scheduler": type(pipe.scheduler).__name__,
         "model": model,
-        "model_digest": model_digest or weights_digest(pipe.transformer),
+        "model_digest": model_digest or weights_digest(pipe),
     }
     made_by = {name: value for name, value in made_by.items() if value is not None}
     told = [one.partition("=")[2] for one in sampling.conditions or ()]
@@ -220,9 +220,13 @@ def make_clips(
     yield from paths[done:]
 
 
-def weights_digest(model: torch.nn.Module) -> str:
-    """Of a model's weights, quantized ones as the numbers that they stand for."""
-    return state_hash({k: w if type(w) is torch.Tensor else w.dequantize() for k, w in model.state_dict().items()})
+def weights_digest(pipe: VideoDiTPipeline) -> str:
+    """Of the weights that make a clip of a text's states, quantized ones as the numbers that they stand for."""
+    parts = {name: getattr(pipe, name, None) for name in ("transformer", "transformer_2", "vae")}
+    weights = {
+        f"{name}.{k}": w for name, part in parts.items() if part is not None for k, w in part.state_dict().items()
+    }
+    return state_hash({k: w if type(w) is torch.Tensor else w.dequantize() for k, w in weights.items()})
 
 
 def _backends(model: torch.nn.Module) -> set[str]:

@@ -55,7 +55,7 @@ class SecondStage:
         self.pipe, self.height = pipe, height
         self.settings: dict[str, Any] = {
             "upscale": name,
-            "upscale_digest": weights_digest(pipe.transformer),
+            "upscale_digest": weights_digest(pipe),
             "upscale_steps": pipe.config.default_num_inference_steps,
             "upscale_guidance_scale": pipe.config.default_guidance_scale,
             "upscale_scheduler": type(pipe.scheduler).__name__,

@@ -29,6 +29,7 @@ import json
 import logging
 import os
 import re
+import statistics
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -42,8 +43,9 @@ from videodit.disk import replace_text
 from videodit.terminal import Parser, log_to_terminal, shown
 
 if TYPE_CHECKING:
+    from videodit.clipset import ClipFile
     from videodit.evaluation.measure.clips import Clip
-    from videodit.evaluation.report.remembered import TrueFiles
+    from videodit.evaluation.report.remembered import TrueFile, TrueFiles
     from videodit.evaluation.report.results import Results
     from videodit.video.guarded import Guarded
 
@@ -214,7 +216,8 @@ def evaluate_clips(args: argparse.Namespace) -> str:
         results, clips = measured(args, args.clips, args.prompts, extractors, guard, named=args.clips)
         true = None
         if args.nearest:
-            true = TrueFiles([(file.path, file.name, file.prompt) for file in find_clips(args.nearest)], guard)
+            seconds = statistics.median(clip.num_frames / clip.fps if clip.fps else 0.0 for clip in clips.values())
+            true = TrueFiles([*map(true_file, find_clips(args.nearest))], guard, seconds)
             results = true.beside(results, list(clips.values()), args.nearest)
         replace_text(args.out / "results.json", results.to_json())  # whatever becomes of a comparison
         other: Results | None = None
@@ -235,6 +238,13 @@ def evaluate_clips(args: argparse.Namespace) -> str:
         replace_text(args.out / "vbench_eval_results.json", json.dumps(found, indent=1) + "\n")
         lines += [f"vbench_eval_results.json lacks {line}" for line in left_out]
     return "\n".join(lines)
+
+
+def true_file(file: ClipFile) -> TrueFile:
+    from videodit.evaluation.report.remembered import TrueFile
+
+    captions = () if file.prompt is None else (file.prompt,)
+    return TrueFile(file.path, file.name, captions, file.start, file.end, file.failure)
 
 
 def share_cores(workers: int) -> None:
@@ -321,7 +331,8 @@ def earlier(folder: str, guard: Guarded, fps: float | None) -> tuple[Results, di
     from videodit.evaluation.report.results import load_results
 
     results = load_results(Path(folder) / "results.json")
-    files = [ClipFile(Path(clip.path), clip.name) for clip in results.clips if clip.path is not None]
+    there = [clip for clip in results.clips if clip.path is not None]
+    files = [ClipFile(Path(clip.path or ""), clip.name, start=clip.start, end=clip.end) for clip in there]
     clips, _ = open_clips(files, guard, fps=fps)
     return results, {clip.name: clip for clip in clips}
 

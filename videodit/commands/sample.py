@@ -349,7 +349,7 @@ def sample(args: argparse.Namespace, processes: PartialState) -> Iterator[Path]:
         tile(pipe.vae)
     if args.layerwise_casting:
         pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, args.dtype))
-    digest = weights_digest(pipe.transformer)
+    digest = weights_digest(pipe)
     place(pipe, args.offload)
     if args.compile:
         pipe.transformer.compile_repeated_blocks()

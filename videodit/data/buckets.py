@@ -67,7 +67,11 @@ def fill(clips: Clips, sizes: Sequence[ClipSize], spans: int) -> Buckets:
 
 
 def choose(facts: Facts, sizes: Sequence[ClipSize], data: Data) -> ClipSize | str:
-    """The bucket that a file goes to (an image: its picture size, with one frame), or why it fills none."""
+    """The bucket that a file goes to (an image: its picture size, with one frame), or why it fills none.
+
+    The one whose shape is most like the file's; of these one that it fills without being enlarged or shown slower,
+    where there is one; then the largest.
+    """
     candidates = list(dict.fromkeys(size.image() for size in sizes)) if facts.is_image else list(sizes)
     reasons = [_lacks(facts, size, data) for size in candidates]
     fitting = [size for size, lacks in zip(candidates, reasons, strict=True) if not lacks]
@@ -77,14 +81,21 @@ def choose(facts: Facts, sizes: Sequence[ClipSize], data: Data) -> ClipSize | st
     def distance(size: ClipSize) -> float:
         return round(abs(math.log(facts.width * size.height / (facts.height * size.width))), 6)
 
-    return min(fitting, key=lambda size: (distance(size), -size.height * size.width, -size.duration, -size.fps))
+    def stretched(size: ClipSize) -> bool:
+        return _is_smaller(facts, size, data) or (size.num_frames > 1 and facts.fps * 1.01 < size.fps)
+
+    return min(fitting, key=lambda s: (distance(s), stretched(s), -s.height * s.width, -s.duration, -s.fps))
+
+
+def _is_smaller(facts: Facts, size: ClipSize, data: Data) -> bool:
+    return facts.height < round(data.zoom * size.height) or facts.width < round(data.zoom * size.width)
 
 
 def _lacks(facts: Facts, size: ClipSize, data: Data) -> str:
     """What a file has too little of for a size; nothing: it fills it."""
-    height, width = round(data.zoom * size.height), round(data.zoom * size.width)
-    if not data.upscale and (facts.height < height or facts.width < width):
-        return f"{facts.height}x{facts.width} pixels are less than {height}x{width}"
+    if not data.upscale and _is_smaller(facts, size, data):
+        wanted = f"{round(data.zoom * size.height)}x{round(data.zoom * size.width)}"
+        return f"{facts.height}x{facts.width} pixels are less than {wanted}"
     if size.num_frames == 1:
         return ""
     if facts.fps * 1.01 < size.fps and data.slower == "leave_out":

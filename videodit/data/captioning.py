@@ -14,7 +14,7 @@ import logging
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,12 @@ def caption_clips(
     tell(found.notes)
     for skip in found.skips:
         log.warning("%s: left out: %s", skip.where, skip.why)
-    rows = {_key(row): (item, row) for item in found.items for row in [_row(item, out)]}
-    known = _known(out, source, rows.keys(), captioner)
+    rows: dict[tuple[Any, ...], tuple[Item, dict[str, Any]]] = {}
+    for item, row in ((item, _row(item, out)) for item in found.items):
+        first, before = rows.setdefault(_key(row), (item, row))
+        if before is not row:  # a clip that stands in several rows is one, of all their captions
+            rows[_key(row)] = first, before | {"caption": _together(before["caption"], row["caption"])}
+    known = _known(out, source, {key: row for key, (_, row) in rows.items()}, captioner)
     count = Counter(before=len(known))
     left = [rows[key] for key in rows if key not in known]
     with Guarded() as guarded, writing(out), out.open("a", encoding="utf-8") as file:
@@ -74,7 +78,8 @@ def caption_clips(
         for _, row in tqdm(left, desc="captions", delay=1):
             kind = "kept" if row["caption"] else "captioned"
             if kind == "captioned":
-                row = row | _described(next(pictures), describe, captioner)
+                row = {name: value for name, value in row.items() if name != "not_captioned"}  # of an earlier captioner
+                row |= _described(next(pictures), describe, captioner)
             if "not_captioned" in row:
                 kind = "not captioned"
                 log.warning("%s: %s", row["file"], row["not_captioned"])
@@ -156,11 +161,17 @@ def _row(item: Item, out: Path) -> dict[str, Any]:
     return row | {name: value for name, value in item.attributes.items() if name not in row}
 
 
+def _together(first: str | list[str], second: str | list[str]) -> str | list[str]:
+    both = [one for part in (first, second) for one in ([part] if isinstance(part, str) else part) if one]
+    said = list(dict.fromkeys(both))
+    return said if len(said) > 1 else "".join(said)
+
+
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["file"], row.get("start", 0.0), row.get("end")
 
 
-def _known(out: Path, source: str, wanted: Sequence[Any] | Any, captioner: str) -> set[tuple[Any, ...]]:
+def _known(out: Path, source: str, wanted: Mapping[Any, dict[str, Any]], captioner: str) -> set[tuple[Any, ...]]:
     """The clips that `out` has rows of; a last line that was not written to its end is taken away."""
     if out.suffix != ".jsonl":
         raise ValueError(f"{out}: name a .jsonl file, a row a clip")
@@ -174,7 +185,7 @@ def _known(out: Path, source: str, wanted: Sequence[Any] | Any, captioner: str) 
     for number, row in _rows(whole, out):
         if _key(row) not in wanted:
             raise ValueError(f"{out}:{number}: {row['file']} is no clip of {source}: name another file")
-        if row.get("captioner", captioner) != captioner:
+        if not wanted[_key(row)]["caption"] and row.get("captioner", captioner) != captioner:
             raise ValueError(f"{out}:{number}: was captioned by {row['captioner']}, not {captioner}: name another file")
         known.add(_key(row))
     if whole != text:

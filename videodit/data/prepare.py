@@ -84,7 +84,9 @@ def prepare(
         if options.write == "clips":
             _write_clips(out, sifted.kept, rows, options, guarded, show)
     dropped = [Drop(skip.where, 0.0, 0.0, "left_out", skip.why) for skip in skips] + sifted.dropped
-    report = settings | _counts(sifted, dropped)
+    report = settings | _counts(sifted, dropped) | {"laid_on_white": 0}
+    if options.write == "clips":
+        report["laid_on_white"] = sum(bool(one.facts.get("transparent")) for one in sifted.kept)
     replace_text(out / DROPPED, _lines(asdict(drop) for drop in dropped))
     replace_text(out / REPORT, json.dumps(report, indent=2) + "\n")
     replace_text(out / SUMMARY, summary(report) + "\n")
@@ -112,6 +114,11 @@ def summary(report: dict[str, Any]) -> str:
         lines.append(
             f"{', '.join(columns)}: of whole files, also where a clip begins later in its own: cut them likewise "
             "before a model is told them (model.conditions)."
+        )
+    if count := report["laid_on_white"]:
+        lines.append(
+            f"{count} clips are transparent, and were written on white: --write spans leaves them as they are, for "
+            "data.background to lay on others."
         )
     if count := report["without_caption"]:
         lines.append(f"{count} clips have no caption: training needs one in each row of {MANIFEST}.")

@@ -163,6 +163,8 @@ def _look(plan: Plan, side: int | None, cache: FeatureCache, clip: Clip, partner
     result = ClipResult(
         name=clip.name,
         path=clip.path,
+        start=clip.start,
+        end=clip.end,
         digest=clip.digest,
         prompt=clip.prompt,
         seed=clip.seed,

@@ -68,7 +68,7 @@ class Scores:
         for name, summary in measured.summaries.items():
             if summary.value is not None:
                 found[f"score_{name}"] = summary.value
-        worthless = sum(bool({*EMPTY, "still"} & set(clip.flags)) for clip in measured.clips if clip.num_frames > 1)
+        worthless = sum(bool({*EMPTY, "still"} & set(clip.flags)) for clip in measured.clips)
         found["score_worthless"] = worthless / len(clips)
         return found | (self._nearness(clips) if self._near else {})
 

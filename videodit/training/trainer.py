@@ -31,7 +31,7 @@ from videodit.training import checkpoint, inputs, measure, parallel
 from videodit.training.assembled import Assembled
 from videodit.training.batches import Batch
 from videodit.training.loop import SKIPS, Loop
-from videodit.training.scores import Scores, true_clips
+from videodit.training.scores import NEAREST, Scores, true_clips
 from videodit.video.index import VideoError
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ class Trainer(Assembled):
     def __init__(self, config: Run, *, allow_changed_data: bool = False):
         super().__init__(config, allow_changed_data=allow_changed_data)
         self._skipped = 0
+        if NEAREST in config.train.measures and all(sample.is_image for sample in self.train_clips.samples):
+            raise ValueError(f"train.measures: {NEAREST} compares clips, and all that is trained on are images")
         shown = partial(true_clips, self.train_clips, self.codec, self.accelerator.device)
         self.scores = Scores(config.train.measures, shown) if config.train.measures else None
         self.bad: dict[str, str] = {}  # clips that had to be replaced, and why

@@ -53,6 +53,17 @@ def test_columns_that_are_of_a_whole_file_are_told_where_it_was_cut(raw: Path, m
     assert made(overwrite=True)[2]["of_whole_file"] == []
 
 
+def test_transparent_clips_that_are_written_anew_are_told(raw: Path, made: Callable) -> None:
+    cut_out = np.dstack([pan(1, 1)[0], np.full((128, 160), 255, np.uint8)])
+    cut_out[:32, :32, 3] = 0
+    Image.fromarray(cut_out).save(raw / "a.png")
+    Image.fromarray(pan(2, 1)[0]).save(raw / "b.png")
+    assert made()[2]["laid_on_white"] == 0  # spans: the file stays
+    report = made(write="clips", overwrite=True)[2]
+    assert report["laid_on_white"] == 1
+    assert "1 clips are transparent, and were written on white: --write spans" in summary(report)
+
+
 @pytest.fixture(scope="module")
 def junk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One file for each reason to drop a whole file, named by it; for all tests, to be read only."""

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from videodit.evaluation.judge import OTHER, Seen, Verdict, compare, judge
 from videodit.evaluation.measure.pixels import frame_consistency, motion_per_second
 from videodit.evaluation.measure.worth import is_still
+from videodit.evaluation.report.statistics import wilson
 from videodit.geometry import ClipSize
 from videodit.shapes import MOTIONS, SHAPES, Scene, ShapesWorld, caption, render, rng_for
 
@@ -47,12 +48,7 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        if not self.total:
-            return 0.0, 1.0
-        n, p, z = self.total, self.value, 1.959964
-        center = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-        half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-        return max(0.0, center - half), min(1.0, center + half)
+        return wilson(self.value, self.total) if self.total else (0.0, 1.0)
 
     def to_dict(self) -> dict[str, float | None]:
         low, high = self.interval
@@ -227,7 +223,7 @@ def _row(scene: Scene, seed: int, frames: np.ndarray, size: ClipSize) -> Row:
         verdicts=compare(seen, scene),
         consistency=float(frame_consistency(frames)) if moving else 1.0,
         motion=float(motion_per_second(frames, size.fps)) if moving else 0.0,
-        still=is_still(frames),
+        still=moving and is_still(frames),
     )
 
 

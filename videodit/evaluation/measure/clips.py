@@ -51,6 +51,8 @@ class Clip:
     prompt: str | None = None
     seed: int | None = None
     path: str | None = None
+    start: float = 0.0  # in the file, seconds; end: None: with it
+    end: float | None = None
 
     def size(self, side: int | None) -> tuple[int, int]:
         """Rows and columns of the frames that `stream(side)` gives."""
@@ -134,7 +136,7 @@ def clip_from_file(
         for first in range(0, len(times), stretch):
             yield from guard.call(read_frames, str(path), times[first : first + stretch], **options)
 
-    clip = Clip(name or path.name, len(times), rate, height, width, digest, stream, prompt, seed, shown)
+    clip = Clip(name or path.name, len(times), rate, height, width, digest, stream, prompt, seed, shown, start, end)
     return clip
 
 

@@ -31,6 +31,7 @@ AT_ONCE = 64  # true clips
 AMONG = 64  # true clips whose distance to the others is taken
 CLOSE = 0.5  # of the median of these distances: a clip that is nearer is remembered
 LITTLE = 1e-3  # of the frame: less that is clear is taken for none
+DOUBLE = 1e-3  # a distance: what is nearer is the same clip again
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,19 @@ class TrueClip:
 
 
 class TrueClips:
-    """True clips, of any lengths and sizes, to compare with."""
+    """True clips, of any lengths and sizes, to compare with.
 
-    def __init__(self, clips: Iterable[TrueClip]):
-        shown, clear = zip(*map(_parts, clips), strict=True)
-        self._shown, self._clear = torch.stack(shown), torch.stack(clear)  # n f c p, n f k p
+    sources: what each is a stretch of, once `clips` were asked for all; None: each is by itself.
+    """
+
+    def __init__(self, clips: Iterable[TrueClip], sources: Sequence[int] | None = None):
+        parts = [_parts(clip) for clip in clips]
+        none = torch.zeros(FRAMES, 2, SIDE * SIDE)
+        self._shown = torch.stack([shown for shown, _ in parts]) if parts else torch.empty(0, FRAMES, 3, SIDE * SIDE)
+        clear = [none if one is None else one for _, one in parts]  # n f k p; in no memory where nothing is clear
+        opaque = all(one is None for _, one in parts)
+        self._clear = none.expand(len(parts), *none.shape) if opaque else torch.stack(clear)
+        self._sources = range(len(parts)) if sources is None else sources
         flat = self._clear.double()
         gram = torch.einsum("nfkp,nflp->nkl", flat, flat)
         small = gram[:, 0, 0] < LITTLE * flat.shape[1] * flat.shape[3]
@@ -79,16 +88,21 @@ class TrueClips:
 
     @cached_property
     def apart(self) -> float:
-        """How far true clips are from the nearest other, in the median over `AMONG` of them: two at least."""
+        """How far true clips are from the nearest other, in the median over `AMONG` of them; stretches of the same,
+        and the same clip again, are no others. 0 where there are none."""
         chosen = sorted({round(i) for i in np.linspace(0, len(self) - 1, min(AMONG, len(self)))})
-        found = ((index, self._nearest(self._shown[index], count=2)) for index in chosen)
-        others = [next(one.distance for one in near if one.index != index) for index, near in found]
-        return float(np.median(others))
+        nearest = [self._to_another(index) for index in chosen]
+        return float(np.median([distance for distance in nearest if distance is not None] or [0.0]))
 
     @property
     def close(self) -> float:
-        """What is nearer to a true clip is remembered: half of `apart`; of one true clip alone, nothing is known."""
-        return CLOSE * self.apart if len(self) > 1 else 0.0
+        """What is nearer to a true clip is remembered: half of `apart`; 0 where nothing is known."""
+        return CLOSE * self.apart
+
+    def _to_another(self, index: int) -> float | None:
+        near = self._nearest(self._shown[index], count=len(self))
+        others = (one.distance for one in near if self._sources[one.index] != self._sources[index])
+        return next((distance for distance in others if distance > DOUBLE), None)
 
     def _nearest(self, ours: Tensor, count: int) -> list[Near]:
         found = [self._distances(ours, slice(at, at + AT_ONCE)) for at in range(0, len(self), AT_ONCE)]
@@ -141,11 +155,12 @@ def _over_phases(pairs: Tensor) -> Tensor:
     return torch.stack([pairs[..., place, (place + s) % frames].sum(dim=-1) for s in range(frames)], dim=-1)
 
 
-def _parts(clip: TrueClip) -> tuple[Tensor, Tensor]:
+def _parts(clip: TrueClip) -> tuple[Tensor, Tensor | None]:
     """Pixels with alpha multiplied in, f c p, and what is clear, times 1 and times rows from -1 to 1, f 2 p."""
     black = _frames(clip.over_black)
-    white = black if clip.over_white is None else _frames(clip.over_white)
-    clear = (white - black).mean(dim=1, keepdim=True)
+    if clip.over_white is None:
+        return black, None
+    clear = (_frames(clip.over_white) - black).mean(dim=1, keepdim=True)
     rows = torch.linspace(-1, 1, SIDE).repeat_interleave(SIDE)
     return black, torch.cat([clear, clear * rows], dim=1)
 

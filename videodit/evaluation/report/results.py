@@ -134,6 +134,8 @@ class ClipResult(Record):
 
     name: str
     path: str | None = None
+    start: float = Field(0.0, description="where in its file it begins, in seconds")
+    end: float | None = Field(None, description="and where it ends; none: with the file")
     digest: str = Field(description="sha256 of the file, or of the frames")
     prompt: str | None = None
     seed: int | None = None

@@ -61,6 +61,7 @@ def bootstrap_mean(
     resamples: int = 10_000,
     level: float = 0.95,
     seed: int = 0,
+    share: bool = False,
 ) -> Interval:
     """The mean over all values, and its interval when whole groups are drawn with replacement.
 
@@ -69,7 +70,8 @@ def bootstrap_mean(
     bounds are percentiles, set further out where groups are few (Hesterberg 2015, The American Statistician 69:4,
     expanded percentiles): plain ones are as narrow as (G - 1) / G of the variance and a normal law make them.
 
-    values: n; groups: the group (the prompt) of each value.
+    values: n; groups: the group (the prompt) of each value. share: they are from 0 to 1, and where all of a group say
+    the same, yes, no or undecided, resamples know nothing of what is rare: the interval is Wilson's at least.
     Raises ValueError when there are no values, when they are not finite, when lengths differ, when `resamples` is below
     1 or `level` is not between 0 and 1.
     """
@@ -94,7 +96,19 @@ def bootstrap_mean(
     tail = _expanded_tail((1 - level) / 2, len(members))
     low, high = np.quantile(means, [tail, 1 - tail])
     least, most = float(np.min(values)), float(np.max(values))  # no resample's mean is beyond, but for rounding
-    return Interval(mean, max(least, mean + float(low)), min(most, mean + float(high)))
+    low, high = max(least, mean + float(low)), min(most, mean + float(high))
+    if share and {math.fsum(group) / len(group) for group in members} <= {0.0, 0.5, 1.0}:
+        wide = wilson(mean, len(members), level)
+        low, high = min(low, wide[0]), max(high, wide[1])
+    return Interval(mean, low, high)
+
+
+def wilson(share: float, count: int, level: float = 0.95) -> tuple[float, float]:
+    """The interval of a share of `count` that say yes or no, which holds at 0 and 1 too (Wilson 1927)."""
+    z = -NormalDist().inv_cdf((1 - level) / 2)
+    center = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def _expanded_tail(tail: float, count: int) -> float:

@@ -67,7 +67,7 @@ def summary(name: str, clips: Sequence[ClipResult], around: Circumstances) -> Su
     why = around.plan.why_not.get(name, "")
     if not values and not why:
         why = f"no clip is left: {', '.join(f'{n} of them: {reason}' for reason, n in left_out.items())}"
-    found = None if why else bootstrap_mean(values, groups)
+    found = None if why else bootstrap_mean(values, groups, share=metric.unit == "share")
     return Summary(
         metric=metric,
         status="skipped" if found is None else "measured",

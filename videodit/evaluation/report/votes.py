@@ -81,7 +81,7 @@ def preferences(votes: Votes) -> list[Preference]:
 
 def _preference(side: str, other: str, won: tuple[float, ...], prompts: tuple[str, ...]) -> Preference:
     wins, losses = won.count(1.0), won.count(0.0)
-    ties, rate = len(won) - wins - losses, bootstrap_mean(won, prompts)
+    ties, rate = len(won) - wins - losses, bootstrap_mean(won, prompts, share=True)
     return Preference(side, other, rate, wins, losses, ties, len(set(prompts)), sign_test(wins, losses))
 
 

@@ -39,15 +39,8 @@ TINY: dict[str, Any] = {
 }
 
 
-SMALL_VAE: dict[str, Any] = {
-    "channels": 4,
-    "encoder_dim": 4,
-    "decoder_dim": 4,
-    "precision": "no",
-    "warmup_steps": 2,
-    "checkpoint_every": 10,
-    "log_every": 1,
-}
+VAE_RUN: dict[str, Any] = {"precision": "no", "warmup_steps": 2, "checkpoint_every": 10, "log_every": 1}
+SMALL_VAE: dict[str, Any] = {"channels": 4, "encoder_dim": 4, "decoder_dim": 4, **VAE_RUN}
 
 
 def equal(a: object, b: object) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +18,10 @@ from diffusers import (
     AutoencoderKLTemporalDecoder,
 )
 from einops import rearrange
+from family_pipelines import tiny_flux2_vae
 from tiny import tiny_wan
 
-from videodit.codec import AutoencoderKLPatch, VideoCodec
+from videodit.codec import AutoencoderKLPatch, VideoCodec, keep_statistics
 
 
 def kl() -> AutoencoderKL:
@@ -220,3 +223,36 @@ def test_fingerprint_changes_with_what_latents_hang_on() -> None:
     renormed.register_to_config(latents_mean=[0.0] * 4)
     assert len({VideoCodec(v).fingerprint() for v in (plain, other, quant, renormed)}) == 4
     assert VideoCodec(decodes).fingerprint() == VideoCodec(plain).fingerprint()
+
+
+@pytest.mark.parametrize("make", [kl, temporal, cogvideox, ltx, hunyuan, hunyuan15, patch, tiny_wan, tiny_flux2_vae])
+def test_statistics_that_a_vae_keeps_are_those_that_its_latents_lack_once_it_is_loaded(
+    make: Callable[[], Any], tmp_path: Path
+) -> None:
+    """Whatever it said before; of classes that keep one number for all channels, all channels together."""
+    vae = make().eval()
+    codec, frames = VideoCodec(vae), 9 if VideoCodec(vae).strides.time > 1 else 2
+    pixels = torch.rand(2, 3, frames, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        raw = codec.posterior(pixels).mean.float()
+    keep_statistics(vae, raw.mean(dim=(0, 2, 3, 4)), raw.std(dim=(0, 2, 3, 4), correction=0))
+    vae.save_pretrained(tmp_path)
+    again = VideoCodec(type(vae).from_pretrained(tmp_path).eval())
+    normal = again.normalize(raw)
+    assert float(normal.square().mean()) == pytest.approx(1, abs=0.02)
+    if len(set(again.std.flatten().tolist())) > 1:
+        torch.testing.assert_close(
+            normal.std(dim=(0, 2, 3, 4), correction=0), torch.ones(raw.shape[1]), rtol=0.01, atol=0.01
+        )
+        torch.testing.assert_close(normal.mean(dim=(0, 2, 3, 4)), torch.zeros(raw.shape[1]), rtol=0, atol=0.01)
+
+
+def test_pixels_beyond_half_precision_are_not_taken_for_black() -> None:
+    codec = VideoCodec(kl().half().eval())
+    latents = torch.zeros(1, codec.strides.channels, 1, 4, 4)
+    assert codec.decode(latents).isfinite().all()
+    with torch.no_grad():
+        codec.vae.decoder.conv_in.bias.fill_(6e4)
+        codec.vae.decoder.conv_in.weight.fill_(1e3)
+    with pytest.raises(ValueError, match="beyond float16's numbers: take bfloat16 or float32"):
+        codec.decode(latents + 1e3)

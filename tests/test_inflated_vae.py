@@ -16,7 +16,7 @@ from videodit.codec import DECODER, AutoencoderKLInflated, VideoCodec
 from videodit.config import Run
 from videodit.memory import decode_bytes
 from videodit.training.plan import strides_of
-from videodit.training.vae import last_layer, train_vae
+from videodit.training.vae import last_layers, train_vae
 
 BLOCKS: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -121,7 +121,8 @@ def test_a_run_inflates_fits_and_trains_it_and_goes_on_with_the_decoder(tmp_path
     kernels = [w for name, w in codec.vae.named_parameters() if ".image." in name and w.ndim == 5]
     assert kernels
     assert all(w[:, :, 0].any() for w in kernels)  # they learned to see back
-    assert last_layer(codec.vae) is codec.vae.decoder.image[1].conv_out.weight
+    (last,) = last_layers(codec.vae)
+    assert last is codec.vae.decoder.image[1].conv_out.weight
 
     alone = {"start_from": str(tmp_path / "run" / "vae"), "stages": [stages[0] | {"decoder_only": True}]}
     on = Run.model_validate({**TINY, "output": str(tmp_path / "on"), "vae": VAE | alone})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ OPTIONS = {"num_inference_steps": 2, "guidance_scale": 1.0}
 FRAME = 32 * 32 * 3  # bytes of one
 
 
-def made(pipe: VideoDiTPipeline, num_frames: int, **options: int) -> np.ndarray:
+def made(pipe: VideoDiTPipeline, num_frames: int, **options: Any) -> np.ndarray:
     return np.stack(list(long_clip(pipe, "a red circle", num_frames, **{"overlap": 5, **OPTIONS, **options})))
 
 
@@ -112,6 +114,41 @@ def test_what_cannot_be_long_is_refused_at_once(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         long_clip(tiny_pipe, "a", **{"num_frames": 20, **options})
+
+
+IMAGE = np.zeros((32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"last_video": np.stack([IMAGE] * 3)}, "last_video: 3 frames cannot be given by themselves at the end; .* 4"),
+        ({"last_video": np.stack([[IMAGE] * 4] * 2)}, "last_video: 2 clips given for one long clip"),
+        ({"last_video": [IMAGE] * 4, "last_image": IMAGE}, "last_image and last_video: both say how the clip ends"),
+        ({"video": np.stack([IMAGE] * 5), "strength": 0.5}, "strength: a video is remade as a clip that one window"),
+        ({"generator": torch.Generator()}, "generator: seed says the noise of all windows; leave it out"),
+        ({"output_type": "np"}, "output_type: frames come as uint8"),
+    ],
+)
+def test_what_windows_cannot_have_is_told_before_the_first(
+    tiny_pipe: VideoDiTPipeline, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        long_clip(tiny_pipe, "a red circle", 21, overlap=5, **OPTIONS, **options)
+
+
+@pytest.mark.slow
+def test_a_clip_of_frames_in_any_form_ends_it_and_noise_that_is_given_is_the_first_windows(
+    tiny_pipe: VideoDiTPipeline,
+) -> None:
+    end = np.stack([np.full((32, 32, 3), level, np.uint8) for level in (0, 60, 120, 180)])
+    plain = made(tiny_pipe, 21, last_video=end, overlap=1)
+    for form in (end[None], [list(end)]):
+        np.testing.assert_array_equal(made(tiny_pipe, 21, last_video=form, overlap=1), plain)
+    latents = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(9))
+    one, other = (made(tiny_pipe, 17, latents=latents, seed=seed) for seed in (0, 5))
+    np.testing.assert_array_equal(one[:9], other[:9])
+    assert not np.array_equal(one[9:], other[9:])
 
 
 def test_an_overlap_that_the_vae_cannot_take_names_those_it_can(tiny_pipe: VideoDiTPipeline) -> None:

@@ -21,7 +21,7 @@ from videodit.memory import decode_bytes
 from videodit.models.transformer import VideoDiT
 from videodit.pipeline import VideoDiTPipeline
 from videodit.training.plan import strides_of
-from videodit.training.vae import last_layer, quicken, train_vae
+from videodit.training.vae import last_layers, quicken, train_vae
 
 from .tiny import tiny_pipeline
 
@@ -186,7 +186,8 @@ def test_it_is_fitted_trained_resumed_and_its_decoder_alone(tmp_path: Path) -> N
     moved = [k for k, v in ours.vae.state_dict().items() if not torch.equal(v, after.vae.state_dict()[k])]
     assert moved
     assert all(name.startswith(DECODER) and ".axes" not in name for name in moved)
-    assert last_layer(after.vae) is after.vae.decoder.others.weight
+    first, others = last_layers(after.vae)
+    assert (first is after.vae.decoder.first.weight, others is after.vae.decoder.others.weight) == (True, True)
 
     joined = VideoCodec.from_pretrained(
         train_vae(Run.model_validate({**TINY, "output": str(tmp_path / "joined"), "vae": vae | {"mend_dim": 8}}))
@@ -196,7 +197,8 @@ def test_it_is_fitted_trained_resumed_and_its_decoder_alone(tmp_path: Path) -> N
     assert joined.vae.decoder.mend.layers[-1].weight.any()
     state = joined.vae.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in ours.vae.state_dict().items())
-    assert last_layer(joined.vae) is joined.vae.decoder.mend.layers[-1].weight
+    (last,) = last_layers(joined.vae)
+    assert last is joined.vae.decoder.mend.layers[-1].weight
     other = vae | {"mend_dim": 8, "start_from": "shapes"}
     with pytest.raises(ValueError, match="mend_dim is of a VAE of patches, and this is an AutoencoderKLWan"):
         train_vae(Run.model_validate({**TINY, "output": str(tmp_path / "none"), "vae": other}))
@@ -211,6 +213,13 @@ def test_it_is_fitted_trained_resumed_and_its_decoder_alone(tmp_path: Path) -> N
         ({"patches": PATCHES | {"dim": 6}}, "multiple of 4"),
         ({"patches": PATCHES, "mend_dim": 8}, "mend_dim: name a VAE of patches in start_from"),
         ({"start_from": "emoji", "mend_dim": 8}, "let each stage be decoder_only"),
+        ({"start_from": "shapes", "dim_mult": [2, 4, 8]}, "dim_mult is of a fresh VAE, and start_from names one"),
+        ({"start_from": "shapes", "channels": 8}, "channels is of a fresh VAE"),
+        ({"dim_mult": [2, 4]}, "at least 3 items"),
+        ({"critic_width": 8}, "critic_width is read by no stage"),
+        ({"stages": [{"steps": 3, "critic_first": 1}]}, "critic_first=1: this stage has no critic"),
+        ({"stages": [{"steps": 3, "adversarial": 0.1, "critic_first": 3}]}, "learns nothing of it in steps=3"),
+        ({"precision": "fp16"}, "'no' or 'bf16'"),
     ],
 )
 def test_what_does_not_go_together_is_refused(section: dict[str, Any], why: str) -> None:

@@ -164,10 +164,7 @@ def _opening(codec: VideoCodec, pixels: Tensor, size: ClipSize, name: str) -> Te
 def _closing(codec: VideoCodec, pixels: Tensor, size: ClipSize, name: str) -> tuple[Tensor, int]:
     """Last frames behind copies of their first, as many as the VAE needs, and how many they are without."""
     number, time = pixels.shape[2], codec.strides.time
-    if number % time:
-        below = number // time * time
-        nearest = f"{below} or {below + time}" if below else f"{time}"
-        raise ValueError(f"{name}: {number} frames cannot be given by themselves at the end; nearest: {nearest}")
+    check_closing(number, time, name)
     if number >= size.num_frames:
         raise ValueError(f"{name}: {number} frames given of {size.num_frames}: ask for more frames, or give fewer")
     if time == 1:
@@ -175,6 +172,14 @@ def _closing(codec: VideoCodec, pixels: Tensor, size: ClipSize, name: str) -> tu
     step = codec.strides.step
     held = 1 + -number % step
     return torch.cat([pixels[:, :, :1].expand(-1, -1, held, -1, -1), pixels], dim=2), number
+
+
+def check_closing(number: int, time: int, name: str) -> None:
+    """ValueError where so many last frames are not whole latent frames, of `time` frames each."""
+    if number % time:
+        below = number // time * time
+        nearest = f"{below} or {below + time}" if below else f"{time}"
+        raise ValueError(f"{name}: {number} frames cannot be given by themselves at the end; nearest: {nearest}")
 
 
 def noised_video(

@@ -27,13 +27,19 @@ from videodit.conditions import own_of
 from videodit.controls import Cut, over_windows
 from videodit.data.transforms import to_frames
 from videodit.geometry import ClipSize
-from videodit.given import clips_of, given_frames
+from videodit.given import check_closing, clips_of, given_frames
 from videodit.memory import check_decode
 from videodit.models.linear import CAUSAL, remembers, with_past
 from videodit.pipeline import VideoDiTPipeline
 from videodit.pipeline.tiles import Tiles
 
 LAST = ("last_image", "last_video")
+NOT_OF_WINDOWS = {  # options of the pipeline that say nothing of a clip which is made window after window
+    "generator": "seed says the noise of all windows",
+    "output_type": "frames come as uint8",
+    "strength": "a video is remade as a clip that one window makes",
+    "num_videos_per_prompt": "it is one clip",
+}
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ def long_clip(
         window: frames made at once; None: the model's own number.
         loop: the clip goes on from its last frame to its first.
         seed: of the first window, which is the clip that this seed makes alone; later windows draw from it and theirs.
+            `latents` among the options are the first window's noise.
         options: of the pipeline: sizes, steps, guidance, an `image` or `video` to begin with, an end, `conditions` (of
             the whole clip) ...
 
@@ -110,6 +117,9 @@ def long_clip(
     """
     strides = pipe.codec.strides
     step = strides.step
+    for name, instead in NOT_OF_WINDOWS.items():
+        if options.get(name) is not None:
+            raise ValueError(f"{name}: {instead}; leave it out")
     size = pipe.default_size.num_frames if window is None else window
     if (
         overlap is None
@@ -134,9 +144,7 @@ def long_clip(
             strides.latent_frames(count)
         except ValueError as error:
             raise ValueError(f"{name}={count}: {count} frames cannot {cannot}: {error}") from None
-    closing = step if loop else 0
-    if ends:
-        closing = strides.time if ends[0] == "last_image" else len(options[ends[0]])
+    closing = step if loop else _frames_at_end(pipe, {name: options[name] for name in ends})
     sides = {name: options.get(name) or getattr(pipe.default_size, name) for name in ("height", "width", "fps")}
     shown = replace(pipe.default_size, num_frames=size, **sides)
     check_decode(pipe.codec, (1, *shown.latent(strides, pipe.transformer.patch_size)), whole=False)
@@ -149,7 +157,32 @@ def long_clip(
     told = over_windows(pipe.codec, pipe.transformer, given, whole, around=loop, joined=overlap == 0)
     if overlap == 0:
         return _remembered(pipe, prompt, num_frames, size, seed, told, options)
-    return _made(pipe, prompt, Windows(num_frames, size, overlap, closing, loop, step), shown, seed, told, options)
+    windows = Windows(num_frames, size, overlap, closing, loop, step)
+    if ends:
+        try:
+            strides.latent_frames(overlap + windows.fresh + closing)
+        except ValueError:
+            why = f"the window that {closing} frames end would have {overlap + windows.fresh + closing}"
+            raise ValueError(
+                f"{ends[0]}: {why}, which {type(pipe.vae).__name__} does not make; make it at once"
+            ) from None
+    return _made(pipe, prompt, windows, shown, seed, told, options)
+
+
+def _frames_at_end(pipe: VideoDiTPipeline, end: dict[str, Any]) -> int:
+    """How many frames an end gives, of one clip; ValueError: it cannot be one."""
+    if not end:
+        return 0
+    (name, frames), time = next(iter(end.items())), pipe.codec.strides.time
+    if len(end) > 1:
+        raise ValueError(f"{' and '.join(end)}: both say how the clip ends; give one")
+    given = clips_of(frames, name)
+    if len(given) > 1:
+        raise ValueError(f"{name}: {len(given)} clips given for one long clip; give one")
+    if name == "last_image":
+        return time
+    check_closing(len(given[0]), time, name)
+    return len(given[0])
 
 
 def _check_past(pipe: VideoDiTPipeline, has_end: bool) -> None:
@@ -182,7 +215,7 @@ def _remembered(
             new = _window(pipe, prompt, size, 0, carry, _seed(seed, number), options)
             yield from new[: num_frames - made]
             made, number = made + len(new), number + 1
-            options = options | {"image": None, "video": None, "image_guidance_scale": 1.0}
+            options = options | {"image": None, "video": None, "latents": None, "image_guidance_scale": 1.0}
 
 
 def _made(
@@ -213,7 +246,7 @@ def _made(
         first = new[:closing] if first is None else first
         past.add(new)
         made, number = made + len(new), number + 1
-        options = options | {"image": None, "video": last}
+        options = options | {"image": None, "video": last, "latents": None}
     if closing:
         end = {"last_video": first} if windows.loop else end
         count = overlap + windows.fresh + closing

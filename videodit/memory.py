@@ -133,7 +133,7 @@ def _remedies(codec: VideoCodec, whole: bool) -> list[str]:
         fixes.append("fewer frames")
     if whole and codec.streams:
         fixes.append("frame by frame: output_type='latent' and pipe.codec.decode_chunks, as videodit sample does")
-    if hasattr(codec.vae, "enable_tiling") and not codec.vae.use_tiling:
+    if can_tile(codec.vae) and not codec.vae.use_tiling:
         fixes.append("tiles: --vae-tiling, or pipe.vae.enable_tiling()")
     if codec.dtype == torch.float32 and codec.device.type == "cuda":
         fixes.append("half precision: --dtype float16")
@@ -208,8 +208,13 @@ def free_text_encoder(pipe: Any) -> None:
     pipe.maybe_free_model_hooks()  # those of `enable_model_cpu_offload` hold on to it
 
 
+def can_tile(vae: Any) -> bool:
+    """Whether a VAE works on tiles: some classes inherit the switch, and have nothing behind it."""
+    return hasattr(vae, "enable_tiling") and hasattr(vae, "use_tiling")
+
+
 def tile(vae: Any) -> None:
     """Has a VAE work on tiles. ValueError where it cannot."""
-    if not hasattr(vae, "enable_tiling"):
+    if not can_tile(vae):
         raise ValueError(f"--vae-tiling: {type(vae).__name__} has no tiles; take a smaller height and width")
     vae.enable_tiling()

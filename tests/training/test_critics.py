@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 from runs import SMALL_VAE, TINY, equal
-from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
+from tiny import awaken
+from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTImageProcessor, ViTModel
 
+from videodit.codec import AutoencoderKLPatch
 from videodit.config import ConfigError, Run, load_config
 from videodit.training.critics import Adversary, Critic, load_perception
 from videodit.training.inputs import load_codec
-from videodit.training.vae import train_vae
+from videodit.training.vae import last_layers, train_vae
 
 CPU = torch.device("cpu")
 
@@ -115,6 +117,28 @@ class Linear(torch.nn.Module):
         return (clips * self.weight).sum(dim=(1, 2, 3, 4))[:, None, None, None]
 
 
+def test_frames_of_another_size_than_the_network_had_are_scaled_as_its_folder_says(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=64)
+    model = ViTModel(config, add_pooling_layer=False).eval()
+    model.save_pretrained(tmp_path)
+    ViTImageProcessor(image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4]).save_pretrained(tmp_path)
+    clip, other = (torch.rand(1, 3, 1, 32, 48, generator=torch.Generator().manual_seed(n)) * 2 - 1 for n in (1, 2))
+    found = load_perception(str(tmp_path), CPU)(clip, other)
+    scaled = [
+        ((one[:, :, 0] + 1) / 2 - torch.tensor([0.5, 0.4, 0.3])[:, None, None])
+        / torch.tensor([0.2, 0.3, 0.4])[:, None, None]
+        for one in (clip, other)
+    ]
+    with torch.no_grad():
+        ours, theirs = (
+            model(one, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states for one in scaled
+        )
+    unit = torch.nn.functional.normalize
+    each = [(unit(a, dim=-1) - unit(b, dim=-1)).square().sum(-1).mean() for a, b in zip(ours, theirs, strict=True)]
+    assert float(found) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5)
+
+
 def test_the_critic_follows_the_hinge_loss_and_the_penalty_on_true_clips() -> None:
     adversary = Adversary(4, 1e-3, 3.0, CPU)
     weight = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0)) / 4
@@ -138,12 +162,27 @@ def test_the_vae_is_pulled_by_the_critic_as_strongly_as_by_all_else() -> None:
     hidden = torch.randn(1, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     ours = last(hidden)
     others = ours.square().mean()
-    term = adversary.term(ours, others, last.weight)
+    term = adversary.term(ours, others, [last.weight])
     pulls = [torch.autograd.grad(of, last.weight, retain_graph=True)[0] for of in (others, term)]
     score = torch.autograd.grad(adversary.critic(last(hidden)).mean(), last.weight)[0]
     assert float(pulls[1].norm()) == pytest.approx(float(pulls[0].norm()), rel=1e-3)
     assert torch.allclose(pulls[1] / pulls[1].norm(), -score / score.norm(), atol=1e-5)
     assert all(weight.grad is None for weight in adversary.critic.parameters())
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_the_critic_pulls_at_images_too_of_a_vae_of_patches(frames: int) -> None:
+    """Whose first frame and others come out of maps of their own."""
+    vae = AutoencoderKLPatch(latent_channels=4, dim=16, encoder_layers=1, decoder_layers=1)
+    adversary, last = Adversary(8, 1e-3, 0.0, CPU), last_layers(awaken(vae))
+    ours = vae.decode(torch.randn(1, 4, 1 + (frames - 1) // 4, 2, 2)).sample
+    others = ours.square().mean()
+    pulls = []
+    for of in (others, adversary.term(ours, others, last)):
+        parts = torch.autograd.grad(of, last, retain_graph=True, allow_unused=True)
+        pulls.append(torch.cat([part.flatten() for part in parts if part is not None]).norm())
+    assert float(pulls[0]) > 0
+    assert float(pulls[1]) == pytest.approx(float(pulls[0]), rel=1e-2)
 
 
 @pytest.mark.parametrize(("frames", "judged"), [(1, 1), (2, 1), (5, 4)])

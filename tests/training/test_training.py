@@ -12,7 +12,7 @@ import torch
 import yaml
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock, WanRMS_norm
 from readme import tool
-from runs import SMALL_VAE, TINY, equal, run
+from runs import SMALL_VAE, TINY, VAE_RUN, equal, run
 from safetensors.torch import load_file
 from tiny import tiny_dit, tiny_wan
 
@@ -301,7 +301,7 @@ def test_a_decoder_trained_alone_leaves_all_that_is_encoded_as_it_is(tmp_path: P
     before = VideoCodec(tiny_wan())
     before.vae.save_pretrained(tmp_path / "before")
     stage = {"steps": 20, "batch_size": 2, "num_frames": 5, "crop": 16, "decoder_only": True}
-    vae = SMALL_VAE | {"start_from": str(tmp_path / "before"), "stages": [stage]}
+    vae = VAE_RUN | {"start_from": str(tmp_path / "before"), "stages": [stage]}
     config = Run.model_validate({**TINY, "output": str(tmp_path / "run"), "vae": vae})
     after = VideoCodec.from_pretrained(train_vae(config))
     assert after.fingerprint() == VideoCodec.from_pretrained(tmp_path / "before").fingerprint()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from runs import SMALL_VAE, TINY
+from runs import SMALL_VAE, TINY, VAE_RUN
 from tiny import tiny_wan
 from torch import Tensor
 
@@ -77,6 +77,26 @@ def test_a_launchers_precision_that_would_be_ignored_is_refused(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     with pytest.raises(ValueError, match=r"--mixed_precision fp16: vae\.precision is no, and holds"):
         train_vae(run(tmp_path, stages=[STAGE | {"steps": 1}]))
+
+
+@pytest.mark.parametrize(
+    ("data", "stage", "why"),
+    [
+        ({"height": 36}, {}, "data: height=36 is not a multiple of 8"),
+        ({"num_frames": 8}, {}, "data: num_frames=8"),
+        ({}, {"crop": 20}, r"vae.stages\[1\]: crop=20 is not a multiple of 8"),
+        ({}, {"num_frames": 13}, r"vae.stages\[1\]: num_frames=13, but clips have data.num_frames=5"),
+        ({}, {"crop": 40}, r"vae.stages\[1\]: crop=40, but clips are 32x32"),
+    ],
+)
+def test_what_the_vae_cannot_take_is_told_before_the_first_step(
+    data: dict[str, Any], stage: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    config = run(tmp_path, stages=[STAGE | {"steps": 1}, STAGE | {"steps": 1} | stage])
+    config = config.model_copy(update={"data": config.data.model_copy(update=data)})
+    with pytest.raises(ValueError, match=why):
+        train_vae(config)
+    assert not (tmp_path / "vae").exists()
 
 
 class Read:
@@ -184,4 +204,4 @@ def test_a_decoder_sees_modes_with_noise_in_units_of_each_channel_and_of_another
 def test_noise_on_latents_is_of_a_decoder_alone() -> None:
     stages = [STAGE | {"steps": 1, "decoder_only": True, "latent_noise": 0.1}, STAGE | {"steps": 1}]
     with pytest.raises(ValueError, match=r"latent_noise: .* let each stage be decoder_only"):
-        run(Path("x"), stages=stages, start_from="somewhere")
+        Run.model_validate({**TINY, "output": "x", "vae": VAE_RUN | {"stages": stages, "start_from": "somewhere"}})

@@ -12,6 +12,7 @@ Pixels are float b c f h w in [-1, 1]. An image is a clip of one frame.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -206,6 +207,11 @@ class VideoCodec:
             return
         new = latents[:, :, self.strides.latent_frames(shared) if shared else 0 :]
         for chunk in self.decode_raw(self.denormalize(new), carry):
+            if self.dtype == torch.float16 and not chunk.isfinite().all():
+                raise ValueError(
+                    f"{type(self.vae).__name__}: what it decodes is beyond float16's numbers: take bfloat16 or float32 "
+                    f"(--dtype, or pipe.vae.float())"
+                )
             yield chunk.float().clamp(-1, 1)
 
     def decode_raw(self, raw: Tensor, carry: list[Any] | None = None) -> Iterator[Tensor]:
@@ -292,6 +298,32 @@ def _statistics(vae: Any, channels: int) -> tuple[Tensor, Tensor]:
     mean = channelwise("latents_mean", 0.0) + (vae.config.get("shift_factor") or 0.0)
     std = channelwise("latents_std", 1.0) / (vae.config.get("scaling_factor") or 1.0)
     return mean, std
+
+
+def keep_statistics(vae: Any, mean: Tensor, std: Tensor) -> None:
+    """Has a VAE say, where `_statistics` looks, that these (c each, of raw latents) are what is normalized away.
+
+    Raises:
+        ValueError: its class has no place for them.
+    """
+    buffers, takes = dict(vae.named_buffers()), inspect.signature(type(vae).__init__).parameters
+    if "bn.running_var" in buffers:
+        buffers["bn.running_mean"].copy_(mean)
+        buffers["bn.running_var"].copy_(std.square() - vae.config.batch_norm_eps)
+        return
+    told: dict[str, Any] = {"scaling_factor": 1.0, "shift_factor": 0.0}
+    if "latents_mean" in buffers:
+        buffers["latents_mean"].copy_(mean)
+        buffers["latents_std"].copy_(std)
+    elif "latents_mean" in takes:
+        told |= {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
+    elif "scaling_factor" in takes:  # one number for all channels
+        shift = float(mean.mean()) if "shift_factor" in takes else 0.0
+        spread = (std.square() + (mean - shift).square()).mean().sqrt()
+        told = {"scaling_factor": 1 / float(spread), "shift_factor": shift}
+    else:
+        raise ValueError(f"{type(vae).__name__} has no place for its latents' mean and deviation")
+    vae.register_to_config(**{name: value for name, value in told.items() if name in takes})
 
 
 def _wan_moments(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from videodit.config.kinds import Amount, Count, LearningRate, Place, Positive, Precision, Share, Weight
+from videodit.config.kinds import Amount, Count, LearningRate, Place, Positive, Share, Weight
 from videodit.config.section import Section
 
 
@@ -38,6 +38,12 @@ class VaeStage(Section):
     def _falls_to_its_end(self) -> VaeStage:
         if (self.decay_steps or self.steps) < self.steps:
             raise ValueError(f"decay_steps={self.decay_steps}: the rate is zero before steps={self.steps} are taken")
+        if self.critic_first and not self.adversarial:
+            raise ValueError(
+                f"critic_first={self.critic_first}: this stage has no critic; give it an adversarial strength"
+            )
+        if self.critic_first >= self.steps:
+            raise ValueError(f"critic_first={self.critic_first}: the VAE learns nothing of it in steps={self.steps}")
         return self
 
 
@@ -70,6 +76,7 @@ class Inflate(Section):
     mlp_ratio: Positive = 3
 
 
+CRITIC = ("critic_width", "critic_learning_rate", "critic_r1")
 CONVOLUTIONS = ("encoder_dim", "decoder_dim", "dim_mult", "res_blocks", "patch_size")  # read without `patches`
 
 
@@ -88,7 +95,9 @@ class Vae(Section):
     )
     encoder_dim: Positive = 16
     decoder_dim: Positive = 16
-    dim_mult: tuple[Positive, ...] = Field((2, 4, 4), strict=False)
+    dim_mult: tuple[Positive, ...] = Field(
+        (2, 4, 4), strict=False, min_length=3, description="widths of its levels, times encoder_dim and decoder_dim"
+    )
     res_blocks: Positive = 1
     patch_size: Positive = 2
     patches: Patches | None = Field(None, description="in place of convolutions")
@@ -107,7 +116,7 @@ class Vae(Section):
     critic_r1: Weight = Field(10.0, description="weight of its gradient penalty")
     detail: Positive = Field(4, description="of so many random crops, train on the one with most contrast")
     image_share: Share = 0.2
-    precision: Precision = "bf16"
+    precision: Literal["no", "bf16"] = "bf16"
     compile: bool = Field(
         False, description="compile blocks and norms, convolve with channels last (VAEs of Wan's class, and of patches)"
     )
@@ -116,10 +125,16 @@ class Vae(Section):
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Vae:
-        if self.patches and (mixed := [name for name in CONVOLUTIONS if name in self.model_fields_set]):
+        if self.patches and (mixed := self._other_than_usual(CONVOLUTIONS)):
             raise ValueError(f"{mixed[0]} is of a VAE of convolutions; leave it out, or patches")
         if self.patches and self.start_from:
             raise ValueError("patches is of a fresh VAE, and start_from names one: leave one of them out")
+        fresh = self._other_than_usual(CONVOLUTIONS if self.inflate else ("channels", *CONVOLUTIONS))
+        if self.start_from and fresh:
+            raise ValueError(f"{fresh[0]} is of a fresh VAE, and start_from names one: leave one of them out")
+        critic = self._other_than_usual(CRITIC)
+        if critic and not any(stage.adversarial for stage in self.stages):
+            raise ValueError(f"{critic[0]} is read by no stage: give one an adversarial strength, or take it out")
         if self.inflate and not self.start_from:
             raise ValueError("inflate: name the image VAE in start_from")
         if self.mend_dim and (self.inflate or not self.start_from):
@@ -127,6 +142,10 @@ class Vae(Section):
         if self.mend_dim and not all(stage.decoder_only for stage in self.stages):
             raise ValueError("mend_dim: the rest stays as it is; let each stage be decoder_only")
         return self
+
+    def _other_than_usual(self, names: tuple[str, ...]) -> list[str]:
+        """Those that were said; a run that was written down says all, as they are."""
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
 
     @property
     def inflated_channels(self) -> int | None:

@@ -10,11 +10,12 @@ Adversarial term (Esser et al. 2021, arXiv 2012.09841): a critic of patches of t
 hinge loss with a gradient penalty on true frames (R1, Mescheder et al. 2018, arXiv 1801.04406),
 
     critic:  mean max(0, 1 - D(x)) + mean max(0, 1 + D(y)) + r1 / 2 * |grad of mean D(x)|^2
-    VAE:     - weight * |grad of the rest| / |grad of mean D(y)| * mean D(y)      gradients at the decoder's last layer
+    VAE:     - weight * |grad of the rest| / |grad of mean D(y)| * mean D(y)     gradients at the decoder's last layers
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import normalize, relu
 from transformers import AutoModel
+from transformers.image_processing_base import ImageProcessingMixin
 
 from videodit.training.optimizer import build_optimizers
 
@@ -69,10 +71,20 @@ def load_perception(source: str, device: torch.device) -> Perception:
     Raises:
         ValueError: it cannot be had; says why and how to get it.
     """
-    network = _efficientnet_lite(Path(source)) if source.endswith(".pth") else _of_transformers(source)
-    module, features = network
+    alone = source.endswith(".pth")
+    module, features = _efficientnet_lite(Path(source)) if alone else _of_transformers(source)
     module.eval().requires_grad_(False).to(device)
-    return Perception(features, *IMAGENET)
+    return Perception(features, *(IMAGENET if alone else _scaling(source)))
+
+
+def _scaling(source: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation as the folder's image processor has them, or ImageNet's where it has none."""
+    try:
+        said = ImageProcessingMixin.get_image_processor_dict(source)[0]
+    except OSError:
+        said = {}
+    mean, std = IMAGENET
+    return said.get("image_mean") or mean, said.get("image_std") or std
 
 
 def _of_transformers(source: str) -> tuple[nn.Module, Callable[[Tensor], Sequence[Tensor]]]:
@@ -81,8 +93,11 @@ def _of_transformers(source: str) -> tuple[nn.Module, Callable[[Tensor], Sequenc
     except (OSError, ValueError) as error:
         raise ValueError(f"vae.perceptual: {source}: no image model ({str(error).splitlines()[0]})") from error
 
+    any_size = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+    how = {"output_hidden_states": True} | ({"interpolate_pos_encoding": True} if any_size else {})
+
     def features(frames: Tensor) -> Sequence[Tensor]:
-        states = model(frames, output_hidden_states=True).hidden_states
+        states = model(frames, **how).hidden_states
         if states is None:
             raise ValueError(f"vae.perceptual: {source}: {type(model).__name__} gives no hidden states; name another")
         return [state if state.ndim == 4 else rearrange(state, "n s c -> n c s 1") for state in states]
@@ -141,6 +156,12 @@ class Critic(nn.Module):
         return self.layers(rearrange(torch.cat([earlier, later], dim=1).float(), "b c f h w -> (b f) c h w"))
 
 
+def _slope(of: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The length of its gradient at weights."""
+    parts = torch.autograd.grad(of, weights, retain_graph=True, allow_unused=True)
+    return torch.stack([part.norm() for part in parts if part is not None]).norm()
+
+
 class Adversary:
     """A critic with its optimizer, and the term that it adds to the VAE's loss.
 
@@ -154,12 +175,13 @@ class Adversary:
             self.critic.parameters(), [], learning_rate, betas=(0.5, 0.9), weight_decay=0.0
         )
 
-    def term(self, ours: Tensor, others: Tensor, last: Tensor) -> Tensor:
-        """What the VAE adds: - scale * mean D(ours), at the strength of the `others`' gradient at weights `last`."""
+    def term(self, ours: Tensor, others: Tensor, last: Sequence[Tensor]) -> Tensor:
+        """What the VAE adds: - scale * mean D(ours), at the strength of the `others`' gradient at weights `last`, of
+        which some may have no part in this clip."""
         self.critic.requires_grad_(False)
         score = self.critic(ours).mean()
         self.critic.requires_grad_(True)
-        wanted, given = (torch.autograd.grad(of, last, retain_graph=True)[0].norm() for of in (others, score))
+        wanted, given = (_slope(of, last) for of in (others, score))
         return -(wanted / (given + 1e-6)).clamp(max=MOST).detach() * score
 
     def step(self, ours: Tensor, theirs: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock, W
 from torch import Tensor
 from tqdm import tqdm
 
-from videodit.codec import DECODER, AutoencoderKLInflated, AutoencoderKLPatch, VideoCodec
+from videodit.codec import DECODER, AutoencoderKLInflated, AutoencoderKLPatch, VideoCodec, keep_statistics
 from videodit.codec.patch_vae import PatchBlock, Patched
 from videodit.config import Run, Vae, VaeStage
 from videodit.data.clips import Clips, open_data
@@ -53,7 +53,7 @@ from videodit.training.precision import tell_of_bfloat16
 
 log = logging.getLogger(__name__)
 COMPILED = (WanResidualBlock, WanRMS_norm, PatchBlock)
-FITTED_TO = 512  # clips at most
+FITTED_TO, MEASURED = 512, 1024  # clips at most
 STREAM = 11  # of the counter-based randomness, see `rng_for`
 
 
@@ -63,22 +63,28 @@ def build_vae(config: Vae) -> AutoencoderKLWan | AutoencoderKLPatch:
         return AutoencoderKLPatch(latent_channels=config.channels, **config.patches.model_dump())
     pixels = 3 * config.patch_size**2
     levels = len(config.dim_mult)
-    return AutoencoderKLWan(
-        base_dim=config.encoder_dim,
-        decoder_base_dim=config.decoder_dim,
-        z_dim=config.channels,
-        dim_mult=list(config.dim_mult),
-        num_res_blocks=config.res_blocks,
-        temperal_downsample=[False] * (levels - 3) + [True, True],
-        patch_size=config.patch_size,
-        in_channels=pixels,
-        out_channels=pixels,
-        is_residual=True,
-        latents_mean=[0.0] * config.channels,
-        latents_std=[1.0] * config.channels,
-        scale_factor_temporal=4,
-        scale_factor_spatial=config.patch_size * 2 ** (levels - 1),
-    )
+    shape: dict[str, Any] = {
+        "base_dim": config.encoder_dim,
+        "decoder_base_dim": config.decoder_dim,
+        "z_dim": config.channels,
+        "dim_mult": list(config.dim_mult),
+        "num_res_blocks": config.res_blocks,
+        "temperal_downsample": [False] * (levels - 3) + [True, True],
+        "patch_size": config.patch_size,
+        "in_channels": pixels,
+        "out_channels": pixels,
+        "is_residual": True,
+        "latents_mean": [0.0] * config.channels,
+        "latents_std": [1.0] * config.channels,
+        "scale_factor_temporal": 4,
+        "scale_factor_spatial": config.patch_size * 2 ** (levels - 1),
+    }
+    try:
+        return AutoencoderKLWan(**shape)
+    except ValueError as error:
+        raise ValueError(
+            f"vae.dim_mult={list(config.dim_mult)}: such levels cannot follow each other: {error}"
+        ) from error
 
 
 def quicken(vae: torch.nn.Module) -> None:
@@ -117,6 +123,7 @@ def train_vae(config: Run) -> Path:
     if vae_config.compile:
         quicken(vae)
     codec = VideoCodec(vae)
+    check_sizes(config, codec)
     decodes = "decoder.mend" if vae_config.mend_dim else DECODER
     stays = [weight for name, weight in vae.named_parameters() if not name.startswith(decodes)]
     perception = load_perception(vae_config.perceptual, accelerator.device) if vae_config.perceptual else None
@@ -167,7 +174,7 @@ def train_vae(config: Run) -> Path:
         if adversary and stage.adversarial:
             terms["critic"] = adversary.step(ours, pixels)
             if number >= stage.critic_first:
-                loss = loss + stage.adversarial * adversary.term(ours, loss, last_layer(vae))
+                loss = loss + stage.adversarial * adversary.term(ours, loss, last_layers(vae))
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), vae_config.max_grad_norm)
         if not math.isfinite(norm):
@@ -186,7 +193,9 @@ def train_vae(config: Run) -> Path:
     vae.eval()
     if vae_config.patches or vae_config.inflate or not all(stage.decoder_only for stage in vae_config.stages):
         store_statistics(vae, data.train, config)
-    report = evaluate_vae(VideoCodec(vae), data.validation if len(data.validation) else data.train, perception)
+    held_out = len(data.validation) > 0
+    report = evaluate_vae(VideoCodec(vae), data.validation if held_out else data.train, perception)
+    report["held_out"] = held_out
     scratch = folder / ".vae"
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed here
     try:
@@ -201,7 +210,8 @@ def train_vae(config: Run) -> Path:
     for skip in data.validation.skips.values():
         log.warning("left out %s, and another measured in its place: %s", skip.where, skip.why)
     named_numbers = [f"{name} {report[name]:.4g}" for name in ("ssim", "perceptual") if name in report]
-    log.info("held-out PSNR %.2f dB over %d clips%s", report["psnr"], report["clips"], ", ".join(["", *named_numbers]))
+    what = "held-out PSNR %.2f dB over %d clips%s" if held_out else "PSNR %.2f dB over %d of the training clips%s"
+    log.info(what, report["psnr"], report["clips"], ", ".join(["", *named_numbers]))
     return folder / "vae"
 
 
@@ -264,9 +274,33 @@ def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
             yield batch
 
 
-def last_layer(vae: torch.nn.Module) -> Tensor:
-    """The weights that make the decoder's pixels: of its last convolution, or of its map to a patch."""
-    return [weight for name, weight in vae.named_parameters() if name.startswith("decoder.") and weight.ndim > 1][-1]
+def check_sizes(config: Run, codec: VideoCodec) -> None:
+    """ValueError where the VAE cannot take what it is to be trained or measured on."""
+    data, shapes = config.data, []
+    shapes += [("data", data.num_frames, name, getattr(data, name)) for name in ("height", "width")]
+    for number, stage in enumerate(config.vae.stages):
+        where = f"vae.stages[{number}]"
+        shapes += [(where, stage.num_frames, "crop", stage.crop)] if stage.crop else []
+        if stage.num_frames > data.num_frames:
+            raise ValueError(
+                f"{where}: num_frames={stage.num_frames}, but clips have data.num_frames={data.num_frames}"
+            )
+        if (stage.crop or 0) > min(data.height, data.width):
+            raise ValueError(f"{where}: crop={stage.crop}, but clips are {data.height}x{data.width} (data)")
+    for where, frames, name, side in shapes:
+        try:
+            codec.strides.latent_frames(frames)
+            codec.strides.latent_side(side, name)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+
+def last_layers(vae: torch.nn.Module) -> Sequence[Tensor]:
+    """The weights that make the decoder's pixels: of its last convolution, or of its maps to patches, the first frame's
+    and the others'."""
+    if isinstance(vae, AutoencoderKLPatch) and vae.decoder.mend is None:
+        return [vae.decoder.first.weight, vae.decoder.others.weight]
+    return [weight for name, weight in vae.named_parameters() if name.startswith("decoder.") and weight.ndim > 1][-1:]
 
 
 def reconstruct(
@@ -292,8 +326,8 @@ def reconstruct(
 
 
 @torch.no_grad()
-def store_statistics(vae: AutoencoderKLWan | Patched, clips: Clips, config: Run, count: int = 256) -> None:
-    """Measures mean and deviation of each raw latent channel over training clips, and writes them into the config.
+def store_statistics(vae: Any, clips: Clips, config: Run, count: int = 256) -> None:
+    """Measures mean and deviation of each raw latent channel over training clips, and has the VAE keep them.
 
     The deviation counts the posterior's own noise, so that a channel the VAE leaves unused has unit variance too
     (its mode then stays near zero instead of being blown up). A VAE of patches, whose channels deviate by how much they
@@ -311,19 +345,18 @@ def store_statistics(vae: AutoencoderKLWan | Patched, clips: Clips, config: Run,
     mean = first / seen
     variance = second / seen - mean**2
     std = (variance.mean().expand_as(variance) if isinstance(vae, Patched) else variance).sqrt()
-    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    keep_statistics(vae, mean, std)
 
 
 @torch.no_grad()
 def evaluate_vae(codec: VideoCodec, clips: Clips, perception: Perception | None = None) -> dict[str, float]:
-    """Means over clips of what is left of each, from the posterior's mode, in float32.
+    """Means over `MEASURED` clips at most of what is left of each, from the posterior's mode, in float32.
 
     PSNR in dB (peak 255), with the worst clip's; SSIM of luma over frames, where they are as large as its window; the
     distance of a network's features, where there is one.
     """
     found: dict[str, list[float]] = {"psnr": [], "ssim": [], "perceptual": []}
-    for index in tqdm(range(len(clips)), desc="held-out clips", dynamic_ncols=True):
-        frames = clips.read(index, 0)
+    for frames in _some(clips, MEASURED):
         pixels = to_pixels(frames)[None]
         made = codec.decode(codec.encode(pixels))
         ours = made.cpu()
@@ -334,4 +367,4 @@ def evaluate_vae(codec: VideoCodec, clips: Clips, perception: Perception | None 
         if perception is not None:
             found["perceptual"].append(float(perception(made, pixels.to(made.device))))
     means = {name: float(np.mean(values)) for name, values in found.items() if values}
-    return means | {"psnr_worst": float(np.min(found["psnr"])), "clips": len(clips)}
+    return means | {"psnr_worst": float(np.min(found["psnr"])), "clips": len(found["psnr"])}

@@ -225,12 +225,45 @@ def test_it_is_told_where_each_step_ends_and_runs_once_a_step(teacher: Path) -> 
         pipe("a red circle", **size)
 
 
+LORA = {"rank": 2, "alpha": 4}
+ADAPTERS = [
+    pytest.param(None, id="weights"),
+    *(pytest.param(LORA | {"base": b}, id=b) for b in ("float32", "bfloat16")),
+]
+
+
 @pytest.mark.slow
 @pytest.mark.cpu(LEFT_EMPTY)
-def test_resume_law_of_a_distillation(teacher: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", ["float32", "bfloat16"])
+def test_adapters_and_what_tells_the_second_time_are_all_that_is_trained(
+    teacher: Path, tmp_path: Path, base: str
+) -> None:
+    """What comes out is a map, whole, whose other weights are the teacher's in that precision."""
+    trainer = Trainer(distilled(tmp_path, teacher, lora=LORA | {"base": base}, learning_rate=0.05, ema_decay=0.0))
+    start = VideoDiT.from_pretrained(teacher, subfolder="transformer")
+    kept = flow_map_of(start).state_dict()
+    pipe = VideoDiTPipeline.from_pretrained(trainer.train())
+    assert not (tmp_path / "pipeline" / "lora").exists()
+    found = pipe.transformer.state_dict()
+    moved = {name for name in kept if not torch.allclose(found[name].float(), kept[name], rtol=0.01, atol=1e-3)}
+    parts = ("to_q", "to_k", "to_v", "to_out", "delta_embedder", "guidance_embedder")
+    assert moved
+    assert all(any(part in name for part in parts) for name in moved)
+    assert {part for part in parts if any(part in name for name in moved)} == {*parts}
+    call = told(pipe.transformer) | {"guidance": torch.full((2,), 3.0), "r_timestep": torch.zeros(2)}
+    with torch.no_grad():
+        live = trainer.raw_model.transformer.eval()(**call).sample
+        saved = pipe.transformer(**call).sample
+    assert float((saved - live).norm() / live.norm()) < (1e-5 if base == "float32" else 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.cpu(LEFT_EMPTY)
+@pytest.mark.parametrize("lora", ADAPTERS)
+def test_resume_law_of_a_distillation(teacher: Path, tmp_path: Path, lora: dict[str, Any] | None) -> None:
     """Two and two steps are four, with clips of several sizes, images, given frames and times of their own."""
     config = {key: value for key, value in MIXED.items() if key != "train"}
-    few = {"steps": 4, "checkpoint_every": 2, "log_every": 1, "ema_decay": 0.5}
+    few = {"steps": 4, "checkpoint_every": 2, "log_every": 1, "ema_decay": 0.5, "lora": lora}
     whole = distilled(tmp_path / "whole", teacher, config=config, **few)
     Trainer(whole).train()
     Trainer(distilled(tmp_path / "parts", teacher, config=config, **few | {"steps": 2, "decay_steps": 4})).train()
@@ -293,6 +326,7 @@ def test_a_run_that_trains_its_teacher_first_is_planned_before_that_is_there(tmp
     [
         ({"routing": 0.5}, {}, "take routing out"),
         ({"weights": ["*.attn1.*"]}, {}, "take weights out"),
+        ({"lora": {"base": "int8"}}, {}, "a flow map of whole weights, and not of lora.base=int8"),
         ({"distill": {"teacher": "x", "guidance_scale": [4.0, 2.0]}}, {}, "two rising scales"),
         ({}, {"objective": {"prediction_type": "epsilon"}}, "train.distill is of flow"),
     ],

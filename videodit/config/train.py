@@ -125,10 +125,8 @@ class Train(Section):
     def _options_fit(self) -> Train:
         if self.distill and self.routing:
             raise ValueError("distill compares calls that see all places: take routing out")
-        if self.distill and self.lora:
-            raise ValueError(
-                "distill trains weights, of which adapters hold no embedding of a second time: take lora out"
-            )
+        if self.distill and self.lora and self.lora.base not in ("float32", "bfloat16"):
+            raise ValueError(f"distill makes a flow map of whole weights, and not of lora.base={self.lora.base}")
         if self.distill and self.weights:
             raise ValueError("distill trains what tells the model a second time and a scale too: take weights out")
         if self.keep_best and self.checkpoint_every % self.validate_every:

@@ -362,14 +362,15 @@ class Assembled:
         )
 
     def save_pipeline(self, folder: Path) -> None:
-        """A pipeline folder with the averaged weights; of a run that trains adapters alone these apart too, in `lora/`,
-        and of one that trains an image model's time blocks alone these, `time_blocks.safetensors`."""
+        """A pipeline folder with the averaged weights; of a run that trains adapters alone these apart too, in `lora/`
+        (not of a flow map, which is more than they), and of one that trains an image model's time blocks alone these,
+        `time_blocks.safetensors`."""
         with self.averaged_pipeline(to_save=True) as pipe:
             if pipe is not None:
                 pipe.save_pretrained(folder)
                 if isinstance(pipe.transformer, TimeExtended) and not self.config.train.lora and self._trains_time():
                     save_time_blocks(pipe.transformer, folder)
-        if self.config.train.lora:
+        if self.config.train.lora and not self.config.train.distill:
             state, _ = self._averaged_states()
             if self.accelerator.is_main_process:
                 save_lora(self.raw_model.transformer, self.config.train.lora, state, folder / "lora")

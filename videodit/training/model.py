@@ -276,7 +276,8 @@ def _check_shape(transformer: VideoDiT | TimeExtended, config: Run) -> None:
 
 
 def add_lora(transformer: VideoDiT | TimeExtended, lora: Lora, precision: str = "no") -> None:
-    """Low-rank adapters on linear layers of the transformer, by peft; only they are trained, in float32.
+    """Low-rank adapters on linear layers of the transformer, by peft; only they are trained, in float32, and of a flow
+    map what tells it where a step ends and the scale of guidance, which has no weights to be low in rank beside.
 
     Args:
         precision: that it will compute in. Under autocast an adapter takes its layer's input as it is, where peft would
@@ -296,6 +297,9 @@ def add_lora(transformer: VideoDiT | TimeExtended, lora: Lora, precision: str = 
             raise ValueError(f"train.lora.targets: no linear layer's name ends in {target!r}; for example {linear[-1]}")
     transformer.requires_grad_(False)
     transformer.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)))
+    if getattr(transformer.config, "flow_map_gate", None) is not None:  # what tells it a second time and a scale
+        for part in (transformer.delta_embedder, transformer.guidance_embedder):  # type: ignore[union-attr]
+            part.requires_grad_(True)
     for weight in transformer.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()  # peft makes them of the base's own type
@@ -324,10 +328,10 @@ def merged(
 
     Args:
         transformer: whose configuration and adapters' scales count.
-        state: its whole state dict, on the CPU; or its adapters alone, and then
-        base: the weights that they are added to.
+        state: its whole state dict, on the CPU; or what was trained of it alone, and then
+        base: the weights that adapters are added to.
     """
-    given = state if base is None else base
+    given = {**(base or {}), **state}
     weights = {name.replace(".base_layer.", "."): x for name, x in given.items() if ".lora_" not in name}
     for name, down in state.items():
         layer = name.removesuffix(".lora_A.default.weight")

@@ -32,7 +32,8 @@ shipped: .venv/.stamp  ## train the packaged models anew (hours on two cores) in
 	.venv/bin/videodit train --config configs/shapes.yaml
 	.venv/bin/videodit convert --from runs/shapes/pipeline --to runs/shipped/shapes --dtype float16
 	.venv/bin/videodit train --config configs/emoji.yaml
-	.venv/bin/videodit convert --from runs/emoji/pipeline --to runs/shipped/emoji --dtype float16
+	.venv/bin/videodit average --from runs/emoji/stage_2/pipeline runs/emoji/pipeline --to runs/emoji/mean
+	.venv/bin/videodit convert --from runs/emoji/mean --to runs/shipped/emoji --dtype float16
 
 clean:  ## remove the environment, caches and demo.mp4 (runs/ stays)
 	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.mp4 demo.json

@@ -25,4 +25,5 @@ videodit train --config configs/emoji.yaml output="$out" codec="$out/vae" data.s
     train.precision=bf16 train.workers=8 train.warmup_steps="$(steps 200)" model.attention_backend=native \
     train.checkpoint_every="$(steps 2000)" train.validate_every="$(steps 1000)" train.sample_every="$(steps 2000)" \
     stages.0.train.steps="$(steps 6000)" stages.0.train.decay_steps="$(steps 10000)" stages.0.train.batch_size=512 \
-    stages.1.train.steps="$(steps 7000)" stages.1.train.decay_steps="$(steps 7500)" stages.1.train.batch_size=192 "$@"
+    stages.1.train.steps="$(steps 5000)" stages.1.train.decay_steps="$(steps 5400)" stages.1.train.batch_size=192 \
+    stages.2.train.steps="$(steps 3000)" stages.2.train.decay_steps="$(steps 3200)" stages.2.train.batch_size=192 "$@"

@@ -103,8 +103,11 @@ def _weightless(codec: VideoCodec) -> VideoCodec:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Of the device; of the machine's memory where it has none of its own."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    """Of the device, with what torch keeps there for itself; of the machine's memory where it has none of its own."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def check_decode(codec: VideoCodec, shape: tuple[int, ...], *, whole: bool = True) -> None:

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from runs import run
+from tiny import awaken, tiny_dit, tiny_pipeline
 
 from videodit import VideoDiT, VideoDiTPipeline
 from videodit.commands import average as tool
+from videodit.text import TextEncoder
 from videodit.training import checkpoint
 from videodit.training.ema import PowerAverage
+from videodit.training.posthoc import mean_of
 from videodit.training.trainer import Trainer
 
 
@@ -132,3 +135,54 @@ def test_an_average_of_another_length_is_made_after_training(
     assert "exists; choose another --to" in capsys.readouterr().err
     assert averaged("0.1", "other", "--step", "5")[0] == 2
     assert "no averages of step 5; there are those of 3, 6, 9" in capsys.readouterr().err
+
+
+def soup(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr("sys.argv", ["average.py", "--from", *map(str, words)])
+    return tool.main()
+
+
+@pytest.mark.slow
+def test_the_mean_of_models_that_come_of_one_is_that_of_their_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipes = [tiny_pipeline() for _ in range(3)]
+    for number, pipe in enumerate(pipes):
+        awaken(pipe.transformer, seed=number)
+        pipe.save_pretrained(tmp_path / str(number))
+    places = [tmp_path / str(number) for number in range(3)]
+    for weights, shares in (((), (1 / 3, 1 / 3, 1 / 3)), (("--weights", 1, 2, 5), (1 / 8, 2 / 8, 5 / 8))):
+        to = tmp_path / f"mean{len(weights)}"
+        assert soup(monkeypatch, *places, *weights, "--to", to) == 0
+        found = VideoDiTPipeline.from_pretrained(to)
+        states = [pipe.transformer.state_dict() for pipe in pipes]
+        for name, value in found.transformer.state_dict().items():
+            mean = sum(share * state[name].double() for share, state in zip(shares, states, strict=True))
+            torch.testing.assert_close(value.double(), mean, rtol=1e-5, atol=1e-6)
+        assert all(torch.equal(a, b) for a, b in zip(found.vae.parameters(), pipes[0].vae.parameters(), strict=True))
+    capsys.readouterr()
+    assert soup(monkeypatch, *places, "--weights", 1, 2, "--to", tmp_path / "x") == 2
+    assert "2 weights for 3 models; give one each" in capsys.readouterr().err
+    assert soup(monkeypatch, *places, "--sigma-rel", 0.1, "--to", tmp_path / "x") == 2
+    assert "--sigma-rel and --step are of one run" in capsys.readouterr().err
+    assert soup(monkeypatch, places[0], "--to", tmp_path / "x") == 2
+    assert "give --sigma-rel" in capsys.readouterr().err
+
+
+def test_models_that_do_not_come_of_one_have_no_mean(tmp_path: Path) -> None:
+    one, wide, other_vae = (tiny_pipeline() for _ in range(3))
+    wide.transformer = tiny_dit(num_layers=1)
+    text = TextEncoder.from_captions(["a green heart", "two stars that move left"], width=24, depth=1, heads=2)
+    with torch.no_grad():
+        next(other_vae.vae.encoder.parameters()).add_(1)
+    for name, pipe in {"one": one, "wide": wide, "other_vae": other_vae}.items():
+        pipe.save_pretrained(tmp_path / name)
+    parts = one.components | {"text_encoder": text.text_encoder, "tokenizer": text.tokenizer}
+    VideoDiTPipeline(**parts).save_pretrained(tmp_path / "words")
+    for name, why in {
+        "wide": "wide: is another kind of model than .*one: of ",
+        "words": "(other words|another kind of model)",
+        "other_vae": "is of another VAE than",
+    }.items():
+        with pytest.raises(ValueError, match=why):
+            mean_of([str(tmp_path / "one"), str(tmp_path / name)])

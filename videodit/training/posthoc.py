@@ -1,17 +1,19 @@
-"""Averages of the weights over any length of training, made after it out of stored ones (`training.ema`).
+"""Averages of weights, made after training: over any length of one run, out of stored ones (`training.ema`); or of
+several models that were trained on from one.
 
 A run with `train.ema_sigma_rels` keeps its power-function averages in `<output>/averages`, with each checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from videodit.packaged import named_folder
 from videodit.pipeline import VideoDiTPipeline
 from videodit.training import checkpoint
 from videodit.training.ema import posthoc_coefficients
@@ -48,6 +50,56 @@ def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> tuple[V
             part, _, inner = name.partition(".")
             getattr(pipe, part).get_parameter(inner).copy_(value)
     return pipe, float(shares.sum())
+
+
+@torch.no_grad()
+def mean_of(models: Sequence[str], weights: Sequence[float] | None = None) -> VideoDiTPipeline:
+    """The pipeline whose weights are the mean of those of several, which must come of one: legs of a run, or runs that
+    start from one model (model soups, Wortsman et al. 2022, arXiv 2203.05482). All else of it is the first one's.
+
+    Args:
+        models: folders, packaged models or hub names. weights: of each, above 0; None: equal ones.
+
+    Raises:
+        ValueError: other weights than models; models of other shapes, words or latents; names it.
+    """
+    weights = [1.0] * len(models) if weights is None else weights
+    if len(weights) != len(models):
+        raise ValueError(f"{len(weights)} weights for {len(models)} models; give one each")
+    pipe = VideoDiTPipeline.from_pretrained(named_folder(models[0]))
+    shares = [weight / sum(weights) for weight in weights]
+    means = {name: {k: shares[0] * x.float() for k, x in state.items()} for name, state in _parts(pipe).items()}
+    for model, share in zip(models[1:], shares[1:], strict=True):
+        other = VideoDiTPipeline.from_pretrained(named_folder(model))
+        _check_alike(pipe, other, models[0], model)
+        for name, state in _parts(other).items():
+            for key, value in state.items():
+                means[name][key] += share * value.float()
+    for name, mean in means.items():
+        for key, value in _parts(pipe)[name].items():
+            value.copy_(mean[key])
+    return pipe
+
+
+def _parts(pipe: VideoDiTPipeline) -> dict[str, dict[str, Tensor]]:
+    """The numbers of what a run trains, by its name in the pipeline."""
+    trained = ((name, getattr(pipe, name, None)) for name in ("transformer", "transformer_2", "text_encoder"))
+    parts = {name: part.state_dict() for name, part in trained if isinstance(part, nn.Module)}
+    return {n: {k: x for k, x in state.items() if x.is_floating_point()} for n, state in parts.items()}
+
+
+def _check_alike(first: VideoDiTPipeline, other: VideoDiTPipeline, name: str, named: str) -> None:
+    ours, theirs = (
+        {f"{n}.{k}": tuple(x.shape) for n, state in _parts(p).items() for k, x in state.items()} for p in (first, other)
+    )
+    if differs := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
+        shapes = " and ".join(str(one.get(differs[0], "nothing")) for one in (ours, theirs))
+        raise ValueError(f"{named}: is another kind of model than {name}: of {differs[0]} they have {shapes}")
+    words: list[dict[str, int]] = [getattr(pipe.tokenizer, "get_vocab", dict)() for pipe in (first, other)]
+    if words[0] != words[1]:
+        raise ValueError(f"{named}: its text encoder has other words than that of {name}")
+    if first.codec.fingerprint() != other.codec.fingerprint():
+        raise ValueError(f"{named}: is of another VAE than {name}: a mean of both would be of neither's latents")
 
 
 def _states(files: list[Path]) -> Iterator[dict[str, Any]]:

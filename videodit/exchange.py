@@ -6,6 +6,7 @@ over as they are.
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import safetensors.torch
 import torch
 from diffusers import (
     AnyFlowPipeline,
+    AutoencoderKL,
     DiffusionPipeline,
     DiTPipeline,
     LattePipeline,
@@ -29,6 +31,7 @@ from videodit.disk import whole, write_sums, writing
 from videodit.geometry import ClipSize
 from videodit.models.formats.files import from_checkpoint, from_diffusers, load, own_config, to_checkpoint, to_diffusers
 from videodit.models.formats.table import ConversionError, Report
+from videodit.models.loading import load_model
 from videodit.models.transformer import VideoDiT
 from videodit.packaged import named_folder
 from videodit.pipeline import VideoDiTPipeline
@@ -66,6 +69,8 @@ PIPELINES = {
     "WanPipeline": Known(512, lowercase=False, defaults=_WAN),
     "AnyFlowPipeline": Known(512, lowercase=False, defaults=_WAN | _MAP),
 }
+OURS = ("VideoDiT", "TimeExtended")
+OF_IMAGES = ("dit", "pixart", "latte")  # whose pipelines of diffusers have AutoencoderKL and no flow
 EXPERTS = ("transformer", "transformer_2")
 NATIVE = ("DiTTransformer2DModel", "PixArtTransformer2DModel")  # image models that a `VideoDiT` is grown from
 PARTS = ("vae", "text_encoder", "tokenizer", "scheduler", *EXPERTS)
@@ -92,7 +97,7 @@ def open_model(
         name = named_folder(str(source))
     except FileNotFoundError as error:
         raise ConversionError(str(error)) from error
-    if Path(name).suffix in (".pt", ".pth", ".safetensors") or Path(name).is_file() or own_config(name):
+    if is_checkpoint(name):
         model, report = from_checkpoint(name, **unsaid)
         return _cast(model, dtype), report
     if given := [key for key in ("num_attention_heads", "interpolation_scale", "partial") if unsaid.get(key)]:
@@ -105,23 +110,40 @@ def open_model(
         raise ConversionError(" ".join(f"{name}: cannot be loaded: {type(error).__name__}: {error}".split())) from error
 
 
+def is_checkpoint(name: str) -> bool:
+    """Whether it is a project's own: a file, or a folder with its `config.json`."""
+    return Path(name).suffix in (".pt", ".pth", ".safetensors") or Path(name).is_file() or bool(own_config(name))
+
+
 def _open_folder(name: str, dtype: torch.dtype) -> tuple[VideoDiT | VideoDiTPipeline, Report]:
     try:
         index: Any = DiffusionPipeline.load_config(name)
     except OSError:  # no pipeline: a transformer alone
-        model = load(name, dtype=dtype)
-        return (model, Report()) if isinstance(model, VideoDiT) else from_diffusers(model)
+        if VideoDiT.load_config(name).get("_class_name") in OURS:
+            return load_model(name, dtype=dtype), Report()
+        model, report = from_diffusers(load(name, dtype=_loaded_in(name, None, dtype)))
+        return _cast(model, dtype), report
     if "VideoDiTPipeline" in index["_class_name"]:  # alone, or behind the name of its module
         return VideoDiTPipeline.from_pretrained(name, dtype=dtype), Report()
     _known(index["_class_name"])
     there = [part for part in EXPERTS if (index.get(part) or [None])[0] is not None]
     with loading(name):
-        models = {part: load(name, part, dtype) for part in there}
+        models = {part: load(name, part, _loaded_in(name, part, dtype)) for part in there}
         theirs = DiffusionPipeline.from_pretrained(name, dtype=dtype, **models)
     for part in ("vae", "text_encoder"):
         if (module := theirs.components.get(part)) is not None:
             check_finite(module, Path(name, part))
-    return pipeline_from_diffusers(theirs)
+    pipe, report = pipeline_from_diffusers(theirs)
+    for part in there:
+        _cast(getattr(pipe, part), dtype)
+    return pipe, report
+
+
+def _loaded_in(name: str, part: str | None, dtype: torch.dtype) -> torch.dtype:
+    """How a transformer is loaded that will be cast: whole, but for those of Wan, which are too large, and whose class
+    keeps most of what embeds times itself."""
+    large = "Wan" in str(VideoDiT.load_config(name, subfolder=part).get("_class_name"))
+    return dtype if large else torch.float32
 
 
 def _known(name: str) -> Known:
@@ -134,8 +156,13 @@ def _known(name: str) -> Known:
     return PIPELINES[name]
 
 
-def _cast(model: Any, dtype: torch.dtype) -> Any:
-    return model if model.dtype == dtype else model.to(dtype)
+def _cast(model: VideoDiT, dtype: torch.dtype) -> VideoDiT:
+    """All its numbers in a type; below float32 without what is computed in that, as loading has it."""
+    kept = set(model._keep_in_fp32_modules or ()) if dtype != torch.float32 else set()
+    for name, weight in (*model.named_parameters(), *model.named_buffers()):
+        if weight.is_floating_point():
+            weight.data = weight.data.to(torch.float32 if kept & set(name.split(".")) else dtype)
+    return model
 
 
 def halve(model: VideoDiT | VideoDiTPipeline) -> None:
@@ -207,13 +234,14 @@ def pipeline_from_diffusers(theirs: DiffusionPipeline) -> tuple[VideoDiTPipeline
     names: dict[int, list[str]] = {}
     for label, number in getattr(theirs, "labels", {}).items():  # a DiT's: several names a class
         names.setdefault(number, []).append(label)
-    defaults = dict(known.defaults)
+    asked = {name: one.default for name, one in inspect.signature(type(theirs).__call__).parameters.items()}
+    defaults = {f"default_{name}": asked[name] for name in ("num_inference_steps", "guidance_scale")} | known.defaults
     defaults |= _TI2V if theirs.config.get("expand_timesteps") else {}
     defaults |= _EXPERTS if theirs.config.get("boundary_ratio") is not None else {}
-    if not defaults:
+    if "default_height" not in defaults:
         side = model.sample_size * VideoCodec(parts["vae"]).strides.space
         frames = model.video_length if name == "LattePipeline" else 1
-        defaults = {"default_num_frames": frames, "default_height": side, "default_width": side}
+        defaults |= {"default_num_frames": frames, "default_height": side, "default_width": side}
     shown = {number: ", ".join(labels) for number, labels in names.items()} or None
     kept: dict[str, Any] = {part: parts.get(part) for part in PARTS}
     config = {"boundary_ratio": theirs.config.get("boundary_ratio"), "id2label": shown} | defaults
@@ -229,6 +257,10 @@ def pipeline_to_diffusers(pipe: VideoDiTPipeline, family: str) -> DiffusionPipel
     Raises:
         ConversionError: the transformer's structure is not that class's; says which part.
     """
+    if family in OF_IMAGES:
+        _check_of_images(pipe, family)
+    if pipe.transformer_2 is not None and family != "wan":
+        raise ConversionError(f"of two experts {family} has no second: name the folder of one, transformer_2 or this")
     strides, size = VideoCodec(pipe.vae).strides, pipe.default_size
     if family == "latte" and size.fps / strides.time != pipe.transformer.config.sample_fps:
         raise ConversionError(
@@ -249,6 +281,22 @@ def pipeline_to_diffusers(pipe: VideoDiTPipeline, family: str) -> DiffusionPipel
     sigma = pipe.text.max_length == PIPELINES["PixArtSigmaPipeline"].tokens
     cls = LattePipeline if family == "latte" else PixArtSigmaPipeline if sigma else PixArtAlphaPipeline
     return cls(**parts)
+
+
+def _check_of_images(pipe: VideoDiTPipeline, family: str) -> None:
+    """ConversionError where diffusers' DiT, PixArt and Latte pipelines would do otherwise with what this one has."""
+    name, vae = type(pipe.scheduler).__name__, pipe.vae
+    if not hasattr(pipe.scheduler, "init_noise_sigma") or pipe.config.get("prediction_type") == "flow":
+        raise ConversionError(f"diffusers' {family} pipeline walks no flow ({name}); its transformer alone can be had")
+    if not isinstance(vae, AutoencoderKL) or vae.config.get("shift_factor"):
+        kind = f"{type(vae).__name__}" + (" with a shift_factor" if vae.config.get("shift_factor") else "")
+        raise ConversionError(f"diffusers' {family} pipeline decodes by a plain AutoencoderKL, and this has an {kind}")
+    lengths = (120,) if family == "latte" else (120, 300)
+    if family != "dit" and pipe.text.max_length not in lengths:
+        read = " or ".join(map(str, lengths))
+        raise ConversionError(
+            f"diffusers' {family} pipeline reads {read} tokens of a prompt, not {pipe.text.max_length}"
+        )
 
 
 def grown_pipeline(

@@ -179,10 +179,13 @@ def test_models_that_do_not_come_of_one_have_no_mean(tmp_path: Path) -> None:
         pipe.save_pretrained(tmp_path / name)
     parts = one.components | {"text_encoder": text.text_encoder, "tokenizer": text.tokenizer}
     VideoDiTPipeline(**parts).save_pretrained(tmp_path / "words")
+    one.register_to_config(prediction_type="epsilon")
+    one.save_pretrained(tmp_path / "noise")
     for name, why in {
-        "wide": "wide: is another kind of model than .*one: of ",
-        "words": "(other words|another kind of model)",
+        "wide": "wide: is another kind of model than .*one: transformer.num_layers is 1, and 2 there",
+        "words": "its text encoder has other words|another kind of model than .*one: of text_encoder",
         "other_vae": "is of another VAE than",
+        "noise": "prediction_type is epsilon",
     }.items():
         with pytest.raises(ValueError, match=why):
             mean_of([str(tmp_path / "one"), str(tmp_path / name)])

@@ -9,7 +9,8 @@
   videodit convert --verify DIR                                   nothing: are all its weights whole and as saved?
 
 A model in half precision becomes float32 again when loaded (`VideoDiTPipeline.from_pretrained(folder)`), unless
-`dtype` says otherwise. In bfloat16, whose eight bits are too few for them, what embeds times stays float32.
+`dtype` says otherwise. In bfloat16, whose eight bits are too few for them, what embeds times stays float32 (of a
+Wan that comes in, as much of it as its own class keeps).
 """
 
 from __future__ import annotations
@@ -72,12 +73,14 @@ def main() -> int:
     import torch
 
     from videodit import VideoDiTPipeline
-    from videodit.exchange import halve, open_model, pipeline_to_diffusers, save_file, save_whole
+    from videodit.exchange import halve, is_checkpoint, open_model, pipeline_to_diffusers, save_file, save_whole
     from videodit.models.branches import save_control
     from videodit.models.formats.files import to_diffusers
 
     unsaid = ("num_attention_heads", "interpolation_scale", "sample_size", "partial")
     file = {name: getattr(args, name) for name in unsaid}
+    if args.sample_size and not is_checkpoint(args.source):
+        raise ValueError(f"--sample-size is of a project's own checkpoint, and {args.source} is none; leave it out")
     model, report = open_model(args.source, dtype=getattr(torch, args.dtype), **file)
     if args.dtype == "float16":
         halve(model)

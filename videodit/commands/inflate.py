@@ -157,6 +157,8 @@ def extend(args: argparse.Namespace, parser: Parser, family: str) -> int:
     for name in vars(args).keys() - read:
         if getattr(args, name) != parser.get_default(name):
             raise ValueError(f"--{name.replace('_', '-')} is of a model that is grown; a {family} stays as it is")
+    if args.time_blocks_from and args.every:
+        raise ValueError("--every is of fresh time blocks, and those of --time-blocks-from say their own; leave it out")
     dtype = getattr(torch, args.dtype or "float32")
     model: Any = extend_in_time(
         args.source,
@@ -168,6 +170,17 @@ def extend(args: argparse.Namespace, parser: Parser, family: str) -> int:
         dtype=dtype,
         seed=args.seed,
     )
+    if not hasattr(model, "transformer"):  # a transformer alone
+        unread = {
+            "--vae": args.vae,
+            "--num-frames": args.num_frames,
+            "--fps": args.fps if args.time_blocks_from else None,
+        }
+        for name, value in unread.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name} is of a pipeline's clips, and {args.source} is a transformer alone; leave it out"
+                )
     blocks = getattr(model, "transformer", model).blocks
     note = f"{family}: as it was; {len(blocks)} time blocks, {args.time_blocks_from or 'silent'}\n"
     told = note.strip()

@@ -91,7 +91,8 @@ def grow(
     layers = old.num_layers if num_layers is None else num_layers
     had, fresh = _normed(old.qk_norm, old.axes), {a for a, i in zip(axes, origin, strict=True) if i is None} - was
     if qk_norm is None:
-        qk_norm = tuple(sorted(had | fresh)) or False
+        normed = tuple(sorted(had | fresh))
+        qk_norm = set(normed) >= set(axes) or normed or False
     (before, *patch), inputs, outputs = image_model.patch_size, image_model.in_channels, image_model.out_channels
     pt = before if patch_frames is None else patch_frames
     channels = inputs if in_channels is None else in_channels

@@ -89,6 +89,14 @@ def _parts(pipe: VideoDiTPipeline) -> dict[str, dict[str, Tensor]]:
 
 
 def _check_alike(first: VideoDiTPipeline, other: VideoDiTPipeline, name: str, named: str) -> None:
+    about = [
+        {f"transformer.{key}": value for key, value in pipe.transformer.config.items() if not key.startswith("_")}
+        | {key: pipe.config.get(key) for key in ("prediction_type", "boundary_ratio")}
+        for pipe in (first, other)
+    ]
+    if unlike := [key for key in about[0] | about[1] if about[0].get(key) != about[1].get(key)]:
+        one, two = (said.get(unlike[0]) for said in about)
+        raise ValueError(f"{named}: is another kind of model than {name}: {unlike[0]} is {two}, and {one} there")
     ours, theirs = (
         {f"{n}.{k}": tuple(x.shape) for n, state in _parts(p).items() for k, x in state.items()} for p in (first, other)
     )

@@ -35,6 +35,7 @@ IMAGE_KEYS = [
     Key("patch_size", read=lambda c: (1, c.patch_size, c.patch_size), write=square),
     Key("sample_size", read=lambda c: c.sample_size // c.patch_size, write=_side),
     Key("mlp_ratio", None, 4.0),
+    Key("freq_dim", None, 256),
     Key("qk_norm", None, False),
     Key(None, "dropout", 0.0),
     Key(None, "attention_type", "default"),

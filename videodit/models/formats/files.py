@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import re
-from collections import ChainMap
+from collections import ChainMap, Counter
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -72,6 +72,7 @@ def to_diffusers(model: VideoDiT, family: str, *, num_frames: int = 16) -> Model
     """
     if family not in FORMATS:
         raise ConversionError(f"{family!r} is none of {', '.join(FORMATS)}")
+    _check_own(model)
     where = FORMATS[family]
     config = their_config(where, model.config) | ({"video_length": num_frames} if family == "latte" else {})
     with init_empty_weights(include_buffers=False):
@@ -82,6 +83,14 @@ def to_diffusers(model: VideoDiT, family: str, *, num_frames: int = 16) -> Model
         raise ConversionError(f"{where.name} has no place for {extra[:3]} or lacks {missing[:3]}")
     theirs.load_state_dict(state, strict=False, assign=True)
     return theirs.eval()
+
+
+def _check_own(model: Any) -> None:
+    if not isinstance(model, VideoDiT):
+        raise ConversionError(
+            f"a {type(model).__name__} stays in its image model's own form: .detach() gives the image model back, and "
+            "save_time_blocks what it learned"
+        )
 
 
 def load(source: str | Path, subfolder: str | None = None, dtype: torch.dtype | None = None) -> ModelMixin:
@@ -157,6 +166,8 @@ def from_checkpoint(
         )
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     loaded = [_read(file) for file in files]
+    if twice := [name for name, files in Counter(name for state in loaded for name in state).items() if files > 1]:
+        raise ConversionError(f"{path}: {twice[0]} is in several of its {len(files)} files: leave one model there")
     state, dropped = _unwrapped(loaded[0] if len(loaded) == 1 else dict(ChainMap(*loaded)), path)
     theirs = FrozenDict(own_config(path))
     asked = {"num_attention_heads": num_attention_heads or theirs.get("num_heads"), "sample_size": sample_size}
@@ -197,6 +208,7 @@ def to_checkpoint(model: VideoDiT, family: str) -> State:
     """
     if family not in ORIGINALS:
         raise ConversionError(f"{family!r} is none of {', '.join(ORIGINALS)}")
+    _check_own(model)
     if model.own_conditions:
         raise ConversionError(
             f"{family} has no place for what this model is told besides ({model.own_conditions[0].name}): branches go "

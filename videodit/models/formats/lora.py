@@ -68,6 +68,10 @@ def formats_of(config: Any) -> tuple[Format, Format]:
         return EXTENDED, EXTENDED
     if config.get("flow_map_gate") is not None:  # its layers are called as those of the model that it is a map of
         return formats_of(FrozenDict({**config, "flow_map_gate": None, "guidance_embeds": False}))
+    if tuple(config["axes"]) in (("window",), ("linear",)):  # the same weights, of other attention
+        return formats_of(
+            FrozenDict({**config, "axes": ("joint",), "window": None, "qk_norm": bool(config["qk_norm"])})
+        )
     for family, several in ORIGINALS.items():
         if (own := next((where for where in several if where.fits(config)), None)) is not None:
             theirs = FORMATS.get(family, OURS)
@@ -178,14 +182,17 @@ def write(pairs: Mapping[str, Pair], config: Any, style: str) -> tuple[State, di
 
 def peft_config(pairs: Mapping[str, Pair]) -> dict[str, Any]:
     """What peft is told of adapters, by layer."""
-    ranks = {layer: len(pair.down) for layer, pair in pairs.items()}
-    alphas = {layer: pair.alpha for layer, pair in pairs.items()}
+    # peft looks at the ends of names: of a layer whose name another's ends with, at all of it
+    ends = {layer.partition(".")[2] for layer in pairs}
+    said = {layer: f"^{layer}" if layer in ends else layer for layer in pairs}
+    ranks = {said[layer]: len(pair.down) for layer, pair in pairs.items()}
+    alphas = {said[layer]: pair.alpha for layer, pair in pairs.items()}
     return {
         "r": max(ranks.values()),
         "lora_alpha": max(alphas.values()),
         "rank_pattern": dict(ranks) if len(set(ranks.values())) > 1 else {},
         "alpha_pattern": dict(alphas) if len(set(alphas.values())) > 1 else {},
-        "target_modules": sorted(ranks),
+        "target_modules": sorted(pairs),
         **({"lora_bias": True} if any(pair.bias is not None for pair in pairs.values()) else {}),
     }
 

@@ -3,6 +3,7 @@ branches that control it."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,8 @@ from diffusers.utils.peft_utils import get_adapter_name, unscale_lora_layers
 from videodit.models.branches import load_control
 from videodit.models.transformer import VideoDiT
 from videodit.packaged import named_folder
+
+log = logging.getLogger(__name__)
 
 
 class Adapters(LoraBaseMixin):
@@ -78,6 +81,12 @@ class Adapters(LoraBaseMixin):
             WeightsError: as `load_lora_weights`.
         """
         weights = {}
+        if adapters and self.transformer_2 is not None:  # type: ignore[attr-defined]
+            log.warning(
+                "%s: onto the first of two experts, that of noisy times; "
+                "load_lora_weights(load_into_transformer_2=True) puts one onto the other",
+                ", ".join(adapters),
+            )
         for number, adapter in enumerate(adapters):
             place, weight = _weighed(adapter)
             self.load_lora_weights(place, adapter_name=f"lora_{number}")

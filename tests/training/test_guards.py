@@ -123,7 +123,7 @@ def test_a_vae_that_no_clip_is_long_enough_for_is_an_error(
     )
     monkeypatch.setattr("sys.argv", ["train_vae.py", "--config", str(file)])
     assert vae_tool.main() == 2
-    assert "hardly a clip of shapes has 5 frames; take fewer" in capsys.readouterr().err
+    assert "vae.stages[0]: num_frames=5, but clips have data.num_frames=1" in capsys.readouterr().err
 
 
 def test_bfloat16_on_a_cpu_without_it_is_told(

@@ -187,6 +187,27 @@ def test_calls_are_taken_only_a_little_ahead():
 
 
 @pytest.mark.slow
+def wait_for(path: str) -> bool:
+    while not Path(path).exists():
+        pass
+    return True
+
+
+@pytest.mark.slow
+def test_whoever_leaves_off_waits_for_no_call_that_is_under_way(tmp_path):
+    """The garbage collection may do so, in a thread that is just beginning, which would wait for itself."""
+    (tmp_path / "first").touch()
+    with Guarded(1, seconds=30) as guarded:
+        results = guarded.map(wait_for, ((str(tmp_path / name),) for name in ("first", "second", "third", "fourth")))
+        assert next(results) is True
+        while guarded._free.qsize():  # until the second is under way
+            pass
+        results.close()
+        assert guarded._free.qsize() == 0  # and still is
+        (tmp_path / "second").touch()
+        assert guarded.call(wait_for, tmp_path / "first") is True
+
+
 def test_children_end_with_their_owner():
     guarded = Guarded(2)
     child = guarded.call(process, "f.mp4")

@@ -111,18 +111,18 @@ class Guarded:
         Args:
             seconds: a call may take, or a function of its arguments that tells.
         """
-        with ThreadPoolExecutor(self.processes) as pool:
-            waiting: deque[Future] = deque()
-            try:
-                for args in calls:
-                    waiting.append(pool.submit(self._result, function, args, seconds))
-                    if len(waiting) > 2 * self.processes:
-                        yield waiting.popleft().result()
-                while waiting:
+        pool, waiting = ThreadPoolExecutor(self.processes), deque[Future]()
+        try:
+            for args in calls:
+                waiting.append(pool.submit(self._result, function, args, seconds))
+                if len(waiting) > 2 * self.processes:
                     yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+            while waiting:
+                yield waiting.popleft().result()
+            pool.shutdown()
+        finally:  # where it is abandoned, the garbage collection may be here, in any thread: nothing is waited for
+            for future in waiting:
+                future.cancel()
 
     def _result(
         self,

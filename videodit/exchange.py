@@ -31,7 +31,7 @@ from videodit.disk import whole, write_sums, writing
 from videodit.geometry import ClipSize
 from videodit.models.formats.files import from_checkpoint, from_diffusers, load, own_config, to_checkpoint, to_diffusers
 from videodit.models.formats.table import ConversionError, Report
-from videodit.models.loading import load_model
+from videodit.models.loading import CLASSES, load_model
 from videodit.models.transformer import VideoDiT
 from videodit.packaged import named_folder
 from videodit.pipeline import VideoDiTPipeline
@@ -69,7 +69,6 @@ PIPELINES = {
     "WanPipeline": Known(512, lowercase=False, defaults=_WAN),
     "AnyFlowPipeline": Known(512, lowercase=False, defaults=_WAN | _MAP),
 }
-OURS = ("VideoDiT", "TimeExtended")
 OF_IMAGES = ("dit", "pixart", "latte")  # whose pipelines of diffusers have AutoencoderKL and no flow
 EXPERTS = ("transformer", "transformer_2")
 NATIVE = ("DiTTransformer2DModel", "PixArtTransformer2DModel")  # image models that a `VideoDiT` is grown from
@@ -119,7 +118,7 @@ def _open_folder(name: str, dtype: torch.dtype) -> tuple[VideoDiT | VideoDiTPipe
     try:
         index: Any = DiffusionPipeline.load_config(name)
     except OSError:  # no pipeline: a transformer alone
-        if VideoDiT.load_config(name).get("_class_name") in OURS:
+        if VideoDiT.load_config(name).get("_class_name") in CLASSES:
             return load_model(name, dtype=dtype), Report()
         model, report = from_diffusers(load(name, dtype=_loaded_in(name, None, dtype)))
         return _cast(model, dtype), report
